@@ -1,0 +1,84 @@
+//! A log in memory, for tests and the simulator: what a real log promises, without a disk.
+
+use std::collections::HashMap;
+
+use super::{Append, Found, Log, LogError};
+use crate::change::ChangeHash;
+use crate::ids::DocumentId;
+use crate::record::Record;
+
+#[derive(Debug, Default, Clone)]
+struct Stored {
+    epoch: u64,
+    records: Vec<Record>,
+    by_hash: HashMap<ChangeHash, Found>,
+}
+
+/// Records by document; nothing survives the process.
+#[derive(Debug, Default, Clone)]
+pub struct MemoryLog {
+    documents: HashMap<DocumentId, Stored>,
+}
+
+impl MemoryLog {
+    /// An empty log.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Every document that has records.
+    pub fn documents(&self) -> impl Iterator<Item = &DocumentId> {
+        self.documents.keys()
+    }
+
+    /// All records of a document, in order.
+    pub fn records(&self, document: &DocumentId) -> &[Record] {
+        self.documents.get(document).map_or(&[], |stored| stored.records.as_slice())
+    }
+}
+
+impl Log for MemoryLog {
+    fn commit(&mut self, appends: &[Append]) -> Result<(), LogError> {
+        for append in appends {
+            let stored = self.documents.entry(append.document.clone()).or_default();
+            stored.epoch = append.epoch;
+            for record in &append.records {
+                stored.by_hash.insert(record.hash, Found { seq: record.seq, max_op: record.max_op });
+                stored.records.push(record.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
+        Ok(self.documents.get(document).map(|stored| stored.epoch))
+    }
+
+    fn read(
+        &self,
+        document: &DocumentId,
+        epoch: u64,
+        after_seq: u64,
+        through_seq: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        let Some(stored) = self.documents.get(document).filter(|stored| stored.epoch == epoch) else {
+            return Ok(Vec::new());
+        };
+        let mut bytes = 0;
+        let mut records = Vec::new();
+        for record in stored.records.iter().filter(|r| r.seq > after_seq && r.seq <= through_seq) {
+            bytes += record.change.len();
+            if bytes > bytes_max && !records.is_empty() {
+                break;
+            }
+            records.push(record.clone());
+        }
+        Ok(records)
+    }
+
+    fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
+        let stored = self.documents.get(document).filter(|stored| stored.epoch == epoch);
+        Ok(stored.and_then(|stored| stored.by_hash.get(hash).copied()))
+    }
+}

@@ -1,0 +1,81 @@
+//! The log, seen from the engine: what it stores and what it can be asked.
+//!
+//! The engine never calls a log while it steps. It emits effects that name an append or a question, and the
+//! driver answers later: the server from its storage threads, the simulator from a simulated disk. This
+//! trait is the contract both fulfil.
+
+mod memory;
+
+pub use memory::MemoryLog;
+
+use crate::change::ChangeHash;
+use crate::ids::DocumentId;
+use crate::record::Record;
+
+/// Epoch of a document that was never squashed, restored or quarantined.
+pub const FIRST_EPOCH: u64 = 1;
+
+/// Records to be stored behind a document's last one, all or none.
+#[derive(Debug, Clone)]
+pub struct Append {
+    /// The document.
+    pub document: DocumentId,
+    /// The document's epoch.
+    pub epoch: u64,
+    /// At least one record; the first follows the last one stored.
+    pub records: Vec<Record>,
+}
+
+/// Where a change stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Its position.
+    pub seq: u64,
+    /// Its highest operation counter.
+    pub max_op: u64,
+}
+
+/// Why the log could not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// Stored bytes of one document are not what was written.
+    #[error("document {document}: the log is damaged at position {seq}: {what}")]
+    Damaged {
+        /// The document concerned.
+        document: DocumentId,
+        /// First position that cannot be trusted.
+        seq: u64,
+        /// What was found.
+        what: String,
+    },
+    /// Storage does not work: a failed write or sync, a full disk.
+    #[error("storage is not available: {why}")]
+    Unavailable {
+        /// What failed, and what to do about it.
+        why: String,
+    },
+}
+
+/// A durable store of records.
+pub trait Log {
+    /// Stores all appends, in order, and returns when they will survive a power loss. On an error nothing of
+    /// them counts as stored, and the log takes no further commit until it was opened anew.
+    fn commit(&mut self, appends: &[Append]) -> Result<(), LogError>;
+
+    /// The document's current epoch, `None` if nothing was ever stored for it.
+    fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError>;
+
+    /// Durable records after position `after_seq` up to `through_seq`, in order and without gaps: at least
+    /// one if there is one, then as many as keep the sum of their changes within `bytes_max`.
+    fn read(
+        &self,
+        document: &DocumentId,
+        epoch: u64,
+        after_seq: u64,
+        through_seq: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, LogError>;
+
+    /// Where a change stands, by its hash.
+    fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError>;
+}
