@@ -1,1 +1,3 @@
-//! To be written.
+//! x
+pub mod change;
+pub mod progress;
