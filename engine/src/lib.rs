@@ -1,1 +1,3 @@
-//! To be written.
+//! The engine: documents, admission, the log as a trait, resume, presence and access rules.
+
+pub mod change;
