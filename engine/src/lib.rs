@@ -1,10 +1,3 @@
-//! The deterministic heart of EtherPly: documents, admission, cursors, presence.
-//!
-//! Nothing here knows a clock, randomness, files, sockets, a runtime or the environment. Time comes in as an
-//! argument, everything else as inputs; what is to be done comes out as effects.
+//! The engine: documents, admission, the log as a trait, resume, presence and access rules.
 
-pub mod chain;
 pub mod change;
-pub mod ids;
-pub mod log;
-pub mod record;

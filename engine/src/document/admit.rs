@@ -1,0 +1,407 @@
+//! Admission: whether a push may enter the log, decided without building the document.
+//!
+//! A push is taken whole or not at all. What the changes say by themselves is checked by [`crate::change`];
+//! here they meet the document: sequence, dependencies, operation counters, known actors, genesis.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use etherply_wire::ErrorCode;
+use etherply_wire::kinds::Cursor;
+
+use super::{
+    ActorState, DOCUMENT_ACTORS_MAX, DOCUMENT_HEADS_MAX, DOCUMENT_OPS_MAX, Document, GENESIS_ACTOR,
+    GENESIS_BYTES_MAX, Head, PENDING_CHANGES_MAX, window::WINDOW_CHANGES_MAX,
+};
+use crate::chain::chain_next;
+use crate::change::{ActorId, Change, ChangeHash, ChangeLimits, parse};
+use crate::ids::ChainHash;
+use crate::log::Found;
+
+/// Most hashes that one push may make the engine look up in one question to the log.
+pub const LOOKUPS_MAX: usize = 4_096;
+/// Most hashes that one push may have looked up before it is refused.
+pub const LOOKUPS_PER_PUSH_MAX: usize = 65_536;
+
+/// Answers of the log for a push that had to wait for them.
+#[derive(Debug, Clone, Default)]
+pub struct Resolved {
+    found: BTreeMap<ChangeHash, Option<Found>>,
+    asked_at_seq: u64,
+}
+
+impl Resolved {
+    /// Notes that the log is being asked, at this admitted position. Older answers "not there" are dropped
+    /// if so much was admitted since that they may have become wrong unnoticed.
+    pub fn asking(&mut self, admitted_seq: u64) {
+        if admitted_seq.saturating_sub(self.asked_at_seq) >= WINDOW_CHANGES_MAX as u64 {
+            self.found.retain(|_, found| found.is_some());
+            self.asked_at_seq = admitted_seq;
+        }
+    }
+
+    /// Takes the log's answers.
+    pub fn extend(&mut self, found: impl IntoIterator<Item = (ChangeHash, Option<Found>)>) {
+        self.found.extend(found);
+    }
+
+    /// What the log said about a hash, if it was asked and its answer still counts.
+    fn get(&self, hash: &ChangeHash, admitted_seq: u64) -> Option<Option<Found>> {
+        let answer = self.found.get(hash).copied()?;
+        let is_stale = admitted_seq.saturating_sub(self.asked_at_seq) >= WINDOW_CHANGES_MAX as u64;
+        if answer.is_none() && is_stale { None } else { Some(answer) }
+    }
+}
+
+/// A change that a push adds to the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fresh {
+    /// Which change of the push.
+    pub index: usize,
+    /// Its position from now on.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: ChangeHash,
+    /// The chain behind it.
+    pub chain: ChainHash,
+    /// Its highest operation counter.
+    pub max_op: u64,
+}
+
+/// A push that was admitted.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// Position of each of its changes, those included that were there.
+    pub positions: Vec<u64>,
+    /// The position after which its new changes stand.
+    pub after_seq: u64,
+    /// The place behind them.
+    pub cursor: Cursor,
+    /// The new changes.
+    pub fresh: Vec<Fresh>,
+    /// How to take them back.
+    undo: Undo,
+}
+
+#[derive(Debug, Clone)]
+struct Undo {
+    admitted: Cursor,
+    heads: Vec<Head>,
+    max_op: u64,
+    clock: Vec<(ActorId, Option<ActorState>)>,
+    genesis: bool,
+}
+
+/// Why a push was not admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdmitError {
+    /// A change cannot be taken.
+    Refused {
+        /// Which change of the push.
+        index: usize,
+        /// The reason.
+        code: ErrorCode,
+        /// The reason for people.
+        message: String,
+    },
+    /// The log has to say first whether it has these.
+    Lookup(Vec<ChangeHash>),
+}
+
+/// Why one change was not admitted.
+enum Stop {
+    Refused(ErrorCode, String),
+    Lookup,
+}
+
+impl Stop {
+    fn refuse(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::Refused(code, message.into())
+    }
+}
+
+impl Document {
+    /// Admits a push, or leaves the document as it was. Answers of the log from an earlier try of the same
+    /// push are in `resolved`.
+    pub fn admit(
+        &mut self,
+        changes: &[&[u8]],
+        limits: &ChangeLimits,
+        resolved: &Resolved,
+    ) -> Result<Admitted, AdmitError> {
+        let mut parsed = Vec::with_capacity(changes.len());
+        for (index, bytes) in changes.iter().enumerate() {
+            parsed.push(parse(bytes, limits).map_err(|error| AdmitError::Refused {
+                index,
+                code: error.wire_code(),
+                message: error.to_string(),
+            })?);
+        }
+        let mut admitted = Admitted {
+            positions: Vec::with_capacity(changes.len()),
+            after_seq: self.admitted.seq,
+            cursor: self.admitted,
+            fresh: Vec::with_capacity(changes.len()),
+            undo: Undo {
+                admitted: self.admitted,
+                heads: self.heads.clone(),
+                max_op: self.max_op,
+                clock: Vec::new(),
+                genesis: false,
+            },
+        };
+        for (index, change) in parsed.iter().enumerate() {
+            match self.admit_one(index, change, resolved, &mut admitted) {
+                Ok(position) => admitted.positions.push(position),
+                Err(Stop::Refused(code, message)) => {
+                    self.take_back(&admitted);
+                    return Err(AdmitError::Refused { index, code, message });
+                }
+                Err(Stop::Lookup) => {
+                    self.take_back(&admitted);
+                    return Err(AdmitError::Lookup(self.unknown(&parsed, resolved)));
+                }
+            }
+        }
+        admitted.cursor = self.admitted;
+        Ok(admitted)
+    }
+
+    /// Takes an admitted push back. Pushes are taken back in the reverse order of their admission.
+    pub fn take_back(&mut self, admitted: &Admitted) {
+        let undo = &admitted.undo;
+        for _ in &admitted.fresh {
+            self.window.pop();
+        }
+        for (actor, before) in undo.clock.iter().rev() {
+            match before {
+                Some(state) => self.clock.insert(actor.clone(), *state),
+                None => self.clock.remove(actor),
+            };
+        }
+        self.heads.clone_from(&undo.heads);
+        self.max_op = undo.max_op;
+        self.admitted = undo.admitted;
+        if undo.genesis {
+            self.genesis = None;
+        }
+    }
+
+    fn admit_one(
+        &mut self,
+        index: usize,
+        change: &Change<'_>,
+        resolved: &Resolved,
+        admitted: &mut Admitted,
+    ) -> Result<u64, Stop> {
+        if let Some(found) = self.window.get(&change.hash) {
+            return Ok(found.seq);
+        }
+        let before = self.clock.get(change.actor()).copied();
+        if let Some(position) = self.check_sequence(change, before, resolved)? {
+            return Ok(position);
+        }
+        self.check_genesis(change)?;
+        let deps_max_op = self.check_deps(change, resolved)?;
+        self.check_counters(change, before, deps_max_op)?;
+        self.check_actors(change)?;
+        self.check_room(change, before)?;
+        Ok(self.insert(index, change, before, admitted))
+    }
+
+    /// `Some(position)` if the change is a duplicate, `None` if it is the actor's next.
+    fn check_sequence(
+        &self,
+        change: &Change<'_>,
+        before: Option<ActorState>,
+        resolved: &Resolved,
+    ) -> Result<Option<u64>, Stop> {
+        let last_seq = before.map_or(0, |state| state.seq);
+        if change.seq > last_seq + 1 {
+            let message = format!(
+                "the actor's change {} came, but {} is the last one here: push those between first",
+                change.seq, last_seq
+            );
+            return Err(Stop::refuse(ErrorCode::SequenceGap, message));
+        }
+        if change.seq == last_seq + 1 {
+            return Ok(None);
+        }
+        if let Some(state) = before.filter(|state| state.hash == change.hash) {
+            return Ok(Some(state.position));
+        }
+        let is_genesis = change.actor() == GENESIS_ACTOR;
+        let answer = match before.filter(|state| state.seq == change.seq) {
+            // The actor's last change is known, and it is another one: nothing to look up.
+            Some(_) => Some(None),
+            None => resolved.get(&change.hash, self.admitted.seq),
+        };
+        match answer {
+            Some(Some(found)) => Ok(Some(found.seq)),
+            Some(None) if is_genesis => Err(Stop::refuse(
+                ErrorCode::GenesisConflict,
+                "the document began with another genesis: adopt the one in this frame, then apply your edits \
+                 to it",
+            )),
+            Some(None) => Err(Stop::refuse(
+                ErrorCode::ActorForked,
+                format!("the server has another change {} of this actor: go on as a fresh actor", change.seq),
+            )),
+            None => Err(Stop::Lookup),
+        }
+    }
+
+    fn check_genesis(&self, change: &Change<'_>) -> Result<(), Stop> {
+        if change.actor() != GENESIS_ACTOR {
+            return Ok(());
+        }
+        if change.seq != 1 || change.deps().next().is_some() {
+            return Err(Stop::refuse(
+                ErrorCode::ActorForked,
+                "the genesis actor has one change, without dependencies: edit as an actor of your own",
+            ));
+        }
+        if change.bytes.len() > GENESIS_BYTES_MAX {
+            return Err(Stop::refuse(
+                ErrorCode::ChangeTooLarge,
+                format!("a genesis may have {GENESIS_BYTES_MAX} bytes, this one has {}", change.bytes.len()),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The highest operation counter among the change's dependencies, all of which must be known.
+    fn check_deps(&self, change: &Change<'_>, resolved: &Resolved) -> Result<u64, Stop> {
+        let mut max_op = 0;
+        for dep in change.deps() {
+            let known = self.known(&dep).or_else(|| resolved.get(&dep, self.admitted.seq));
+            match known {
+                Some(Some(found)) => max_op = max_op.max(found.max_op),
+                Some(None) => {
+                    let message = format!("the change depends on {dep}, which is not here: push it first");
+                    return Err(Stop::refuse(ErrorCode::MissingDependencies, message));
+                }
+                None => return Err(Stop::Lookup),
+            }
+        }
+        Ok(max_op)
+    }
+
+    fn known(&self, hash: &ChangeHash) -> Option<Option<Found>> {
+        self.window.get(hash).map(Some)
+    }
+
+    /// A change's operations are counted on from what its author had seen: at least from its dependencies,
+    /// at most from everything in the document. (An edit on an old version, Automerge's `changeAt`, counts on
+    /// from the whole document, though it depends only on a part.) A counter that leaps ahead would apply,
+    /// and then make the saved document unreadable.
+    fn check_counters(
+        &self,
+        change: &Change<'_>,
+        before: Option<ActorState>,
+        deps_max_op: u64,
+    ) -> Result<(), Stop> {
+        let own_max_op = before.map_or(0, |state| state.max_op);
+        let lowest = deps_max_op.max(own_max_op) + 1;
+        let highest = self.max_op + 1;
+        if change.start_op < lowest || change.start_op > highest {
+            let message = format!(
+                "the change's operations begin at {}, but its dependencies allow {lowest} to {highest}",
+                change.start_op
+            );
+            return Err(Stop::refuse(ErrorCode::StartOpWrong, message));
+        }
+        if change.max_op() > DOCUMENT_OPS_MAX {
+            let message = format!("a document may count {DOCUMENT_OPS_MAX} operations: begin a new one");
+            return Err(Stop::refuse(ErrorCode::DocumentOpsExhausted, message));
+        }
+        Ok(())
+    }
+
+    fn check_actors(&self, change: &Change<'_>) -> Result<(), Stop> {
+        for actor in change.other_actors() {
+            if !self.clock.contains_key(actor) {
+                let message = "the change refers to an actor without any change in this document";
+                return Err(Stop::refuse(ErrorCode::UnknownActor, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_room(&self, change: &Change<'_>, before: Option<ActorState>) -> Result<(), Stop> {
+        if self.admitted.seq - self.committed.seq >= PENDING_CHANGES_MAX as u64 {
+            return Err(Stop::refuse(ErrorCode::Overloaded, "too many changes of this document wait for the disk"));
+        }
+        if before.is_none() && self.clock.len() >= DOCUMENT_ACTORS_MAX {
+            let message = format!("a document may have {DOCUMENT_ACTORS_MAX} actors");
+            return Err(Stop::refuse(ErrorCode::DocumentTooLarge, message));
+        }
+        let adds_head = !change.deps().any(|dep| self.heads.iter().any(|head| head.hash == dep));
+        if adds_head && self.heads.len() >= DOCUMENT_HEADS_MAX {
+            let message = format!("a document may have {DOCUMENT_HEADS_MAX} heads: merge before you edit");
+            return Err(Stop::refuse(ErrorCode::DocumentTooLarge, message));
+        }
+        Ok(())
+    }
+
+    fn insert(
+        &mut self,
+        index: usize,
+        change: &Change<'_>,
+        before: Option<ActorState>,
+        admitted: &mut Admitted,
+    ) -> u64 {
+        let (hash, max_op, seq) = (change.hash, change.max_op(), self.admitted.seq + 1);
+        let chain = chain_next(&ChainHash(self.admitted.chain), seq, &hash);
+        let actor = change.actor_id();
+        admitted.undo.clock.push((actor.clone(), before));
+        if actor.as_bytes() == GENESIS_ACTOR {
+            self.genesis = Some((hash, Bytes::copy_from_slice(change.bytes)));
+            admitted.undo.genesis = true;
+        }
+        self.advance(actor, ActorState { seq: change.seq, hash, position: seq, max_op }, change.deps(), chain);
+        admitted.fresh.push(Fresh { index, seq, hash, chain, max_op });
+        seq
+    }
+
+    /// Moves the admitted state over one change.
+    pub(super) fn advance(
+        &mut self,
+        actor: ActorId,
+        state: ActorState,
+        deps: impl Iterator<Item = ChangeHash>,
+        chain: ChainHash,
+    ) {
+        for dep in deps {
+            if let Ok(at) = self.heads.binary_search_by(|head| head.hash.cmp(&dep)) {
+                self.heads.remove(at);
+            }
+        }
+        let head = Head { hash: state.hash, max_op: state.max_op };
+        let at = self.heads.partition_point(|other| other.hash < head.hash);
+        self.heads.insert(at, head);
+        self.max_op = self.max_op.max(state.max_op);
+        self.window.push(state.hash, Found { seq: state.position, max_op: state.max_op });
+        self.admitted = Cursor { epoch: self.admitted.epoch, seq: state.position, chain: chain.0 };
+        self.clock.insert(actor, state);
+    }
+
+    /// The hashes that the log has to be asked about before this push can be decided.
+    fn unknown(&self, changes: &[Change<'_>], resolved: &Resolved) -> Vec<ChangeHash> {
+        let own: BTreeSet<ChangeHash> = changes.iter().map(|change| change.hash).collect();
+        let mut unknown = BTreeSet::new();
+        let is_open = |hash: &ChangeHash| {
+            self.window.get(hash).is_none() && resolved.get(hash, self.admitted.seq).is_none()
+        };
+        for change in changes {
+            if self.clock.get(change.actor()).is_some_and(|state| change.seq <= state.seq) {
+                unknown.extend(Some(change.hash).filter(is_open));
+            }
+            unknown.extend(change.deps().filter(|dep| !own.contains(dep) && is_open(dep)));
+            if unknown.len() >= LOOKUPS_MAX {
+                break;
+            }
+        }
+        unknown.into_iter().take(LOOKUPS_MAX).collect()
+    }
+}

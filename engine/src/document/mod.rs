@@ -1,0 +1,146 @@
+//! What the engine knows of a document without building it: heads, vector clock, positions, chain.
+//!
+//! Two states stand side by side: *admitted*, which counts changes that are on their way to the disk, and
+//! *committed*, which is durable. Admission works on the first; members see only the second. If a commit
+//! fails, what was admitted since is taken back.
+
+mod admit;
+mod recover;
+mod window;
+
+pub use admit::{Admitted, AdmitError, Fresh, Resolved};
+pub use recover::recover;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use etherply_wire::kinds::{ClockEntry, Cursor};
+
+use crate::chain::chain_start;
+use crate::change::{ActorId, ChangeHash};
+use crate::ids::DocumentId;
+use window::Window;
+
+/// The actor of genesis changes, by which a client gives a new document its initial content. It belongs to
+/// nobody: only its first change, without dependencies, is ever taken.
+pub const GENESIS_ACTOR: [u8; 16] = *b"etherply genesis";
+/// Longest genesis change; it is kept in memory with the document.
+pub const GENESIS_BYTES_MAX: usize = 64 * 1024;
+/// Highest operation counter that a document may reach. Automerge 0.12 keeps counters in 32 bits; a document
+/// that comes close to their end can no longer be loaded.
+pub const DOCUMENT_OPS_MAX: u64 = 1 << 31;
+/// Most heads that a document may have at once: writers that never merge would grow them without bound.
+pub const DOCUMENT_HEADS_MAX: usize = 1_024;
+/// Most actors that a document may have.
+pub const DOCUMENT_ACTORS_MAX: usize = etherply_wire::limits::CLOCK_ENTRIES_MAX;
+/// Most changes of a document that wait for the disk.
+pub const PENDING_CHANGES_MAX: usize = 16_384;
+
+/// A change without successors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The change.
+    pub hash: ChangeHash,
+    /// Its highest operation counter.
+    pub max_op: u64,
+}
+
+/// An actor's last change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActorState {
+    /// Its number among the actor's changes.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: ChangeHash,
+    /// Its position in the log.
+    pub position: u64,
+    /// Its highest operation counter.
+    pub max_op: u64,
+}
+
+/// A document's state in memory.
+#[derive(Debug, Clone)]
+pub struct Document {
+    id: DocumentId,
+    admitted: Cursor,
+    committed: Cursor,
+    heads: Vec<Head>,
+    clock: BTreeMap<ActorId, ActorState>,
+    max_op: u64,
+    window: Window,
+    genesis: Option<(ChangeHash, Bytes)>,
+}
+
+impl Document {
+    /// A document without changes.
+    pub fn new(id: DocumentId, epoch: u64) -> Self {
+        let start = Cursor { epoch, seq: 0, chain: chain_start(&id, epoch).0 };
+        Self {
+            id,
+            admitted: start,
+            committed: start,
+            heads: Vec::new(),
+            clock: BTreeMap::new(),
+            max_op: 0,
+            window: Window::default(),
+            genesis: None,
+        }
+    }
+
+    /// The document's name.
+    pub fn id(&self) -> &DocumentId {
+        &self.id
+    }
+
+    /// The place behind the last change that is on its way to the disk, or there.
+    pub fn admitted(&self) -> Cursor {
+        self.admitted
+    }
+
+    /// The place behind the last durable change.
+    pub fn committed(&self) -> Cursor {
+        self.committed
+    }
+
+    /// Heads of the admitted state, sorted by hash.
+    pub fn heads(&self) -> &[Head] {
+        &self.heads
+    }
+
+    /// The genesis change, if the document has one.
+    pub fn genesis(&self) -> Option<&Bytes> {
+        self.genesis.as_ref().map(|(_, bytes)| bytes)
+    }
+
+    /// Each actor's last admitted change.
+    pub fn clock(&self) -> impl Iterator<Item = (&ActorId, &ActorState)> {
+        self.clock.iter()
+    }
+
+    /// How many actors have written.
+    pub fn actors(&self) -> usize {
+        self.clock.len()
+    }
+
+    /// An actor's last admitted change.
+    pub fn actor(&self, actor: &[u8]) -> Option<&ActorState> {
+        self.clock.get(actor)
+    }
+
+    /// An actor's state as the wire says it.
+    pub fn clock_entry(actor: &ActorId, state: &ActorState) -> ClockEntry {
+        ClockEntry { actor: actor.as_bytes().to_vec(), seq: state.seq, hash: state.hash.0 }
+    }
+
+    /// Everything up to `cursor` is on disk.
+    pub fn commit(&mut self, cursor: Cursor) {
+        debug_assert!(cursor.seq >= self.committed.seq && cursor.seq <= self.admitted.seq);
+        self.committed = cursor;
+        self.window.trim(cursor.seq);
+    }
+
+    /// Whether nothing waits for the disk.
+    pub fn is_settled(&self) -> bool {
+        self.admitted == self.committed
+    }
+}

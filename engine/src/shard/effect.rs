@@ -1,0 +1,173 @@
+//! What a shard wants done.
+
+use etherply_wire::kinds::Cursor;
+use etherply_wire::{ErrorCode, Message};
+use rkyv::api::high::HighSerializer;
+use rkyv::rancor;
+use rkyv::ser::allocator::ArenaHandle;
+
+use crate::change::ChangeHash;
+use crate::feed::{FeedEvent, FeedStart, Known, MemberStart};
+use crate::ids::DocumentId;
+use crate::log::Append;
+use crate::outgoing::Outgoing;
+use crate::peer::Peer;
+
+/// A member for the feeds of its core.
+#[derive(Debug)]
+pub struct Attach {
+    /// The connection.
+    pub peer: Peer,
+    /// The document.
+    pub handle: u32,
+    /// Where the member begins.
+    pub member: MemberStart,
+    /// The feed, if this is the core's first member of the document.
+    pub feed: Option<Box<FeedStart>>,
+}
+
+/// Something worth counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Observation {
+    /// A stream was opened; how it is brought up to date: see [`etherply_wire::kinds::resume`].
+    Opened {
+        /// One of the values there.
+        resume: u8,
+    },
+    /// A push was refused.
+    Refused {
+        /// Why.
+        code: ErrorCode,
+    },
+    /// A push became durable.
+    Stored {
+        /// New changes in it.
+        changes: u32,
+        /// Their bytes.
+        bytes: u64,
+        /// When it was received, on the monotonic clock.
+        received_us: u64,
+    },
+}
+
+/// One thing to do. Effects for one core are carried out in their order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Read a document from the log; answered by [`super::Input::Loaded`].
+    Load {
+        /// What the answer repeats.
+        handle: u32,
+        /// The document.
+        document: DocumentId,
+    },
+    /// Look changes up in the log; answered by [`super::Input::Found`].
+    Find {
+        /// What the answer repeats.
+        handle: u32,
+        /// What the answer repeats.
+        peer: Peer,
+        /// The document.
+        document: DocumentId,
+        /// Its epoch.
+        epoch: u64,
+        /// The changes.
+        hashes: Vec<ChangeHash>,
+    },
+    /// Read the chain at a position; answered by [`super::Input::ChainRead`].
+    ReadChain {
+        /// What the answer repeats.
+        handle: u32,
+        /// What the answer repeats.
+        peer: Peer,
+        /// The document.
+        document: DocumentId,
+        /// The position.
+        at: Cursor,
+    },
+    /// Store appends; answered by [`super::Input::Committed`] or [`super::Input::CommitFailed`], in order.
+    Commit {
+        /// What the answer repeats.
+        batch: u64,
+        /// The appends, in order.
+        appends: Vec<Append>,
+    },
+    /// Send a frame to a connection ahead of anything from its feeds.
+    Reply {
+        /// The connection.
+        peer: Peer,
+        /// The document that it concerns.
+        handle: u32,
+        /// The frame.
+        frame: Outgoing,
+    },
+    /// A push is answered, or passed over: its bytes are no longer in flight.
+    Settle {
+        /// The connection.
+        peer: Peer,
+        /// Bytes of its changes.
+        bytes: usize,
+    },
+    /// Add a member to a feed.
+    Attach(Box<Attach>),
+    /// Remove a member from its feed.
+    Detach {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+    },
+    /// Begin to send a member what it lacks: see [`crate::feed::Feeds::reconciled`].
+    Reconciled {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// What it has.
+        known: Known,
+    },
+    /// Tell a core's feed what happened.
+    Publish {
+        /// The core.
+        core: u16,
+        /// The document.
+        handle: u32,
+        /// What happened.
+        event: FeedEvent,
+    },
+    /// The core's last member is gone.
+    StopFeed {
+        /// The core.
+        core: u16,
+        /// The document.
+        handle: u32,
+    },
+    /// Count something.
+    Observe(Observation),
+}
+
+impl Effect {
+    /// A frame without a tail for a connection.
+    pub(super) fn reply<T>(peer: Peer, handle: u32, message: &T) -> Self
+    where
+        T: Message + for<'a> rkyv::Serialize<HighSerializer<Vec<u8>, ArenaHandle<'a>, rancor::Panic>>,
+    {
+        Self::Reply { peer, handle, frame: Outgoing::new(handle, message, &[]) }
+    }
+
+    /// The core that carries it out, `None` for storage and counting.
+    pub fn core(&self) -> Option<u16> {
+        match self {
+            Self::Reply { peer, .. }
+            | Self::Settle { peer, .. }
+            | Self::Detach { peer, .. }
+            | Self::Reconciled { peer, .. } => Some(peer.core),
+            Self::Attach(attach) => Some(attach.peer.core),
+            Self::Publish { core, .. } | Self::StopFeed { core, .. } => Some(*core),
+            Self::Load { .. }
+            | Self::Find { .. }
+            | Self::ReadChain { .. }
+            | Self::Commit { .. }
+            | Self::Observe(_) => None,
+        }
+    }
+}

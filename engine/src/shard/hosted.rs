@@ -1,0 +1,116 @@
+//! A document in a shard's memory, with those who have it open.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use etherply_wire::Rights;
+use etherply_wire::kinds::ClockEntry;
+
+use super::input::OpenRequest;
+use crate::document::{Document, Resolved};
+use crate::ids::DocumentId;
+use crate::peer::{Peer, SessionId};
+use crate::presence::PresenceTable;
+use crate::segment::Tail;
+
+/// Most connections that wait for one document to be loaded.
+pub(super) const OPENS_WAITING_MAX: usize = 20_000;
+
+#[derive(Debug)]
+pub(super) enum State {
+    Loading,
+    Ready(Box<Document>),
+}
+
+/// What a shard holds of one document.
+#[derive(Debug)]
+pub(super) struct Hosted {
+    pub(super) id: DocumentId,
+    pub(super) state: State,
+    pub(super) tail: Option<Tail>,
+    pub(super) presence: PresenceTable,
+    /// When each member's presence ends, and whose it is.
+    pub(super) presence_owners: BTreeMap<SessionId, (u64, Peer)>,
+    pub(super) broadcast_index: u64,
+    pub(super) streams: BTreeMap<Peer, Stream>,
+    /// Members on each core.
+    pub(super) cores: BTreeMap<u16, u32>,
+    /// Opens that wait for the load, or for a position of the chain.
+    pub(super) waiting: Vec<OpenRequest>,
+}
+
+/// A connection that has the document open.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) session: SessionId,
+    pub(super) rights: Rights,
+    /// Pushes of generations up to this one are passed over.
+    pub(super) refused_generation: Option<u32>,
+    /// Pushes that wait for an answer of the log, the first of them asked for.
+    pub(super) parked: VecDeque<Parked>,
+    pub(super) attached: bool,
+    /// What the member said that it has, while it says it.
+    pub(super) reconcile: Option<Reconciling>,
+}
+
+/// A push that waits.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub(super) push: u64,
+    pub(super) generation: u32,
+    pub(super) lengths: Vec<u32>,
+    pub(super) changes: Vec<u8>,
+    pub(super) bytes: usize,
+    pub(super) received_us: u64,
+    pub(super) resolved: Resolved,
+    pub(super) looked_up: usize,
+}
+
+/// A member's clock on its way.
+#[derive(Debug, Default)]
+pub(super) struct Reconciling {
+    pub(super) clock: Vec<ClockEntry>,
+    /// All of it is here, and the log is being asked.
+    pub(super) asked: bool,
+}
+
+impl Hosted {
+    pub(super) fn new(id: DocumentId) -> Self {
+        Self {
+            id,
+            state: State::Loading,
+            tail: None,
+            presence: PresenceTable::default(),
+            presence_owners: BTreeMap::new(),
+            broadcast_index: 0,
+            streams: BTreeMap::new(),
+            cores: BTreeMap::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    pub(super) fn document(&self) -> Option<&Document> {
+        match &self.state {
+            State::Ready(document) => Some(document),
+            State::Loading => None,
+        }
+    }
+
+    /// Counts a member off its core; whether it was the last one there.
+    pub(super) fn core_left(&mut self, core: u16) -> bool {
+        let Some(members) = self.cores.get_mut(&core) else { return false };
+        *members = members.saturating_sub(1);
+        let is_last = *members == 0;
+        if is_last {
+            self.cores.remove(&core);
+        }
+        is_last
+    }
+
+    pub(super) fn is_unused(&self) -> bool {
+        self.streams.is_empty() && self.waiting.is_empty()
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.document().is_some_and(Document::is_settled)
+    }
+}

@@ -1,0 +1,144 @@
+//! What can happen to a shard.
+
+use etherply_wire::Rights;
+use etherply_wire::kinds::{ClockEntry, Cursor};
+
+use crate::change::ChangeHash;
+use crate::document::Document;
+use crate::ids::{ChainHash, DocumentId};
+use crate::log::{Found, LogError};
+use crate::peer::{Peer, SessionId};
+
+/// A connection wants to open a document.
+#[derive(Debug, Clone)]
+pub struct OpenRequest {
+    /// The connection.
+    pub peer: Peer,
+    /// Its session's name.
+    pub session: SessionId,
+    /// What the answer repeats.
+    pub request: u32,
+    /// The document.
+    pub document: DocumentId,
+    /// The rights it gets.
+    pub rights: Rights,
+    /// Where its copy stands.
+    pub cursor: Option<Cursor>,
+}
+
+/// A connection pushes changes.
+#[derive(Debug, Clone, Copy)]
+pub struct PushRequest<'a> {
+    /// The connection.
+    pub peer: Peer,
+    /// The document.
+    pub handle: u32,
+    /// The push's number.
+    pub push: u64,
+    /// Its generation.
+    pub generation: u32,
+    /// Bytes of each change.
+    pub lengths: &'a [u32],
+    /// The changes, one behind the other.
+    pub changes: &'a [u8],
+}
+
+/// One thing that happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A connection opens a document.
+    Open(OpenRequest),
+    /// Answer to [`super::Effect::Load`].
+    Loaded {
+        /// The handle of the load.
+        handle: u32,
+        /// The document as stored.
+        result: Box<Result<Document, LogError>>,
+    },
+    /// Answer to [`super::Effect::ReadChain`].
+    ChainRead {
+        /// The document.
+        handle: u32,
+        /// Who is opening it.
+        peer: Peer,
+        /// The chain at the position asked for, `None` if there is no such position.
+        result: Result<Option<ChainHash>, LogError>,
+    },
+    /// A connection pushes.
+    Push(PushRequest<'a>),
+    /// Answer to [`super::Effect::Find`].
+    Found {
+        /// The document.
+        handle: u32,
+        /// Who waits for it.
+        peer: Peer,
+        /// Where each change stands, `None` for those that are not in the log.
+        result: Result<Vec<(ChangeHash, Option<Found>)>, LogError>,
+    },
+    /// A batch is durable.
+    Committed {
+        /// Its number.
+        batch: u64,
+    },
+    /// A batch was not stored, nor will any later one be.
+    CommitFailed {
+        /// Its number.
+        batch: u64,
+        /// What failed.
+        why: String,
+    },
+    /// A connection says what it has.
+    Reconcile {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// More entries follow.
+        more: bool,
+        /// What it has of each actor.
+        clock: Vec<ClockEntry>,
+    },
+    /// A member sets its presence.
+    PresenceSet {
+        /// The member's connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// How long it holds.
+        ttl_ms: u32,
+        /// The state.
+        state: &'a [u8],
+    },
+    /// A member ends its presence.
+    PresenceLeave {
+        /// The member's connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+    },
+    /// A member sends something to the others.
+    Broadcast {
+        /// The member's connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// What it is about.
+        topic: &'a str,
+        /// The payload.
+        payload: &'a [u8],
+    },
+    /// A connection closes a document.
+    Close {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+    },
+    /// A connection is gone.
+    Disconnected {
+        /// The connection.
+        peer: Peer,
+    },
+    /// Time has passed; to be given at least every second.
+    Tick,
+}

@@ -1,0 +1,212 @@
+//! A shard: the home of some of the documents.
+//!
+//! `step(input, now, effects)` is all there is: no input is ever waited for, no effect is carried out here.
+//! Changes that were admitted wait in a batch until the driver calls [`Shard::flush`] at the end of its turn,
+//! so that everything that came in one turn becomes one commit.
+
+mod batch;
+mod effect;
+mod hosted;
+mod input;
+mod open;
+mod push;
+mod social;
+
+pub use effect::{Attach, Effect, Observation};
+pub use input::{Input, OpenRequest, PushRequest};
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use etherply_wire::ErrorCode;
+use etherply_wire::kinds::{Close, Error};
+
+use crate::change::ChangeLimits;
+use crate::ids::DocumentId;
+use crate::outgoing::Outgoing;
+use crate::peer::{Now, Peer, SessionId};
+use batch::Batch;
+use hosted::{Hosted, State};
+
+/// How long a document without members stays in memory, so that a member that reconnects finds it there.
+pub const IDLE_DOCUMENT_US: u64 = 60 * 1_000_000;
+/// Most documents without members that a shard keeps in memory.
+pub const IDLE_DOCUMENTS_MAX: usize = 4_096;
+/// When a client should try again that was refused because storage does not take writes.
+pub const STORAGE_RETRY_MS: u32 = 5_000;
+
+/// The state machine of one shard.
+#[derive(Debug)]
+pub struct Shard {
+    shard: u16,
+    shards: u16,
+    limits: ChangeLimits,
+    by_name: BTreeMap<DocumentId, u32>,
+    hosted: BTreeMap<u32, Hosted>,
+    next_handle: u32,
+    /// Documents that each connection has open, or is opening.
+    peers: BTreeMap<Peer, BTreeSet<u32>>,
+    /// What was admitted since the last flush.
+    open_batch: Batch,
+    /// What is on its way to the disk, oldest first.
+    batches: VecDeque<Batch>,
+    next_batch: u64,
+    /// Why storage takes no writes, once it failed.
+    storage_failure: Option<String>,
+    /// When presence ends that is not set again.
+    presence_ends: BTreeSet<(u64, u32, SessionId)>,
+    /// Documents without members, with the time since when.
+    idle: VecDeque<(u64, u32)>,
+}
+
+impl Shard {
+    /// A shard without documents, one of `shards`.
+    pub fn new(shard: u16, shards: u16, limits: ChangeLimits) -> Self {
+        Self {
+            shard,
+            shards: shards.max(1),
+            limits,
+            by_name: BTreeMap::new(),
+            hosted: BTreeMap::new(),
+            next_handle: 1,
+            peers: BTreeMap::new(),
+            open_batch: Batch::default(),
+            batches: VecDeque::new(),
+            next_batch: 1,
+            storage_failure: None,
+            presence_ends: BTreeSet::new(),
+            idle: VecDeque::new(),
+        }
+    }
+
+    /// The shard that a handle belongs to.
+    pub fn home_of(handle: u32, shards: u16) -> u16 {
+        u16::try_from(handle % u32::from(shards.max(1))).unwrap_or(0)
+    }
+
+    /// Documents in memory.
+    pub fn documents(&self) -> usize {
+        self.hosted.len()
+    }
+
+    /// Takes one input; what is to be done is appended to `effects`.
+    pub fn step(&mut self, input: Input<'_>, now: Now, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Open(request) => self.open(request, effects),
+            Input::Loaded { handle, result } => self.loaded(handle, *result, now, effects),
+            Input::ChainRead { handle, peer, result } => self.chain_read(handle, peer, result, effects),
+            Input::Push(push) => self.push(push, now, effects),
+            Input::Found { handle, peer, result } => self.found(handle, peer, result, now, effects),
+            Input::Committed { batch } => self.committed(batch, effects),
+            Input::CommitFailed { batch, why } => self.commit_failed(batch, why, effects),
+            Input::Reconcile { peer, handle, more, clock } => {
+                self.reconcile(peer, handle, more, clock, effects);
+            }
+            Input::PresenceSet { peer, handle, ttl_ms, state } => {
+                self.presence_set(peer, handle, ttl_ms, state, now, effects);
+            }
+            Input::PresenceLeave { peer, handle } => self.presence_leave(peer, handle, effects),
+            Input::Broadcast { peer, handle, topic, payload } => {
+                self.broadcast(peer, handle, topic, payload, effects);
+            }
+            Input::Close { peer, handle } => {
+                self.leave(peer, handle, now, effects);
+                effects.push(Effect::reply(peer, handle, &Close { code: 0, message: String::new() }));
+            }
+            Input::Disconnected { peer } => {
+                for handle in self.peers.remove(&peer).unwrap_or_default() {
+                    self.leave(peer, handle, now, effects);
+                }
+            }
+            Input::Tick => {
+                self.expire_presence(now, effects);
+                self.evict_idle(now);
+            }
+        }
+    }
+
+    /// Whether nothing waits for the disk.
+    pub fn is_settled(&self) -> bool {
+        self.batches.is_empty() && self.open_batch.is_empty()
+    }
+
+    /// A number for a new document in memory: not 0, not in use, and congruent to this shard.
+    fn take_handle(&mut self) -> u32 {
+        loop {
+            let handle = self.next_handle.wrapping_mul(u32::from(self.shards)).wrapping_add(u32::from(self.shard));
+            self.next_handle = self.next_handle.wrapping_add(1);
+            let is_ours = Self::home_of(handle, self.shards) == self.shard;
+            if handle != 0 && is_ours && !self.hosted.contains_key(&handle) {
+                return handle;
+            }
+        }
+    }
+
+    /// Removes a member, and whatever it held.
+    fn leave(&mut self, peer: Peer, handle: u32, now: Now, effects: &mut Vec<Effect>) {
+        if let Some(handles) = self.peers.get_mut(&peer) {
+            handles.remove(&handle);
+            if handles.is_empty() {
+                self.peers.remove(&peer);
+            }
+        }
+        self.presence_leave(peer, handle, effects);
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        hosted.waiting.retain(|open| open.peer != peer);
+        if let Some(stream) = hosted.streams.remove(&peer) {
+            for parked in stream.parked {
+                effects.push(Effect::Settle { peer, bytes: parked.bytes });
+            }
+            if stream.attached {
+                effects.push(Effect::Detach { peer, handle });
+                if hosted.core_left(peer.core) {
+                    effects.push(Effect::StopFeed { core: peer.core, handle });
+                }
+            }
+        }
+        if hosted.is_unused() {
+            self.idle.push_back((now.mono_us, handle));
+        }
+    }
+
+    /// Lets documents go that nobody has open, after a while or when there are too many of them.
+    fn evict_idle(&mut self, now: Now) {
+        while let Some(&(since_us, handle)) = self.idle.front() {
+            let is_due = now.mono_us.saturating_sub(since_us) >= IDLE_DOCUMENT_US;
+            if !is_due && self.idle.len() <= IDLE_DOCUMENTS_MAX {
+                break;
+            }
+            self.idle.pop_front();
+            // It may have been opened since, or left again later: then a later entry decides.
+            let is_gone = |hosted: &Hosted| hosted.is_unused() && hosted.is_settled();
+            let was_left_again = self.idle.iter().any(|(_, other)| *other == handle);
+            if !was_left_again && self.hosted.get(&handle).is_some_and(is_gone) {
+                self.forget(handle);
+            }
+        }
+    }
+
+    fn forget(&mut self, handle: u32) {
+        if let Some(hosted) = self.hosted.remove(&handle) {
+            self.by_name.remove(&hosted.id);
+        }
+    }
+}
+
+/// Ends a stream with a reason.
+fn end_stream(peer: Peer, handle: u32, code: ErrorCode, message: &str, effects: &mut Vec<Effect>) {
+    effects.push(Effect::reply(peer, handle, &Close { code: code as u16, message: message.to_owned() }));
+}
+
+/// Answers a request with an error, which does not end anything.
+fn refuse_request(
+    peer: Peer,
+    handle: u32,
+    request: u32,
+    code: ErrorCode,
+    retry_after_ms: u32,
+    message: &str,
+    effects: &mut Vec<Effect>,
+) {
+    let error = Error { request, code: code as u16, kind: 0, retry_after_ms, message: message.to_owned() };
+    effects.push(Effect::Reply { peer, handle, frame: Outgoing::new(handle, &error, &[]) });
+}

@@ -1,0 +1,294 @@
+//! Opening a document: load it, find out where the member stands, attach it.
+
+use etherply_wire::ErrorCode;
+use etherply_wire::kinds::{ClockEntry, Cursor, Opened, Reconcile, resume};
+use etherply_wire::limits::{CLOCK_ENTRIES_MAX, RECONCILE_ENTRIES_MAX};
+
+use super::effect::{Attach, Effect, Observation};
+use super::hosted::{Hosted, OPENS_WAITING_MAX, Reconciling, State, Stream};
+use super::input::OpenRequest;
+use super::{Shard, end_stream, refuse_request};
+use crate::change::{ActorId, ChangeHash};
+use crate::document::Document;
+use crate::feed::{FeedStart, Known, MemberStart};
+use crate::ids::ChainHash;
+use crate::log::{Found, LogError};
+use crate::peer::{Now, Peer};
+use crate::segment::Tail;
+
+/// What the engine can say about a cursor at once.
+enum Check {
+    Fits,
+    Foreign,
+    AskLog,
+}
+
+impl Shard {
+    pub(super) fn open(&mut self, request: OpenRequest, effects: &mut Vec<Effect>) {
+        let handle = match self.by_name.get(&request.document) {
+            Some(&handle) => handle,
+            None => {
+                let handle = self.take_handle();
+                self.by_name.insert(request.document.clone(), handle);
+                self.hosted.insert(handle, Hosted::new(request.document.clone()));
+                effects.push(Effect::Load { handle, document: request.document.clone() });
+                handle
+            }
+        };
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let is_waiting = hosted.waiting.iter().any(|open| open.peer == request.peer);
+        if is_waiting || hosted.streams.contains_key(&request.peer) {
+            let message = "this document is open on this connection already: use that stream, or close it first";
+            refuse_request(request.peer, handle, request.request, ErrorCode::AlreadyOpen, 0, message, effects);
+            return;
+        }
+        if hosted.waiting.len() >= OPENS_WAITING_MAX {
+            let message = "too many members open this document at once: try again shortly";
+            refuse_request(request.peer, 0, request.request, ErrorCode::Overloaded, 1_000, message, effects);
+            return;
+        }
+        self.peers.entry(request.peer).or_default().insert(handle);
+        self.admit_member(handle, request, effects);
+    }
+
+    /// Attaches a member, or lets it wait for what is needed to do so.
+    fn admit_member(&mut self, handle: u32, request: OpenRequest, effects: &mut Vec<Effect>) {
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let (State::Ready(document), Some(tail)) = (&hosted.state, &hosted.tail) else {
+            hosted.waiting.push(request);
+            return;
+        };
+        match check_cursor(document, tail, request.cursor) {
+            Check::Fits => self.attach(handle, request, false, effects),
+            Check::Foreign => self.attach(handle, request, true, effects),
+            Check::AskLog => {
+                if let Some(at) = request.cursor {
+                    let (peer, document) = (request.peer, request.document.clone());
+                    effects.push(Effect::ReadChain { handle, peer, document, at });
+                }
+                hosted.waiting.push(request);
+            }
+        }
+    }
+
+    pub(super) fn chain_read(
+        &mut self,
+        handle: u32,
+        peer: Peer,
+        result: Result<Option<ChainHash>, LogError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let Some(at) = hosted.waiting.iter().position(|open| open.peer == peer) else { return };
+        let request = hosted.waiting.swap_remove(at);
+        match result {
+            Ok(chain) => {
+                let fits = chain.is_some_and(|chain| {
+                    request.cursor.is_some_and(|cursor| ChainHash(cursor.chain) == chain)
+                });
+                self.attach(handle, request, !fits, effects);
+            }
+            Err(error) => self.refuse_open(handle, &request, &error, effects),
+        }
+    }
+
+    pub(super) fn loaded(
+        &mut self,
+        handle: u32,
+        result: Result<Document, LogError>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let waiting = std::mem::take(&mut hosted.waiting);
+        match result {
+            Ok(document) => {
+                hosted.tail = Some(Tail::new(document.committed()));
+                hosted.state = State::Ready(Box::new(document));
+                let nobody = waiting.is_empty();
+                for request in waiting {
+                    self.admit_member(handle, request, effects);
+                }
+                if nobody {
+                    self.idle.push_back((now.mono_us, handle));
+                }
+            }
+            Err(error) => {
+                for request in waiting {
+                    self.refuse_open(handle, &request, &error, effects);
+                }
+                // The next open tries anew: an operator may have mended it.
+                self.forget(handle);
+            }
+        }
+    }
+
+    fn refuse_open(
+        &mut self,
+        handle: u32,
+        request: &OpenRequest,
+        error: &LogError,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(handles) = self.peers.get_mut(&request.peer) {
+            handles.remove(&handle);
+        }
+        let (code, retry_after_ms) = refusal(error);
+        let (peer, number) = (request.peer, request.request);
+        refuse_request(peer, 0, number, code, retry_after_ms, &error.to_string(), effects);
+    }
+
+    fn attach(&mut self, handle: u32, request: OpenRequest, foreign: bool, effects: &mut Vec<Effect>) {
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let (State::Ready(document), Some(tail)) = (&hosted.state, &hosted.tail) else { return };
+        let peer = request.peer;
+        let how = match request.cursor {
+            _ if foreign => resume::RECONCILE,
+            Some(cursor) if cursor.seq > 0 => resume::CURSOR,
+            _ => resume::START,
+        };
+        let opened = Opened {
+            request: request.request,
+            rights: request.rights.0,
+            resume: how,
+            expires_at_ms: 0,
+            cursor: document.committed(),
+        };
+        effects.push(Effect::reply(peer, handle, &opened));
+        effects.push(Effect::Observe(Observation::Opened { resume: how }));
+        if foreign {
+            send_clock(document, peer, handle, effects);
+        }
+        let members = hosted.cores.entry(peer.core).or_insert(0);
+        *members += 1;
+        let feed = (*members == 1).then(|| {
+            Box::new(FeedStart {
+                document: hosted.id.clone(),
+                tail: tail.clone(),
+                presence: hosted.presence.clone(),
+                broadcast_index: hosted.broadcast_index,
+            })
+        });
+        let seq = request.cursor.map_or(0, |cursor| cursor.seq);
+        let member = MemberStart { rights: request.rights, seq, must_reconcile: foreign };
+        effects.push(Effect::Attach(Box::new(Attach { peer, handle, member, feed })));
+        let stream = Stream {
+            session: request.session,
+            rights: request.rights,
+            refused_generation: None,
+            parked: std::collections::VecDeque::new(),
+            attached: true,
+            reconcile: None,
+        };
+        hosted.streams.insert(peer, stream);
+    }
+
+    /// A member says what it has: to be checked against the log, so that nobody builds on a forked actor.
+    pub(super) fn reconcile(
+        &mut self,
+        peer: Peer,
+        handle: u32,
+        more: bool,
+        clock: Vec<ClockEntry>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let State::Ready(document) = &hosted.state else { return };
+        let Some(stream) = hosted.streams.get_mut(&peer) else { return };
+        let collected = stream.reconcile.get_or_insert_with(Reconciling::default);
+        if collected.asked || collected.clock.len() + clock.len() > CLOCK_ENTRIES_MAX {
+            let message = "one clock at a time, with as many entries as the server takes";
+            end_stream(peer, handle, ErrorCode::ProtocolViolation, message, effects);
+            return;
+        }
+        collected.clock.extend(clock);
+        if more {
+            return;
+        }
+        // What the member has beyond the server it will push; what the server has beyond it must contain it.
+        let shared = collected.clock.iter().filter(|entry| {
+            document.actor(&entry.actor).is_some_and(|state| entry.seq < state.seq)
+        });
+        let hashes: Vec<ChangeHash> = shared.map(|entry| ChangeHash(entry.hash)).collect();
+        if hashes.is_empty() {
+            self.reconcile_found(peer, handle, &[], effects);
+            return;
+        }
+        collected.asked = true;
+        let (document, epoch) = (hosted.id.clone(), document.committed().epoch);
+        effects.push(Effect::Find { handle, peer, document, epoch, hashes });
+    }
+
+    /// The log's answer for [`Shard::reconcile`].
+    pub(super) fn reconcile_found(
+        &mut self,
+        peer: Peer,
+        handle: u32,
+        found: &[(ChangeHash, Option<Found>)],
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let State::Ready(document) = &hosted.state else { return };
+        let Some(stream) = hosted.streams.get_mut(&peer) else { return };
+        let Some(reconciling) = stream.reconcile.take() else { return };
+        let missing = |hash: &[u8; 32]| found.iter().any(|(other, found)| other.0 == *hash && found.is_none());
+        let mut known = Known::new();
+        for entry in &reconciling.clock {
+            let state = document.actor(&entry.actor);
+            let differs = state.is_some_and(|state| state.seq == entry.seq && state.hash.0 != entry.hash);
+            let pending = document.is_known(&ChangeHash(entry.hash));
+            if differs || (missing(&entry.hash) && !pending) {
+                let message = "this copy holds changes of an actor that differ from the server's: open the \
+                               document without a cursor and apply your own edits anew as a fresh actor";
+                end_stream(peer, handle, ErrorCode::ActorForked, message, effects);
+                return;
+            }
+            if let Ok(actor) = ActorId::from_slice(&entry.actor) {
+                known.insert(actor, entry.seq);
+            }
+        }
+        effects.push(Effect::Reconciled { peer, handle, known });
+    }
+}
+
+/// Whether a cursor belongs to this document's log.
+fn check_cursor(document: &Document, tail: &Tail, cursor: Option<Cursor>) -> Check {
+    let Some(cursor) = cursor else { return Check::Fits };
+    let committed = document.committed();
+    if cursor.epoch != committed.epoch || cursor.seq > committed.seq {
+        return Check::Foreign;
+    }
+    let known = if cursor.seq == 0 {
+        Some(Document::new(document.id().clone(), committed.epoch).committed())
+    } else {
+        tail.cursor_at(cursor.seq)
+    };
+    match known {
+        Some(known) if known == cursor => Check::Fits,
+        Some(_) => Check::Foreign,
+        None => Check::AskLog,
+    }
+}
+
+/// Tells a member what the server has, in as many frames as it takes.
+fn send_clock(document: &Document, peer: Peer, handle: u32, effects: &mut Vec<Effect>) {
+    let cursor = document.committed();
+    let entries: Vec<ClockEntry> =
+        document.clock().map(|(actor, state)| Document::clock_entry(actor, state)).collect();
+    let mut chunks = entries.chunks(RECONCILE_ENTRIES_MAX).peekable();
+    if chunks.peek().is_none() {
+        effects.push(Effect::reply(peer, handle, &Reconcile { cursor, more: false, clock: Vec::new() }));
+    }
+    while let Some(chunk) = chunks.next() {
+        let more = chunks.peek().is_some();
+        effects.push(Effect::reply(peer, handle, &Reconcile { cursor, more, clock: chunk.to_vec() }));
+    }
+}
+
+/// How a member hears of a log that does not answer.
+pub(super) fn refusal(error: &LogError) -> (ErrorCode, u32) {
+    match error {
+        LogError::Damaged { .. } => (ErrorCode::DocumentDamaged, 0),
+        LogError::Unavailable { .. } => (ErrorCode::StorageUnavailable, super::STORAGE_RETRY_MS),
+    }
+}

@@ -1,0 +1,351 @@
+//! Pushes: generations, admission, refusals.
+
+use std::sync::Arc;
+
+use etherply_wire::kinds::{ClockEntry, Refused};
+use etherply_wire::limits::{PUSH_CHANGES_MAX, REFUSED_CLOCK_ENTRIES_MAX};
+use etherply_wire::{ErrorCode, Rights};
+
+use super::batch::Pending;
+use super::effect::{Effect, Observation};
+use super::hosted::{Hosted, Parked, State};
+use super::input::PushRequest;
+use super::{STORAGE_RETRY_MS, Shard};
+use crate::change::{ChangeHash, ChangeLimits, parse_header};
+use crate::document::{AdmitError, Admitted, Document, LOOKUPS_PER_PUSH_MAX, Resolved};
+use crate::log::{Append, Found, LogError};
+use crate::outgoing::Outgoing;
+use crate::peer::{Now, Peer};
+use crate::record::Record;
+use crate::segment::Segment;
+
+/// Why a push is refused.
+struct Refusal {
+    index: usize,
+    code: ErrorCode,
+    retry_after_ms: u32,
+    message: String,
+}
+
+impl Shard {
+    pub(super) fn push(&mut self, push: PushRequest<'_>, now: Now, effects: &mut Vec<Effect>) {
+        let (peer, handle, bytes) = (push.peer, push.handle, push.changes.len());
+        let Some(hosted) = self.hosted.get_mut(&handle) else {
+            effects.push(Effect::Settle { peer, bytes });
+            return;
+        };
+        let Some(stream) = hosted.streams.get_mut(&peer) else {
+            effects.push(Effect::Settle { peer, bytes });
+            return;
+        };
+        if stream.refused_generation.is_some_and(|refused| push.generation <= refused) {
+            effects.push(Effect::Settle { peer, bytes });
+            return;
+        }
+        if stream.parked.is_empty() {
+            let resolved = Resolved::default();
+            self.try_push(push, &resolved, 0, now.mono_us, now, effects);
+        } else {
+            // Behind one that waits for the log: a stream's pushes are taken in their order.
+            stream.parked.push_back(parked(push, Resolved::default(), 0, now.mono_us));
+        }
+    }
+
+    /// Admits, parks or refuses a push. Whether the stream goes on, and is not waiting.
+    fn try_push(
+        &mut self,
+        push: PushRequest<'_>,
+        resolved: &Resolved,
+        looked_up: usize,
+        received_us: u64,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        if self.storage_failure.is_some() {
+            let PushRequest { peer, handle, push, generation, changes, .. } = push;
+            self.refuse_for_storage(peer, handle, push, generation, changes.len(), effects);
+            return true;
+        }
+        let limits = self.limits;
+        let Some(hosted) = self.hosted.get_mut(&push.handle) else { return true };
+        match admit(hosted, &push, &limits, resolved) {
+            Ok(admitted) => {
+                self.take(push, admitted, received_us, now);
+                true
+            }
+            Err(Ok(hashes)) => {
+                let looked_up = looked_up + hashes.len();
+                if looked_up > LOOKUPS_PER_PUSH_MAX {
+                    let refusal = Refusal {
+                        index: 0,
+                        code: ErrorCode::PushInvalid,
+                        retry_after_ms: 0,
+                        message: "the push refers to too many old changes at once: split it".to_owned(),
+                    };
+                    self.refuse(push, refusal, effects);
+                    return true;
+                }
+                self.park(push, resolved, looked_up, received_us, hashes, effects);
+                false
+            }
+            Err(Err(refusal)) => {
+                self.refuse(push, refusal, effects);
+                true
+            }
+        }
+    }
+
+    fn park(
+        &mut self,
+        push: PushRequest<'_>,
+        resolved: &Resolved,
+        looked_up: usize,
+        received_us: u64,
+        hashes: Vec<ChangeHash>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (peer, handle) = (push.peer, push.handle);
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let Some((admitted, epoch)) =
+            hosted.document().map(|document| (document.admitted().seq, document.committed().epoch))
+        else {
+            return;
+        };
+        let Some(stream) = hosted.streams.get_mut(&peer) else { return };
+        let mut resolved = resolved.clone();
+        resolved.asking(admitted);
+        stream.parked.push_front(parked(push, resolved, looked_up, received_us));
+        effects.push(Effect::Find { handle, peer, document: hosted.id.clone(), epoch, hashes });
+    }
+
+    /// The log's answer for the first parked push, or for a reconcile.
+    pub(super) fn found(
+        &mut self,
+        handle: u32,
+        peer: Peer,
+        result: Result<Vec<(ChangeHash, Option<Found>)>, LogError>,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let Some(stream) = hosted.streams.get_mut(&peer) else { return };
+        let is_reconciling = stream.reconcile.as_ref().is_some_and(|reconciling| reconciling.asked);
+        let found = match result {
+            Ok(found) => found,
+            Err(error) => {
+                let (code, _) = super::open::refusal(&error);
+                super::end_stream(peer, handle, code, &error.to_string(), effects);
+                return;
+            }
+        };
+        if is_reconciling && stream.parked.is_empty() {
+            self.reconcile_found(peer, handle, &found, effects);
+            return;
+        }
+        if let Some(first) = stream.parked.front_mut() {
+            first.resolved.extend(found);
+        }
+        loop {
+            let hosted = self.hosted.get_mut(&handle);
+            let Some(stream) = hosted.and_then(|hosted| hosted.streams.get_mut(&peer)) else { return };
+            let Some(next) = stream.parked.pop_front() else { return };
+            if stream.refused_generation.is_some_and(|refused| next.generation <= refused) {
+                effects.push(Effect::Settle { peer, bytes: next.bytes });
+                continue;
+            }
+            let push = PushRequest {
+                peer,
+                handle,
+                push: next.push,
+                generation: next.generation,
+                lengths: &next.lengths,
+                changes: &next.changes,
+            };
+            if !self.try_push(push, &next.resolved, next.looked_up, next.received_us, now, effects) {
+                return;
+            }
+        }
+    }
+
+    /// Puts an admitted push into the open batch.
+    fn take(&mut self, push: PushRequest<'_>, admitted: Admitted, received_us: u64, now: Now) {
+        let Some(hosted) = self.hosted.get_mut(&push.handle) else { return };
+        let segment = (!admitted.fresh.is_empty()).then(|| {
+            let changes = split(push.lengths, push.changes);
+            let fresh: Vec<&[u8]> =
+                admitted.fresh.iter().filter_map(|fresh| changes.get(fresh.index).copied()).collect();
+            let length = |change: &&[u8]| u32::try_from(change.len()).unwrap_or(u32::MAX);
+            let lengths: Vec<u32> = fresh.iter().map(length).collect();
+            let bytes: usize = fresh.iter().map(|change| change.len()).sum();
+            let (after, cursor, writer) = (admitted.after_seq, admitted.cursor, Some(push.peer));
+            let segment = Segment::new(push.handle, after, cursor, lengths, &fresh, writer, received_us);
+            let mut rest = segment.changes(bytes);
+            let records = admitted.fresh.iter().zip(&fresh).map(|(fresh, change)| Record {
+                seq: fresh.seq,
+                hash: fresh.hash,
+                chain: fresh.chain,
+                max_op: fresh.max_op,
+                time_ms: now.wall_ms,
+                pusher: Arc::from(""),
+                change: rest.split_to(change.len()),
+            });
+            let (document, epoch) = (hosted.id.clone(), cursor.epoch);
+            self.open_batch.appends.push(Append { document, epoch, records: records.collect() });
+            Arc::new(segment)
+        });
+        self.open_batch.pushes.push(Pending {
+            peer: push.peer,
+            handle: push.handle,
+            push: push.push,
+            generation: push.generation,
+            bytes: push.changes.len(),
+            admitted,
+            segment,
+        });
+    }
+
+    fn refuse(&mut self, push: PushRequest<'_>, refusal: Refusal, effects: &mut Vec<Effect>) {
+        let (peer, handle) = (push.peer, push.handle);
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let (clock, clock_complete) = match hosted.document() {
+            Some(document) => refused_clock(document, &push, &self.limits),
+            None => (Vec::new(), false),
+        };
+        let genesis = match refusal.code {
+            ErrorCode::GenesisConflict => hosted.document().and_then(Document::genesis),
+            _ => None,
+        };
+        let refused = Refused {
+            push: push.push,
+            generation: push.generation,
+            index: u32::try_from(refusal.index).unwrap_or(u32::MAX),
+            code: refusal.code as u16,
+            retry_after_ms: refusal.retry_after_ms,
+            clock_complete,
+            clock,
+            message: refusal.message,
+        };
+        let tail = genesis.map_or(&[][..], |genesis| genesis);
+        let frame = Outgoing::new(handle, &refused, &[tail]);
+        if let Some(stream) = hosted.streams.get_mut(&peer) {
+            stream.refused_generation = Some(push.generation);
+        }
+        effects.push(Effect::Reply { peer, handle, frame });
+        effects.push(Effect::Settle { peer, bytes: push.changes.len() });
+        effects.push(Effect::Observe(Observation::Refused { code: refusal.code }));
+    }
+
+    pub(super) fn refuse_for_storage(
+        &mut self,
+        peer: Peer,
+        handle: u32,
+        push: u64,
+        generation: u32,
+        bytes: usize,
+        effects: &mut Vec<Effect>,
+    ) {
+        effects.push(Effect::Settle { peer, bytes });
+        effects.push(Effect::Observe(Observation::Refused { code: ErrorCode::StorageUnavailable }));
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let Some(stream) = hosted.streams.get_mut(&peer) else { return };
+        if stream.refused_generation.is_some_and(|refused| generation <= refused) {
+            return;
+        }
+        stream.refused_generation = Some(generation);
+        let refused = Refused {
+            push,
+            generation,
+            index: 0,
+            code: ErrorCode::StorageUnavailable as u16,
+            retry_after_ms: STORAGE_RETRY_MS,
+            clock_complete: false,
+            clock: Vec::new(),
+            message: format!(
+                "the server's storage takes no writes ({}): keep your edits and push them again later",
+                self.storage_failure.as_deref().unwrap_or("it failed")
+            ),
+        };
+        effects.push(Effect::reply(peer, handle, &refused));
+    }
+}
+
+/// `Err(Ok(hashes))`: the log has to be asked; `Err(Err(refusal))`: no.
+fn admit(
+    hosted: &mut Hosted,
+    push: &PushRequest<'_>,
+    limits: &ChangeLimits,
+    resolved: &Resolved,
+) -> Result<Admitted, Result<Vec<ChangeHash>, Refusal>> {
+    let refuse = |index, code, message: &str| {
+        Err(Err(Refusal { index, code, retry_after_ms: 0, message: message.to_owned() }))
+    };
+    let may_write = hosted.streams.get(&push.peer).is_some_and(|stream| stream.rights.has(Rights::WRITE));
+    if !may_write {
+        return refuse(0, ErrorCode::ReadOnly, "this stream may not write: open it with the right to");
+    }
+    let changes = split(push.lengths, push.changes);
+    let bytes: usize = changes.iter().map(|change| change.len()).sum();
+    if changes.is_empty() || changes.len() > PUSH_CHANGES_MAX || bytes != push.changes.len() {
+        let message = format!("a push has 1 to {PUSH_CHANGES_MAX} changes whose lengths add up to its tail");
+        return refuse(0, ErrorCode::PushInvalid, &message);
+    }
+    let State::Ready(document) = &mut hosted.state else {
+        return refuse(0, ErrorCode::Internal, "the document is not loaded");
+    };
+    document.admit(&changes, limits, resolved).map_err(|error| match error {
+        AdmitError::Lookup(hashes) => Ok(hashes),
+        AdmitError::Refused { index, code, message } => {
+            let retry_after_ms = if code == ErrorCode::Overloaded { 1_000 } else { 0 };
+            Err(Refusal { index, code, retry_after_ms, message })
+        }
+    })
+}
+
+/// The changes of a push; fewer if the lengths exceed the bytes.
+fn split<'a>(lengths: &[u32], mut bytes: &'a [u8]) -> Vec<&'a [u8]> {
+    let mut changes = Vec::with_capacity(lengths.len().min(PUSH_CHANGES_MAX + 1));
+    for &length in lengths.iter().take(PUSH_CHANGES_MAX + 1) {
+        let Some((change, rest)) = bytes.split_at_checked(length as usize) else { break };
+        changes.push(change);
+        bytes = rest;
+    }
+    changes
+}
+
+fn parked(push: PushRequest<'_>, resolved: Resolved, looked_up: usize, received_us: u64) -> Parked {
+    Parked {
+        push: push.push,
+        generation: push.generation,
+        lengths: push.lengths.to_vec(),
+        changes: push.changes.to_vec(),
+        bytes: push.changes.len(),
+        received_us,
+        resolved,
+        looked_up,
+    }
+}
+
+/// What the server has: all of it where that is short, else only of the actors of this push.
+fn refused_clock(
+    document: &Document,
+    push: &PushRequest<'_>,
+    limits: &ChangeLimits,
+) -> (Vec<ClockEntry>, bool) {
+    if document.actors() <= REFUSED_CLOCK_ENTRIES_MAX {
+        let entries = document.clock().map(|(actor, state)| Document::clock_entry(actor, state));
+        return (entries.collect(), true);
+    }
+    let mut clock: Vec<ClockEntry> = Vec::new();
+    for change in split(push.lengths, push.changes) {
+        let Ok(header) = parse_header(change, limits) else { continue };
+        let is_new = clock.iter().all(|entry| entry.actor != header.actor);
+        if let Some(state) = document.actor(header.actor).filter(|_| is_new) {
+            let (actor, seq, hash) = (header.actor.to_vec(), state.seq, state.hash.0);
+            clock.push(ClockEntry { actor, seq, hash });
+        }
+        if clock.len() >= REFUSED_CLOCK_ENTRIES_MAX {
+            break;
+        }
+    }
+    (clock, false)
+}
