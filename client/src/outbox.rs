@@ -208,19 +208,20 @@ impl Outbox {
         self.settle = false;
     }
 
-    /// Ends a block by putting changes that the server lacks before everything else; with none, the refused
-    /// push is tried again as it is.
-    pub fn supply(&mut self, tag: u64, lengths: Vec<u32>, bytes: Vec<u8>) {
+    /// Ends a block by putting pushes, as lengths and bytes of changes that the server lacks, before everything
+    /// else; with none, what is there is tried again as it is.
+    pub fn supply(&mut self, tag: u64, pushes: Vec<(Vec<u32>, Vec<u8>)>) {
         self.blocked = None;
-        if lengths.is_empty() {
+        if pushes.is_empty() {
             return;
         }
         self.take_back(0);
         self.generation = self.generation.saturating_add(1);
-        self.last_number += 1;
-        self.bytes += bytes.len();
-        let push = Push { number: self.last_number, tag, lengths, bytes };
-        self.entries.push_front(Entry { push, generation: 0 });
+        let behind = std::mem::take(&mut self.entries);
+        for (lengths, bytes) in pushes {
+            self.add(tag, lengths, bytes);
+        }
+        self.entries.extend(behind);
     }
 
     /// Ends a block by giving back the refused push and all behind it, which may be built upon it.
@@ -320,8 +321,8 @@ mod tests {
         outbox.acked(1);
         assert_eq!(send_all(&mut outbox), [(2, 2)]);
         assert_eq!(outbox.refused(2, 2, Some(ErrorCode::MissingDependencies), 0), Refusal::Blocks);
-        outbox.supply(9, vec![1], vec![7]);
-        assert_eq!(send_all(&mut outbox), [(3, 4), (2, 4)]);
+        outbox.supply(9, vec![(vec![1], vec![7]), (vec![1], vec![8])]);
+        assert_eq!(send_all(&mut outbox), [(3, 4), (4, 4), (2, 4)]);
     }
 
     #[test]

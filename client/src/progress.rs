@@ -131,11 +131,13 @@ impl Progress {
             return Ok(());
         }
         let at = self.own.partition_point(|own| own.after_seq < after_seq);
-        let touches = |own: &&mut Own| own.cursor.seq == after_seq;
-        match at.checked_sub(1).and_then(|before| self.own.get_mut(before)).filter(touches) {
-            Some(before) => before.cursor = cursor,
-            None if self.own.len() >= OWN_RANGES_MAX => return Err(RangeError::TooFarAhead),
-            None => self.own.insert(at, Own { after_seq, cursor }),
+        let before = at.checked_sub(1).and_then(|before| self.own.get_mut(before));
+        if let Some(before) = before.filter(|own| own.cursor.seq == after_seq) {
+            before.cursor = cursor;
+        } else if self.own.len() < OWN_RANGES_MAX {
+            self.own.insert(at, Own { after_seq, cursor });
+        } else {
+            return Err(RangeError::TooFarAhead);
         }
         Ok(())
     }

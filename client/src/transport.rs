@@ -8,7 +8,7 @@ use etherply_wire::limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX};
 use etherply_wire::websocket::{
     Decoder, Event, OpCode, Role, WS_HEADER_BYTES_MAX, apply_mask, control_into, handshake, write_header,
 };
-use etherply_wire::{ErrorCode, MAGIC};
+use etherply_wire::MAGIC;
 
 use crate::error::ClientError;
 
@@ -81,7 +81,7 @@ impl Link {
         &mut self,
         bytes: &mut [u8],
         out: &mut Vec<u8>,
-        pass: &mut dyn FnMut(Incoming<'_>, &mut Vec<u8>, &mut Random, bool) -> Result<(), ClientError>,
+        pass: &mut dyn FnMut(Incoming<'_>) -> Result<(), ClientError>,
     ) -> Result<(), ClientError> {
         if self.partial.is_empty() {
             let used = self.consume(bytes, out, pass)?;
@@ -102,7 +102,7 @@ impl Link {
         &mut self,
         bytes: &mut [u8],
         out: &mut Vec<u8>,
-        pass: &mut dyn FnMut(Incoming<'_>, &mut Vec<u8>, &mut Random, bool) -> Result<(), ClientError>,
+        pass: &mut dyn FnMut(Incoming<'_>) -> Result<(), ClientError>,
     ) -> Result<usize, ClientError> {
         let mut used = 0;
         while let Some(rest) = bytes.get_mut(used..).filter(|rest| !rest.is_empty()) {
@@ -110,7 +110,7 @@ impl Link {
                 Codec::Tcp => {
                     let Some(length) = frame_length(rest, FRAME_BYTES_MAX)? else { break };
                     let Some(frame) = rest.get(..length) else { break };
-                    pass(Incoming::Frame(frame), out, &mut self.random, false)?;
+                    pass(Incoming::Frame(frame))?;
                     used += length;
                 }
                 Codec::Upgrading { key } => {
@@ -122,16 +122,14 @@ impl Link {
                     };
                     used += length;
                     self.codec = Codec::WebSocket(Decoder::new(Role::Client, FRAME_BYTES_MAX));
-                    pass(Incoming::Open, out, &mut self.random, true)?;
+                    pass(Incoming::Open)?;
                 }
                 Codec::WebSocket(decoder) => {
                     let decoded = decoder.next(rest)?;
                     used += decoded.consumed;
                     match decoded.event {
                         None => break,
-                        Some(Event::Message(frame)) => {
-                            pass(Incoming::Frame(&frame), out, &mut self.random, true)?;
-                        }
+                        Some(Event::Message(frame)) => pass(Incoming::Frame(&frame))?,
                         Some(Event::Ping(payload)) => {
                             control_into(out, OpCode::Pong, payload, Some(self.random.mask()));
                         }
@@ -149,32 +147,38 @@ impl Link {
         Ok(used)
     }
 
-    /// Appends one frame, which `encode` appends, in the form that this link sends.
+    /// Appends one frame, which `encode` appends, in the form in which it travels.
     pub(crate) fn send(&mut self, out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) {
-        send_as(!matches!(self.codec, Codec::Tcp), &mut self.random, out, encode);
+        let start = out.len();
+        encode(out);
+        if matches!(self.codec, Codec::Tcp) {
+            return;
+        }
+        let payload_bytes = out.len() - start;
+        let mask = self.random.mask();
+        let mut header = [0; WS_HEADER_BYTES_MAX];
+        let header_bytes = write_header(&mut header, OpCode::Binary, payload_bytes, Some(mask));
+        if let Some(payload) = out.get_mut(start..) {
+            apply_mask(payload, mask, 0);
+        }
+        out.splice(start..start, header.into_iter().take(header_bytes));
     }
-}
 
-/// Appends one frame: as it is, or as a masked WebSocket message.
-pub(crate) fn send_as(
-    is_websocket: bool,
-    random: &mut Random,
-    out: &mut Vec<u8>,
-    encode: impl FnOnce(&mut Vec<u8>),
-) {
-    let start = out.len();
-    encode(out);
-    if !is_websocket {
-        return;
+    /// Sends frames that stand one behind the other in `frames`, and empties it.
+    pub(crate) fn send_all(&mut self, out: &mut Vec<u8>, frames: &mut Vec<u8>) {
+        if matches!(self.codec, Codec::Tcp) {
+            out.append(frames);
+        } else {
+            let mut rest = frames.as_slice();
+            while let Ok(Some((frame, after))) =
+                frame_length(rest, usize::MAX).map(|length| length.and_then(|at| rest.split_at_checked(at)))
+            {
+                self.send(out, |out| out.extend_from_slice(frame));
+                rest = after;
+            }
+        }
+        *frames = Vec::new();
     }
-    let payload_bytes = out.len() - start;
-    let mask = random.mask();
-    let mut header = [0; WS_HEADER_BYTES_MAX];
-    let header_bytes = write_header(&mut header, OpCode::Binary, payload_bytes, Some(mask));
-    if let Some(payload) = out.get_mut(start..) {
-        apply_mask(payload, mask, 0);
-    }
-    out.splice(start..start, header.into_iter().take(header_bytes));
 }
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). Masking keys have
@@ -195,9 +199,4 @@ impl Random {
         let [a, b, c, d, ..] = self.next().to_le_bytes();
         [a, b, c, d]
     }
-}
-
-/// The code that a connection ends with which sends what `error` names.
-pub(crate) fn is_fatal(code: Option<ErrorCode>) -> bool {
-    code.is_some_and(|code| !code.is_retryable())
 }
