@@ -158,8 +158,9 @@ impl Core {
             _ => Err(ClientError::Violation("a frame that only clients send")),
         };
         let after = stream.outbox.in_flight();
+        let may_push = before != after && stream.outbox.wakes_at_ms().is_some();
         self.settle(before, after);
-        if kind == Kind::Refused {
+        if may_push {
             self.queue(id);
         }
         done
