@@ -24,7 +24,7 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// ordinary backlog survives without dropped SYNs, each of which costs a second.
 const CONNECTING_MAX: u64 = 256;
 /// Attempts to make a connection.
-const ATTEMPTS_MAX: u32 = 8;
+const ATTEMPTS_MAX: u32 = 6;
 /// Time for one attempt, until the server's welcome.
 const ATTEMPT_MS: u64 = 10_000;
 /// Pause before another attempt; grows with each.
