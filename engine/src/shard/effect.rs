@@ -50,6 +50,15 @@ pub enum Observation {
     },
 }
 
+/// Who asked the log for changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FindFor {
+    /// A push that waits.
+    Push,
+    /// A member that says what it has.
+    Reconcile,
+}
+
 /// One thing to do. Effects for one core are carried out in their order.
 #[derive(Debug)]
 pub enum Effect {
@@ -70,6 +79,8 @@ pub enum Effect {
         document: DocumentId,
         /// Its epoch.
         epoch: u64,
+        /// What the answer repeats.
+        asked_for: FindFor,
         /// The changes.
         hashes: Vec<ChangeHash>,
     },

@@ -4,7 +4,7 @@ use etherply_wire::ErrorCode;
 use etherply_wire::kinds::{ClockEntry, Cursor, Opened, Reconcile, resume};
 use etherply_wire::limits::{CLOCK_ENTRIES_MAX, RECONCILE_ENTRIES_MAX};
 
-use super::effect::{Attach, Effect, Observation};
+use super::effect::{Attach, Effect, FindFor, Observation};
 use super::hosted::{Hosted, OPENS_WAITING_MAX, Reconciling, State, Stream};
 use super::input::OpenRequest;
 use super::{Shard, end_stream, refuse_request};
@@ -38,8 +38,17 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let is_waiting = hosted.waiting.iter().any(|open| open.peer == request.peer);
         if is_waiting || hosted.streams.contains_key(&request.peer) {
-            let message = "this document is open on this connection already: use that stream, or close it first";
-            refuse_request(request.peer, handle, request.request, ErrorCode::AlreadyOpen, 0, message, effects);
+            let message =
+                "this document is open on this connection already: use that stream, or close it first";
+            refuse_request(
+                request.peer,
+                handle,
+                request.request,
+                ErrorCode::AlreadyOpen,
+                0,
+                message,
+                effects,
+            );
             return;
         }
         if hosted.waiting.len() >= OPENS_WAITING_MAX {
@@ -109,7 +118,8 @@ impl Shard {
                 for request in waiting {
                     self.admit_member(handle, request, effects);
                 }
-                if nobody {
+                if nobody && let Some(hosted) = self.hosted.get_mut(&handle) {
+                    hosted.idle_since_us = now.mono_us;
                     self.idle.push_back((now.mono_us, handle));
                 }
             }
@@ -206,9 +216,10 @@ impl Shard {
             return;
         }
         // What the member has beyond the server it will push; what the server has beyond it must contain it.
-        let shared = collected.clock.iter().filter(|entry| {
-            document.actor(&entry.actor).is_some_and(|state| entry.seq < state.seq)
-        });
+        let shared = collected
+            .clock
+            .iter()
+            .filter(|entry| document.actor(&entry.actor).is_some_and(|state| entry.seq < state.seq));
         let hashes: Vec<ChangeHash> = shared.map(|entry| ChangeHash(entry.hash)).collect();
         if hashes.is_empty() {
             self.reconcile_found(peer, handle, &[], effects);
@@ -216,7 +227,7 @@ impl Shard {
         }
         collected.asked = true;
         let (document, epoch) = (hosted.id.clone(), document.committed().epoch);
-        effects.push(Effect::Find { handle, peer, document, epoch, hashes });
+        effects.push(Effect::Find { handle, peer, document, epoch, asked_for: FindFor::Reconcile, hashes });
     }
 
     /// The log's answer for [`Shard::reconcile`].
@@ -231,7 +242,8 @@ impl Shard {
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
         let Some(reconciling) = stream.reconcile.take() else { return };
-        let missing = |hash: &[u8; 32]| found.iter().any(|(other, found)| other.0 == *hash && found.is_none());
+        let missing =
+            |hash: &[u8; 32]| found.iter().any(|(other, found)| other.0 == *hash && found.is_none());
         let mut known = Known::new();
         for entry in &reconciling.clock {
             let state = document.actor(&entry.actor);
