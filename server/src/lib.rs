@@ -1,0 +1,3 @@
+//! The EtherPly server. The binary is a thin shell around these modules.
+
+pub mod storage;
