@@ -4,7 +4,7 @@ use super::{ActorState, Document, GENESIS_ACTOR};
 use crate::chain::chain_next;
 use crate::change::{ChangeLimits, parse_header};
 use crate::ids::{ChainHash, DocumentId};
-use crate::log::{FIRST_EPOCH, Log, LogError};
+use crate::log::{FIRST_EPOCH, LogError, LogReader};
 use crate::record::Record;
 
 /// Bytes of changes that are read from the log at once.
@@ -14,7 +14,7 @@ const READ_BYTES_MAX: usize = 1024 * 1024;
 ///
 /// Every record is checked against its own checksum (by the log), against its place, against the hash of its
 /// change, and against the chain. The first that does not fit makes the document damaged.
-pub fn recover(log: &impl Log, id: &DocumentId) -> Result<Document, LogError> {
+pub fn recover(log: &impl LogReader, id: &DocumentId) -> Result<Document, LogError> {
     let epoch = log.epoch(id)?.unwrap_or(FIRST_EPOCH);
     let mut document = Document::new(id.clone(), epoch);
     loop {

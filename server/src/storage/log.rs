@@ -13,7 +13,7 @@ use bytes::Bytes;
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::ChangeHash;
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, Found, Log, LogError};
+use etherply_engine::log::{Append, Found, Log, LogError, LogReader};
 use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
 use fjall::{Database, Keyspace, PersistMode, Readable, Snapshot};
 
@@ -82,7 +82,9 @@ impl Log for FjallLog {
     fn commit(&mut self, appends: &[Append]) -> Result<(), LogError> {
         self.writer.commit(appends)
     }
+}
 
+impl LogReader for FjallLog {
     fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
         self.reader.epoch(document)
     }
@@ -100,6 +102,27 @@ impl Log for FjallLog {
 
     fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
         self.reader.find(document, epoch, hash)
+    }
+}
+
+impl LogReader for Reader {
+    fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
+        Self::epoch(self, document)
+    }
+
+    fn read(
+        &self,
+        document: &DocumentId,
+        epoch: u64,
+        after_seq: u64,
+        through_seq: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        Self::read(self, document, epoch, after_seq, through_seq, bytes_max)
+    }
+
+    fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
+        Self::find(self, document, epoch, hash)
     }
 }
 

@@ -6,7 +6,7 @@ use super::super::open;
 use super::super::testing::{Author, document};
 use super::*;
 
-fn read_all(log: &impl Log, name: &str) -> Vec<Record> {
+fn read_all(log: &impl LogReader, name: &str) -> Vec<Record> {
     log.read(&document(name), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap()
 }
 

@@ -3,7 +3,7 @@ use std::sync::mpsc;
 
 use etherply_engine::change::ChangeHash;
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::Found;
+use etherply_engine::log::{Found, LogReader};
 use etherply_engine::record::Record;
 
 use super::super::testing::{Author, document};
@@ -30,6 +30,9 @@ impl Log for GatedLog {
             false => Ok(()),
         }
     }
+}
+
+impl LogReader for GatedLog {
     fn epoch(&self, _: &DocumentId) -> Result<Option<u64>, LogError> {
         unreachable!()
     }
