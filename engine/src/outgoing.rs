@@ -52,6 +52,16 @@ impl Outgoing {
         &self.bytes
     }
 
+    /// What goes out over TCP, shared.
+    pub fn for_tcp(&self) -> Bytes {
+        self.bytes.slice(self.frame_start..)
+    }
+
+    /// What goes out over WebSocket, shared.
+    pub fn for_websocket(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
     /// The last `bytes` of the frame, which is its tail, without copying it.
     pub fn tail(&self, bytes: usize) -> Bytes {
         self.bytes.slice(self.bytes.len().saturating_sub(bytes)..)

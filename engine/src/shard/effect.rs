@@ -118,6 +118,11 @@ pub enum Effect {
         /// Bytes of its changes.
         bytes: usize,
     },
+    /// An open was refused; a reply said why.
+    OpenRefused {
+        /// The connection.
+        peer: Peer,
+    },
     /// Add a member to a feed.
     Attach(Box<Attach>),
     /// Remove a member from its feed.
@@ -170,6 +175,7 @@ impl Effect {
         match self {
             Self::Reply { peer, .. }
             | Self::Settle { peer, .. }
+            | Self::OpenRefused { peer }
             | Self::Detach { peer, .. }
             | Self::Reconciled { peer, .. } => Some(peer.core),
             Self::Attach(attach) => Some(attach.peer.core),

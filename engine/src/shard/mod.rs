@@ -101,7 +101,7 @@ impl Shard {
             Input::Committed { batch } => self.committed(batch, effects),
             Input::CommitFailed { batch, why } => self.commit_failed(batch, why, effects),
             Input::Reconcile { peer, handle, more, clock } => {
-                self.reconcile(peer, handle, more, clock, effects);
+                self.reconcile(peer, handle, more, clock, now, effects);
             }
             Input::PresenceSet { peer, handle, ttl_ms, state } => {
                 self.presence_set(peer, handle, ttl_ms, state, now, effects);
@@ -142,6 +142,20 @@ impl Shard {
                 return handle;
             }
         }
+    }
+
+    /// Ends a stream with a reason.
+    fn end_stream(
+        &mut self,
+        peer: Peer,
+        handle: u32,
+        code: ErrorCode,
+        message: &str,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.leave(peer, handle, now, effects);
+        effects.push(Effect::reply(peer, handle, &Close { code: code as u16, message: message.to_owned() }));
     }
 
     /// Removes a member, and whatever it held.
@@ -199,11 +213,6 @@ impl Shard {
             self.by_name.remove(&hosted.id);
         }
     }
-}
-
-/// Ends a stream with a reason.
-fn end_stream(peer: Peer, handle: u32, code: ErrorCode, message: &str, effects: &mut Vec<Effect>) {
-    effects.push(Effect::reply(peer, handle, &Close { code: code as u16, message: message.to_owned() }));
 }
 
 /// Answers a request with an error, which does not end anything.

@@ -7,7 +7,7 @@ use etherply_wire::limits::{CLOCK_ENTRIES_MAX, RECONCILE_ENTRIES_MAX};
 use super::effect::{Attach, Effect, FindFor, Observation};
 use super::hosted::{Hosted, OPENS_WAITING_MAX, Reconciling, State, Stream};
 use super::input::OpenRequest;
-use super::{Shard, end_stream, refuse_request};
+use super::{Shard, refuse_request};
 use crate::change::{ActorId, ChangeHash};
 use crate::document::Document;
 use crate::feed::{FeedStart, Known, MemberStart};
@@ -53,6 +53,7 @@ impl Shard {
         }
         if hosted.waiting.len() >= OPENS_WAITING_MAX {
             let message = "too many members open this document at once: try again shortly";
+            effects.push(Effect::OpenRefused { peer: request.peer });
             refuse_request(request.peer, 0, request.request, ErrorCode::Overloaded, 1_000, message, effects);
             return;
         }
@@ -145,6 +146,7 @@ impl Shard {
         }
         let (code, retry_after_ms) = refusal(error);
         let (peer, number) = (request.peer, request.request);
+        effects.push(Effect::OpenRefused { peer });
         refuse_request(peer, 0, number, code, retry_after_ms, &error.to_string(), effects);
     }
 
@@ -200,6 +202,7 @@ impl Shard {
         handle: u32,
         more: bool,
         clock: Vec<ClockEntry>,
+        now: Now,
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
@@ -208,7 +211,7 @@ impl Shard {
         let collected = stream.reconcile.get_or_insert_with(Reconciling::default);
         if collected.asked || collected.clock.len() + clock.len() > CLOCK_ENTRIES_MAX {
             let message = "one clock at a time, with as many entries as the server takes";
-            end_stream(peer, handle, ErrorCode::ProtocolViolation, message, effects);
+            self.end_stream(peer, handle, ErrorCode::ProtocolViolation, message, now, effects);
             return;
         }
         collected.clock.extend(clock);
@@ -222,7 +225,7 @@ impl Shard {
             .filter(|entry| document.actor(&entry.actor).is_some_and(|state| entry.seq < state.seq));
         let hashes: Vec<ChangeHash> = shared.map(|entry| ChangeHash(entry.hash)).collect();
         if hashes.is_empty() {
-            self.reconcile_found(peer, handle, &[], effects);
+            self.reconcile_found(peer, handle, &[], now, effects);
             return;
         }
         collected.asked = true;
@@ -236,6 +239,7 @@ impl Shard {
         peer: Peer,
         handle: u32,
         found: &[(ChangeHash, Option<Found>)],
+        now: Now,
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
@@ -252,7 +256,7 @@ impl Shard {
             if differs || (missing(&entry.hash) && !pending) {
                 let message = "this copy holds changes of an actor that differ from the server's: open the \
                                document without a cursor and apply your own edits anew as a fresh actor";
-                end_stream(peer, handle, ErrorCode::ActorForked, message, effects);
+                self.end_stream(peer, handle, ErrorCode::ActorForked, message, now, effects);
                 return;
             }
             if let Ok(actor) = ActorId::from_slice(&entry.actor) {

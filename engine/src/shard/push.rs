@@ -135,12 +135,12 @@ impl Shard {
             Ok(found) => found,
             Err(error) => {
                 let (code, _) = super::open::refusal(&error);
-                super::end_stream(peer, handle, code, &error.to_string(), effects);
+                self.end_stream(peer, handle, code, &error.to_string(), now, effects);
                 return;
             }
         };
         if asked_for == FindFor::Reconcile {
-            self.reconcile_found(peer, handle, &found, effects);
+            self.reconcile_found(peer, handle, &found, now, effects);
             return;
         }
         if let Some(first) = stream.parked.front_mut() {
