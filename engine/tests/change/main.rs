@@ -1,0 +1,5 @@
+//! Change admission against Automerge itself: everything that honest clients write passes, and what
+//! passes does not break Automerge.
+
+mod generate;
+mod honest;
