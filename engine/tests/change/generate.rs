@@ -95,7 +95,7 @@ fn merge(peers: &mut [AutoCommit], into: usize, from: usize) {
 }
 
 fn actor(rng: &mut Rng) -> ActorId {
-    let len = *rng.pick(&[16, 16, 16, 1, 4, 32, 33, 48]);
+    let len = *rng.pick(&[16, 16, 16, 4, 8, 32, 33, 48]);
     ActorId::from(rng.bytes(len))
 }
 
@@ -152,6 +152,14 @@ pub fn value(rng: &mut Rng) -> ScalarValue {
         11 => ScalarValue::Int(i64::MIN),
         12 => ScalarValue::Uint(u64::MAX),
         _ => ScalarValue::Int(1),
+    }
+}
+
+/// Debug builds of Automerge compare marks, and a NaN is not equal to itself.
+fn mark_value(rng: &mut Rng) -> ScalarValue {
+    match value(rng) {
+        ScalarValue::F64(number) if number.is_nan() => ScalarValue::F64(0.0),
+        value => value,
     }
 }
 
@@ -251,7 +259,7 @@ fn edit_text(rng: &mut Rng, doc: &mut AutoCommit, object: &ObjId) {
         }
         5 | 6 => {
             let end = at + rng.below(len - at + 1);
-            let mark = Mark::new((*rng.pick(&["bold", "link", ""])).to_owned(), value(rng), at, end);
+            let mark = Mark::new((*rng.pick(&["bold", "link", ""])).to_owned(), mark_value(rng), at, end);
             doc.mark(object, mark, *rng.pick(&EXPAND)).unwrap();
         }
         7 => {
