@@ -57,6 +57,28 @@ fn assert_history_agrees(mut doc: AutoCommit) {
     }
 }
 
+/// Changes from a file that `javascript/generate.mjs` wrote.
+fn recorded(mut file: &[u8]) -> Vec<Vec<u8>> {
+    let mut changes = Vec::new();
+    while let Some((len, rest)) = file.split_first_chunk() {
+        let (change, rest) = rest.split_at(u32::from_le_bytes(*len) as usize);
+        changes.push(change.to_vec());
+        file = rest;
+    }
+    changes
+}
+
+#[test]
+fn what_javascript_writes_passes() {
+    for file in [&include_bytes!("javascript/3.0.0.bin")[..], include_bytes!("javascript/3.5.0.bin")] {
+        let changes = recorded(file);
+        assert!(changes.len() > 100);
+        for change in changes {
+            assert_agrees(&Change::from_bytes(change).unwrap());
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

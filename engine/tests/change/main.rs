@@ -4,6 +4,7 @@
 mod context;
 mod generate;
 mod honest;
+mod hostile;
 mod image;
 mod mutate;
 mod mutation;
