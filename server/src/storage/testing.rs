@@ -44,7 +44,7 @@ impl Author {
                 max_op: 10 * *seq,
                 time_ms: 1_700_000_000_000,
                 pusher: Arc::from("ada"),
-                change: Bytes::from(vec![self.made as u8; change_bytes]),
+                change: Bytes::from(vec![self.made.to_le_bytes()[0]; change_bytes]),
             }
         });
         let records = records.collect();
