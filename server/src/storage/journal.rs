@@ -114,8 +114,8 @@ fn find_items(bytes: &[u8], keyspace: KeyspaceId) -> impl Iterator<Item = Item<'
         &mut start,
         &[&[TAG_ITEM, KIND_VALUE, NOT_COMPRESSED], &(keyspace as u64).to_le_bytes()],
     );
-    let found = bytes.windows(start.len()).enumerate().filter(move |(_, window)| *window == start);
-    found.filter_map(move |(at, _)| parse_item(&mut Fields::new(bytes.get(at..)?)).ok())
+    let found: Vec<usize> = memchr::memmem::find_iter(bytes, &start).collect();
+    found.into_iter().filter_map(move |at| parse_item(&mut Fields::new(bytes.get(at..)?)).ok())
 }
 
 #[cfg(test)]

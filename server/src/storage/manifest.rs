@@ -64,8 +64,11 @@ fn read(path: &Path) -> Result<Vec<u8>, OpenError> {
     })
 }
 
-/// Can the last commit stand in tables? Every commit writes the keyspace `meta`.
+/// Does every keyspace have tables? Every commit writes to every keyspace, so a commit that is in no journal
+/// can only stand in tables of all of them.
 pub fn has_tables(database: &Path) -> bool {
-    let tables = database.join("keyspaces").join((KeyspaceId::Meta as u64).to_string()).join("tables");
-    fs::read_dir(tables).is_ok_and(|mut entries| entries.next().is_some())
+    KeyspaceId::ALL.into_iter().all(|id| {
+        let tables = database.join("keyspaces").join((id as u64).to_string()).join("tables");
+        fs::read_dir(tables).is_ok_and(|mut entries| entries.next().is_some())
+    })
 }

@@ -11,6 +11,8 @@
 //! thread      group commit, questions from other threads
 //! ```
 
+#[cfg(test)]
+mod crash_tests;
 pub mod database;
 pub mod directory;
 pub mod error;

@@ -63,16 +63,7 @@ pub fn scan(directory: &DataDirectory) -> Result<Scan, OpenError> {
             unsettled.push(Unsettled { path, end });
         }
     }
-    if walk.last.is_none() && ledger.last.commit > 0 && !manifest::has_tables(&database) {
-        let damage = Damage {
-            path: newest,
-            offset: Some(0),
-            what: "the journal is empty, and there are no tables".to_owned(),
-            lost: Some(1..=ledger.last.commit),
-            ..Damage::default()
-        };
-        return Err(OpenError::Damaged(Box::new(damage)));
-    }
+    walk.finish(&newest, || manifest::has_tables(&database))?;
     let last = walk.last.map(|(row, _)| row);
     Ok(Scan { ledger, first: walk.first, last, unsettled })
 }
@@ -107,6 +98,20 @@ struct Walk {
 impl Walk {
     fn new(id: DirectoryId, ledger: Mark) -> Self {
         Self { id, ledger, first: None, last: None }
+    }
+
+    /// Commits that were acknowledged, or built upon, and are in no journal have to stand in tables.
+    fn finish(&self, newest: &Path, has_tables: impl FnOnce() -> bool) -> Result<(), OpenError> {
+        let through = self.first.map_or(self.ledger.commit, |first| first.commit - 1);
+        if through == 0 || has_tables() {
+            return Ok(());
+        }
+        Err(OpenError::Damaged(Box::new(Damage {
+            path: newest.to_owned(),
+            what: "commits are in no journal, and there are no tables that could hold them".to_owned(),
+            lost: Some(1..=through),
+            ..Damage::default()
+        })))
     }
 
     fn last_commit(&self) -> Option<u64> {
