@@ -73,20 +73,18 @@ impl Keyspaces {
         })
     }
 
-    fn all(&self) -> [&Keyspace; 4] {
-        [&self.changes, &self.hashes, &self.documents, &self.meta]
+    /// Sequence number of the last batch plus 1; 0 if there is none. Every batch writes the row in `meta`.
+    pub fn seqno_end(&self) -> u64 {
+        self.meta.tree.get_highest_seqno().map_or(0, |seqno| seqno + 1)
     }
 
-    /// Sequence number of the last batch. Every batch writes the row in `meta`.
-    pub fn last_seqno(&self) -> u64 {
-        self.meta.tree.get_highest_seqno().unwrap_or(0)
-    }
-
-    /// Highest sequence number up to which every keyspace's tables hold all batches: what a journal that the
-    /// database dropped may have held at most.
-    pub fn tables_seqno(&self) -> u64 {
-        let flushed = self.all().map(|keyspace| keyspace.tree.get_highest_persisted_seqno().unwrap_or(0));
-        flushed.into_iter().min().unwrap_or(0)
+    /// Sequence number, plus 1, up to which the tables hold all batches; 0 if there are none. Every batch
+    /// writes to every keyspace, so a journal may be dropped when all keyspaces' tables are past it.
+    pub fn tables_end(&self) -> u64 {
+        let keyspaces = [&self.changes, &self.hashes, &self.documents, &self.meta];
+        let ends = keyspaces
+            .map(|keyspace| keyspace.tree.get_highest_persisted_seqno().map_or(0, |seqno| seqno + 1));
+        ends.into_iter().min().unwrap_or(0)
     }
 
     /// The row of the last commit, as stored.

@@ -143,9 +143,9 @@ pub struct CommitRow {
     pub records: u32,
     /// Chain over all records committed so far: see [`Lineage`].
     pub lineage: u64,
-    /// The database's sequence number of the batch before. The journal's checksums do not cover that number
-    /// and recovery skips batches by it, so it has to be known from elsewhere.
-    pub previous_seqno: u64,
+    /// The database's sequence number of the batch before, plus 1; 0 for the first. The journal's checksums do
+    /// not cover that number and recovery skips batches by it, so it has to be known from elsewhere.
+    pub seqno_min: u64,
 }
 
 impl CommitRow {
@@ -159,7 +159,7 @@ impl CommitRow {
                 &self.commit.to_le_bytes(),
                 &self.total_records.to_le_bytes(),
                 &self.lineage.to_le_bytes(),
-                &self.previous_seqno.to_le_bytes(),
+                &self.seqno_min.to_le_bytes(),
                 &self.records.to_le_bytes(),
             ],
         );
@@ -175,7 +175,7 @@ impl CommitRow {
             commit: fields.u64()?,
             total_records: fields.u64()?,
             lineage: fields.u64()?,
-            previous_seqno: fields.u64()?,
+            seqno_min: fields.u64()?,
             records: fields.u32()?,
         })
     }
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_value_is_noticed() {
         let id = DirectoryId([7; 16]);
-        let row = CommitRow { commit: 3, total_records: 9, records: 2, lineage: 5, previous_seqno: 8 };
+        let row = CommitRow { commit: 3, total_records: 9, records: 2, lineage: 5, seqno_min: 8 };
         assert_eq!(CommitRow::decode(id, &row.encode(id)), Some(row));
         assert_eq!(CommitRow::decode(DirectoryId([8; 16]), &row.encode(id)), None);
         let head = Head { epoch: 2, last_seq: 11, flags: 0 };

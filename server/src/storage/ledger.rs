@@ -354,6 +354,7 @@ fn sync_loop(shared: &Shared) {
             drop(state);
             if let Some(Err(error)) = file.map(|file| file.and_then(|file| file.sync_data())) {
                 shared.lock().failed = Some(format!("the ledger could not be synced: {error}"));
+                shared.wake.notify_all();
                 return;
             }
         }

@@ -40,7 +40,7 @@ impl FjallLog {
         ledger: Ledger,
         directory: DataDirectory,
         last: CommitRow,
-        last_seqno: u64,
+        seqno_end: u64,
     ) -> Self {
         let reader = Reader {
             keyspaces: keyspaces.clone(),
@@ -52,7 +52,7 @@ impl FjallLog {
             stats: Arc::default(),
             failed: None,
             last,
-            last_seqno,
+            seqno_end,
             id: directory.id(),
             ledger,
             keyspaces,
@@ -136,7 +136,7 @@ pub struct Writer {
     _directory: DataDirectory,
     id: DirectoryId,
     last: CommitRow,
-    last_seqno: u64,
+    seqno_end: u64,
     failed: Option<String>,
     stats: Arc<StorageStats>,
 }
@@ -216,13 +216,13 @@ impl Writer {
             records: u32::try_from(records)
                 .map_err(|_| unavailable("one commit holds more records than it can count".to_owned()))?,
             lineage: lineage.finish(),
-            previous_seqno: self.last_seqno,
+            seqno_min: self.seqno_end,
         };
         batch.insert(&self.keyspaces.meta, COMMIT_KEY, row.encode(self.id).as_slice());
 
         batch.commit().map_err(|error| write_failed("write and sync the journal", &error))?;
         add(&self.stats.fsyncs, 1);
-        self.last_seqno = self.keyspaces.last_seqno();
+        self.seqno_end = self.keyspaces.seqno_end();
         self.ledger.append(Mark::from(row)).map_err(|error| {
             let advice = super::error::advice(&error);
             unavailable(format!("cannot write the ledger: {error}: {advice}"))

@@ -275,3 +275,25 @@ impl KeyspaceHandles<'_> {
         [&self.0.changes, &self.0.hashes, &self.0.documents, &self.0.meta]
     }
 }
+
+#[test]
+fn a_commit_that_the_ledger_could_not_note_is_not_acknowledged_and_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut author = Author::default();
+    let mut log = open(directory.path()).unwrap();
+    log.commit(&[author.append("a", 1)]).unwrap();
+    log.writer.ledger.fill_disk();
+    let error = log.commit(&[author.append("a", 1)]).unwrap_err();
+    assert!(error.to_string().contains("cannot write the ledger: No space left on device"), "{error}");
+    let error = log.commit(&[author.append("b", 1)]).unwrap_err();
+    assert!(error.to_string().contains("writes stopped after an earlier failure"), "{error}");
+    assert_eq!(read_all(&log, "a").len(), 1);
+    assert_eq!(log.epoch(&document("b")), Ok(None));
+    // It was durable, and nobody was told otherwise than that it failed: it may be there later, whole.
+    drop(log);
+    let mut log = open(directory.path()).unwrap();
+    assert_eq!(read_all(&log, "a").len(), 2);
+    log.commit(&[author.append("a", 1)]).unwrap();
+    assert_eq!(read_all(&log, "a").len(), 3);
+    assert!(directory.path().join("replaced.jnl").exists());
+}

@@ -44,7 +44,7 @@ impl Author {
                 max_op: 10 * *seq,
                 time_ms: 1_700_000_000_000,
                 pusher: Arc::from("ada"),
-                change: Bytes::from(vec![self.made as u8; change_bytes]),
+                change: Bytes::from(vec![self.made.to_le_bytes()[0]; change_bytes]),
             }
         });
         let records = records.collect();
@@ -53,15 +53,15 @@ impl Author {
 }
 
 /// Every file below a directory, with its bytes, except the lock (which each start writes).
-pub fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub fn files(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
-    let mut open = vec![directory.to_owned()];
+    let mut open = vec![root.to_owned()];
     while let Some(directory) = open.pop() {
         for entry in std::fs::read_dir(&directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 open.push(path);
-            } else if path.file_name().unwrap() != "lock" {
+            } else if path != root.join("lock") {
                 let bytes = std::fs::read(&path).unwrap();
                 found.push((path, bytes));
             }
