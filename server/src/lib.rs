@@ -12,7 +12,12 @@
 //! metrics       what is counted
 //! ```
 
+pub mod cli;
+pub mod control;
 pub mod data_plane;
+pub mod export;
 pub mod metrics;
+pub mod preflight;
 pub mod runtime;
+pub mod serve;
 pub mod storage;

@@ -42,10 +42,8 @@ pub struct CoreSetup {
     pub cores: u16,
     /// The ways to all of them.
     pub mailboxes: Mailboxes,
-    /// The thread that commits.
-    pub committer: Committer,
-    /// The thread that reads.
-    pub questions: Questions,
+    /// The ways to the storage threads, which end when nobody can ask them any more.
+    pub storage: Option<(Committer, Questions)>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Told when this core has nothing under way any more during a stop.
@@ -225,6 +223,10 @@ impl Core {
         if let Some(waker) = state.flusher.take() {
             waker.wake();
         }
+        // Tasks may outlive this in a runtime that is shut down; the storage threads must not wait for them.
+        state.setup.storage = None;
+        state.jobs.clear();
+        state.waiting_questions.clear();
     }
 }
 
@@ -401,7 +403,8 @@ impl State {
         if self.connections.iter_mut().any(is_busy) {
             return;
         }
-        drop(self.setup.drained.send(self.setup.core));
+        // An error means that the stop is not waited for any more.
+        let _ = self.setup.drained.send(self.setup.core);
     }
 
     /// Ends a connection for a reason that it is told.

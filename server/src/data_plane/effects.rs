@@ -197,8 +197,9 @@ pub(super) fn ask(state: &mut State, question: Question) {
 
 /// Hands over what the storage threads had no room for.
 pub(super) fn retry_storage(state: &mut State) {
+    let Some((committer, questions)) = &state.setup.storage else { return };
     while let Some(job) = state.jobs.pop_front() {
-        match state.setup.committer.submit(job) {
+        match committer.submit(job) {
             Ok(()) => {}
             Err(Refused::Full(job)) => {
                 state.jobs.push_front(job);
@@ -211,7 +212,7 @@ pub(super) fn retry_storage(state: &mut State) {
         }
     }
     while let Some(question) = state.waiting_questions.pop_front() {
-        match state.setup.questions.ask(question) {
+        match questions.ask(question) {
             Ok(()) => {}
             Err(Refused::Full(question)) => {
                 state.waiting_questions.push_front(question);
