@@ -1,0 +1,155 @@
+//! An Automerge document kept in step with the server: for game servers and bots that want values, not
+//! changes. Changes of others are gathered and applied together, because Automerge's cost of an application
+//! grows with the document and hardly with the number of changes.
+
+use std::collections::HashMap;
+
+use automerge::{ActorId, AutoCommit, AutomergeError, Change, ChangeHash, LoadChangeError};
+use etherply_wire::kinds::ClockEntry;
+
+use crate::client::{Client, StreamId};
+use crate::error::RequestError;
+use crate::event::Changes;
+
+/// Why a document could not take in what the server sent.
+#[derive(Debug, thiserror::Error)]
+pub enum DocumentError {
+    /// Bytes that are not a change.
+    #[error("the server sent a change that Automerge cannot read: {0}")]
+    Change(#[from] LoadChangeError),
+    /// A change or a snapshot that cannot be applied.
+    #[error("Automerge cannot apply what the server sent: {0}")]
+    Apply(#[from] AutomergeError),
+}
+
+/// A document and its stream. Edit it through [`Document::doc`], then call [`Document::push`].
+#[derive(Debug)]
+pub struct Document {
+    stream: StreamId,
+    doc: AutoCommit,
+    received: Vec<Change>,
+    /// Number of the last own change that was handed to the outbox.
+    pushed_seq: u64,
+    /// Heads behind which own changes that were not handed over may stand.
+    pushed_heads: Vec<ChangeHash>,
+}
+
+impl Document {
+    /// An empty document for a stream.
+    ///
+    /// `actor` has to be fresh: the server refuses two different changes of one actor with one number, as a
+    /// restored or cloned device would make them.
+    pub fn new(stream: StreamId, actor: ActorId) -> Self {
+        Self::with(stream, AutoCommit::new().with_actor(actor))
+    }
+
+    /// A document with contents from earlier, which are not pushed: open the stream with the cursor that was
+    /// stored with them. Its actor has to be fresh.
+    pub fn with(stream: StreamId, mut doc: AutoCommit) -> Self {
+        let pushed_heads = doc.get_heads();
+        Self { stream, doc, received: Vec::new(), pushed_seq: 0, pushed_heads }
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    /// The document, to read and to edit. What was received since the last [`Document::apply`] is not in it.
+    pub fn doc(&mut self) -> &mut AutoCommit {
+        &mut self.doc
+    }
+
+    /// Gathers changes of others.
+    ///
+    /// # Errors
+    /// [`DocumentError::Change`]; none of the frame's changes is taken then.
+    pub fn receive(&mut self, changes: &Changes<'_>) -> Result<(), DocumentError> {
+        let read: Result<Vec<_>, _> = changes.iter().map(Change::try_from).collect();
+        self.received.append(&mut read?);
+        Ok(())
+    }
+
+    /// Takes in a snapshot.
+    ///
+    /// # Errors
+    /// [`DocumentError::Apply`]
+    pub fn snapshot(&mut self, bytes: &[u8]) -> Result<(), DocumentError> {
+        self.doc.load_incremental(bytes)?;
+        Ok(())
+    }
+
+    /// Applies what was gathered, and tells how many changes it was.
+    ///
+    /// # Errors
+    /// [`DocumentError::Apply`]
+    pub fn apply(&mut self) -> Result<usize, DocumentError> {
+        let received = std::mem::take(&mut self.received);
+        let count = received.len();
+        if count > 0 {
+            self.doc.apply_changes(received)?;
+        }
+        Ok(count)
+    }
+
+    /// Hands the edits since the last push to the client's outbox, and tells how many changes they are.
+    ///
+    /// # Errors
+    /// What [`Client::push`] says; the edits are handed over by the next call then.
+    pub fn push(&mut self, client: &mut Client, tag: u64) -> Result<usize, RequestError> {
+        self.doc.commit();
+        let actor = self.doc.get_actor().clone();
+        let new = self.doc.get_changes(&self.pushed_heads);
+        let own = |change: &&Change| *change.actor_id() == actor && change.seq() > self.pushed_seq;
+        let own: Vec<_> = new.iter().filter(own).collect();
+        let bytes: Vec<&[u8]> = own.iter().map(|change| change.raw_bytes()).collect();
+        let (mut rest, mut done) = (bytes.as_slice(), 0);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(client.fitting(rest));
+            client.push(self.stream, now, tag)?;
+            done += now.len();
+            self.pushed_seq = own.get(done - 1).map_or(self.pushed_seq, |change| change.seq());
+            rest = later;
+        }
+        self.pushed_heads = self.doc.get_heads();
+        Ok(done)
+    }
+
+    /// Answers [`crate::Event::Reconcile`]: tells this document's clock and pushes what the server lacks.
+    ///
+    /// # Errors
+    /// What [`Client::reconcile`] says.
+    pub fn reconcile(
+        &mut self,
+        client: &mut Client,
+        server: &[ClockEntry],
+        tag: u64,
+    ) -> Result<(), RequestError> {
+        self.doc.commit();
+        let changes = self.doc.get_changes(&[]);
+        let mut clock: HashMap<&ActorId, &Change> = HashMap::new();
+        for change in &changes {
+            clock.insert(change.actor_id(), change);
+        }
+        let clock: Vec<ClockEntry> = clock
+            .into_iter()
+            .map(|(actor, last)| ClockEntry {
+                actor: actor.to_bytes().to_vec(),
+                seq: last.seq(),
+                hash: last.hash().0,
+            })
+            .collect();
+        let lacking = lacking(&changes, server);
+        client.reconcile(self.stream, &clock, &lacking, tag)
+    }
+}
+
+/// The changes that a side with this clock lacks, in causal order.
+fn lacking<'c>(changes: &'c [Change], clock: &[ClockEntry]) -> Vec<&'c [u8]> {
+    let has: HashMap<&[u8], u64> = clock.iter().map(|entry| (entry.actor.as_slice(), entry.seq)).collect();
+    let lacks = |change: &&Change| {
+        let known = has.get(change.actor_id().to_bytes()).copied().unwrap_or(0);
+        change.seq() > known
+    };
+    changes.iter().filter(lacks).map(Change::raw_bytes).collect()
+}

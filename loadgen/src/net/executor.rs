@@ -1,0 +1,300 @@
+//! What the connections of one executor share, and the executor's own tasks.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use etherply_client::change::ChangeHash;
+use glommio::sync::Semaphore;
+use glommio::timer::Timer;
+use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle, executor, spawn_local_into};
+
+use crate::net::fleet::{Command, Controls, Order};
+use crate::net::session::{Outcome, Session};
+use crate::net::slot::Slot;
+use crate::plan::Plan;
+use crate::schedule::Schedule;
+use crate::stats::{Gauges, Stats, count, read};
+
+/// Bytes that are read at once.
+const SCRATCH_BYTES: usize = 64 * 1024;
+/// Connections of one executor that are being made at the same time: a storm, but one that a listener with an
+/// ordinary backlog survives without dropped SYNs, each of which costs a second.
+const CONNECTING_MAX: u64 = 256;
+/// Attempts to make a connection.
+const ATTEMPTS_MAX: u32 = 8;
+/// Time for one attempt, until the server's welcome.
+const ATTEMPT_MS: u64 = 10_000;
+/// Pause before another attempt; grows with each.
+const RETRY_MS: u64 = 50;
+
+/// What the connections of one executor share.
+pub struct Ctx {
+    pub plan: Arc<Plan>,
+    pub gauges: Arc<Gauges>,
+    pub controls: Arc<Controls>,
+    pub stats: RefCell<Stats>,
+    /// Whether members of a pipeline make a new edit for each that is acked.
+    pub makes: Cell<bool>,
+    pub scratch_in: RefCell<Vec<u8>>,
+    pub scratch_out: RefCell<Vec<u8>>,
+    base: Instant,
+    /// When edits begin, in microseconds from `base`.
+    start_us: Cell<u64>,
+    acked: RefCell<Vec<(u32, ChangeHash)>>,
+    queue: TaskQueueHandle,
+}
+
+impl Ctx {
+    /// Milliseconds from a fixed moment.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Microseconds since edits began.
+    pub fn run_us(&self) -> u64 {
+        let now_us = u64::try_from(self.base.elapsed().as_micros()).unwrap_or(u64::MAX);
+        now_us.saturating_sub(self.start_us.get())
+    }
+
+    /// Notes that something went wrong.
+    pub fn fail(&self, reason: &dyn std::fmt::Display) {
+        self.stats.borrow_mut().fail(reason.to_string());
+    }
+
+    /// A member received a change.
+    pub fn delivered(&self, due_us: u64, now_us: u64) -> Result<()> {
+        if due_us >= self.plan.warmup_us {
+            self.stats.borrow_mut().delivery.record(now_us.saturating_sub(due_us))?;
+        }
+        Ok(())
+    }
+
+    /// An edit that was due at this time is acked.
+    pub fn acked(&self, due_us: u64) -> Result<()> {
+        if due_us >= self.plan.warmup_us {
+            self.stats.borrow_mut().ack.record(self.run_us().saturating_sub(due_us))?;
+        }
+        Ok(())
+    }
+
+    /// A change is acked.
+    pub fn note(&self, document: u32, hash: ChangeHash) {
+        match &self.controls.ledger {
+            // The receiver writes and fsyncs; it ends only after this executor.
+            Some(ledger) => drop(ledger.send((document, hash))),
+            None => self.acked.borrow_mut().push((document, hash)),
+        }
+    }
+}
+
+/// Runs an executor's part of a fleet until it is told to finish.
+pub fn run<S: Session>(
+    index: usize,
+    plan: Arc<Plan>,
+    gauges: Arc<Gauges>,
+    controls: Arc<Controls>,
+    orders: flume::Receiver<Order>,
+) -> Result<()> {
+    let base = controls.base;
+    let builder = LocalExecutorBuilder::new(Placement::Unbound)
+        .name("load")
+        .io_memory(64 << 10)
+        .ring_depth(1024)
+        .preempt_timer(Duration::from_millis(1));
+    let local = builder.make().map_err(|error| anyhow::anyhow!("io_uring cannot be used: {error}"))?;
+    local.run(async move {
+        let latency = Latency::Matters(Duration::from_millis(1));
+        let ctx = Rc::new(Ctx {
+            plan,
+            gauges,
+            controls,
+            stats: RefCell::new(Stats::new()?),
+            makes: Cell::new(false),
+            scratch_in: RefCell::new(vec![0; SCRATCH_BYTES]),
+            scratch_out: RefCell::new(Vec::with_capacity(SCRATCH_BYTES)),
+            base,
+            start_us: Cell::new(0),
+            acked: RefCell::new(Vec::new()),
+            queue: executor().create_task_queue(Shares::default(), latency, "connections"),
+        });
+        let main = ctx.clone();
+        spawn_local_into(async move { obey::<S>(&main, index, orders).await }, ctx.queue)
+            .map_err(|error| anyhow::anyhow!("the executor has no such queue: {error}"))?
+            .await
+    })
+}
+
+async fn obey<S: Session>(ctx: &Rc<Ctx>, index: usize, orders: flume::Receiver<Order>) -> Result<()> {
+    let connections = ctx.plan.of_executor(index);
+    let slots: Rc<Vec<_>> = Rc::new(connections.map(|number| Slot::new(S::new(ctx, number))).collect());
+    spawn(ctx, tick(ctx.clone(), slots.clone()));
+    while let Ok(Order { command, done }) = orders.recv_async().await {
+        match command {
+            Command::Connect => connect_all(ctx, &slots).await,
+            Command::Open => {
+                for slot in slots.iter() {
+                    act(ctx, slot, |session| session.open(ctx));
+                    executor().yield_if_needed().await;
+                }
+            }
+            Command::Run { start_us } => {
+                ctx.start_us.set(start_us);
+                spawn(ctx, schedule(ctx.clone(), slots.clone(), index));
+            }
+            Command::Pipeline { on } => {
+                ctx.makes.set(on);
+                for slot in slots.iter().filter(|_| on) {
+                    act(ctx, slot, |session| session.begin_pipeline(ctx));
+                }
+            }
+            Command::Finish { outcome } => {
+                let stats = std::mem::replace(&mut *ctx.stats.borrow_mut(), Stats::new()?);
+                let acked = ctx.acked.take();
+                let members = slots.iter().filter_map(|slot| slot.act(ctx, |s| Ok(s.outcome())).ok()).collect();
+                drop(outcome.send(Outcome { stats, members, acked }));
+                slots.iter().for_each(|slot| slot.abort());
+                let _ = done.send(());
+                return Ok(());
+            }
+        }
+        // Whoever gave the command may have given up waiting.
+        let _ = done.send(());
+    }
+    Ok(())
+}
+
+fn spawn(ctx: &Rc<Ctx>, task: impl Future<Output = ()> + 'static) {
+    match spawn_local_into(task, ctx.queue) {
+        Ok(task) => drop(task.detach()),
+        Err(error) => ctx.fail(&error),
+    }
+}
+
+fn act<S: Session>(ctx: &Ctx, slot: &Slot<S>, act: impl FnOnce(&mut S) -> Result<()>) {
+    if let Err(error) = slot.act(ctx, act) {
+        ctx.fail(&error);
+    }
+}
+
+async fn connect_all<S: Session>(ctx: &Rc<Ctx>, slots: &[Rc<Slot<S>>]) {
+    let permits = Rc::new(Semaphore::new(CONNECTING_MAX));
+    for slot in slots {
+        let Ok(permit) = permits.acquire_static_permit(1).await else { return };
+        let (task_ctx, slot) = (ctx.clone(), slot.clone());
+        spawn(ctx, async move { serve(&task_ctx, &slot, Some(permit)).await });
+    }
+}
+
+/// Keeps one connection: makes it, serves it, and where the plan says so makes it again.
+async fn serve<S: Session, P>(ctx: &Rc<Ctx>, slot: &Rc<Slot<S>>, mut permit: Option<P>) {
+    let mut attempt = 0;
+    loop {
+        while ctx.controls.is_held() && !ctx.controls.is_over() {
+            Timer::new(Duration::from_millis(5)).await;
+        }
+        let mut was_ready = false;
+        let ended = match slot.attach(ctx.plan.target.address, ctx) {
+            Err(error) => Err(error),
+            Ok(()) => {
+                let mut ready = || {
+                    was_ready = true;
+                    permit = None;
+                };
+                std::future::poll_fn(|cx| slot.poll(cx, ctx, &mut ready)).await
+            }
+        };
+        slot.detach(ctx);
+        if ctx.controls.is_over() {
+            return;
+        }
+        if was_ready {
+            attempt = 0;
+            if !ctx.controls.is_held() {
+                count(&ctx.gauges.lost);
+            }
+            if !ctx.plan.reconnects {
+                if let Err(error) = ended {
+                    ctx.fail(&format!("a connection was lost: {error}"));
+                }
+                return;
+            }
+        } else if ctx.controls.is_held() {
+            attempt = 0;
+        } else {
+            attempt += 1;
+            if attempt == ATTEMPTS_MAX {
+                count(&ctx.gauges.failed);
+                if let Err(error) = ended {
+                    ctx.fail(&format!("a connection failed: {error}"));
+                }
+                return;
+            }
+            count(&ctx.gauges.retried);
+            Timer::new(Duration::from_millis(RETRY_MS << attempt)).await;
+        }
+    }
+}
+
+/// Makes this executor's part of the schedule's edits when they are due.
+async fn schedule<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>, executor_index: usize) {
+    for edit in Schedule::new(ctx.plan.shape) {
+        let (owner, place) = ctx.plan.locate(edit.document, edit.writer);
+        if owner != executor_index {
+            continue;
+        }
+        loop {
+            let wait_us = edit.due_us.saturating_sub(ctx.run_us());
+            // Before the start, time stands at 0: then edits that are due at once must wait as well.
+            let wait_us = wait_us.max(ctx.until_start_us());
+            if wait_us == 0 {
+                break;
+            }
+            Timer::new(Duration::from_micros(wait_us)).await;
+        }
+        let Some(slot) = slots.get(place) else { continue };
+        if let Err(error) = slot.act(&ctx, |session| session.edit(edit.due_us, &ctx)) {
+            ctx.fail(&error);
+        }
+        if edit.due_us >= ctx.plan.warmup_us {
+            let lag_us = ctx.run_us().saturating_sub(edit.due_us);
+            if let Err(error) = ctx.stats.borrow_mut().lag.record(lag_us) {
+                ctx.fail(&error);
+            }
+        }
+        executor().yield_if_needed().await;
+    }
+    count(&ctx.controls.schedules_done);
+}
+
+impl Ctx {
+    fn until_start_us(&self) -> u64 {
+        let now_us = u64::try_from(self.base.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.start_us.get().saturating_sub(now_us)
+    }
+}
+
+/// Once a second: keep-alive, and an end to attempts that take too long.
+async fn tick<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>) {
+    while !ctx.controls.is_over() {
+        Timer::new(Duration::from_secs(1)).await;
+        for slot in slots.iter() {
+            slot.check_timeout(&ctx, ATTEMPT_MS);
+            let ticked = slot.act(&ctx, |session| {
+                session.tick(&ctx);
+                Ok(())
+            });
+            if let Err(error) = ticked {
+                ctx.fail(&error);
+            }
+            executor().yield_if_needed().await;
+        }
+    }
+}
+
+/// Whether every executor has made all its edits.
+pub fn schedules_done(controls: &Controls, executors: usize) -> bool {
+    read(&controls.schedules_done) as usize >= executors
+}

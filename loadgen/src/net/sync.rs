@@ -1,0 +1,260 @@
+//! A member that speaks EtherPly's protocol.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, bail};
+use etherply_client::change::ChangeView;
+use etherply_client::{Client, Event, OpenOptions, Push, StreamId, StreamState, Transport};
+use etherply_wire::Rights;
+
+use crate::follow::{Follower, Received};
+use crate::net::session::{MemberOutcome, Session};
+use crate::net::Ctx;
+use crate::stats::{count, shift};
+use crate::writer::{Stamp, ThinWriter};
+
+const AGENT: &str = concat!("etherply-loadgen/", env!("CARGO_PKG_VERSION"));
+
+/// A member and its writer, if it writes.
+pub struct SyncSession {
+    client: Client,
+    stream: Option<StreamId>,
+    document: u32,
+    member: u32,
+    follower: Follower,
+    writer: Option<ThinWriter>,
+    is_ready: bool,
+    is_open: bool,
+    made: u32,
+    acked: u32,
+    /// What the shared gauge counts for this connection.
+    in_flight: usize,
+}
+
+/// What one input brought, besides what the follower took in.
+#[derive(Default)]
+struct Brought {
+    ready: bool,
+    opened: bool,
+    blocked: bool,
+    fault: Option<anyhow::Error>,
+}
+
+impl Session for SyncSession {
+    fn new(ctx: &Ctx, connection: u32) -> Self {
+        let plan = &ctx.plan;
+        let (document, member) = plan.place(connection);
+        let transport = if plan.is_websocket(connection) {
+            Transport::WebSocket { host: plan.target.host.clone(), path: plan.target.path.clone() }
+        } else {
+            Transport::Tcp
+        };
+        let writes = member < plan.writers;
+        let writer = || ThinWriter::new(&plan.actor(document, member), format!("writer-{member}"));
+        Self {
+            client: Client::new(transport, AGENT, plan.run.wrapping_add(u64::from(connection) << 20)),
+            stream: None,
+            document,
+            member,
+            follower: Follower::new(plan.writers as usize, plan.is_sample(document, member)),
+            writer: writes.then(writer),
+            is_ready: false,
+            is_open: false,
+            made: 0,
+            acked: 0,
+            in_flight: 0,
+        }
+    }
+
+    fn connect(&mut self, ctx: &Ctx) -> Result<()> {
+        Ok(self.client.connect(ctx.now_ms())?)
+    }
+
+    fn receive(&mut self, bytes: &mut [u8], ctx: &Ctx) -> Result<()> {
+        let Self { client, follower, writer, acked, document, .. } = self;
+        let own = writer.as_ref().map(|writer| (writer.actor(), writer.seq()));
+        let mut brought = Brought::default();
+        let ended = client.input(bytes, ctx.now_ms(), &mut |event| {
+            let taken = take(event, ctx, follower, own, &mut brought, &mut |push| {
+                *acked += 1;
+                note_ack(*document, push, ctx)
+            });
+            if let Err(fault) = taken {
+                brought.fault.get_or_insert(fault);
+            }
+        });
+        self.count_in_flight(ctx);
+        if brought.ready && !self.is_ready {
+            self.is_ready = true;
+            shift(&ctx.gauges.connected, 1);
+        }
+        if brought.opened && !self.is_open {
+            self.is_open = true;
+            shift(&ctx.gauges.opened, 1);
+        }
+        if let Some(stream) = self.stream.filter(|_| brought.blocked) {
+            self.client.give_back(stream)?;
+            bail!("a push was refused for good");
+        }
+        ended?;
+        brought.fault.map_or(Ok(()), Err)?;
+        if ctx.makes.get() { self.refill(ctx) } else { Ok(()) }
+    }
+
+    fn output(&mut self, out: &mut Vec<u8>, ctx: &Ctx) {
+        self.client.output(out, ctx.now_ms());
+        self.count_in_flight(ctx);
+    }
+
+    fn disconnected(&mut self, ctx: &Ctx) {
+        self.client.disconnected();
+        self.count_in_flight(ctx);
+        if std::mem::take(&mut self.is_ready) {
+            shift(&ctx.gauges.connected, -1);
+        }
+        if std::mem::take(&mut self.is_open) {
+            shift(&ctx.gauges.opened, -1);
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    fn open(&mut self, ctx: &Ctx) -> Result<()> {
+        let read = Rights::READ;
+        let rights = if self.writer.is_some() { read.with(Rights::WRITE) } else { read };
+        let document = ctx.plan.document_name(self.document);
+        let options = OpenOptions { document, rights, token: None, cursor: None };
+        self.stream = Some(self.client.open(options)?);
+        Ok(())
+    }
+
+    fn edit(&mut self, due_us: u64, ctx: &Ctx) -> Result<()> {
+        let writer = self.writer.as_mut().context("a member that does not write was to make an edit")?;
+        let stream = self.stream.context("an edit was due before its document was opened")?;
+        let stamp = Stamp { due_us, writer: u16::try_from(self.member)? };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_s = i64::try_from(now.as_secs()).unwrap_or(0);
+        let made = writer.edit(&mut self.follower.heads, stamp.text(ctx.plan.value_bytes), unix_s)?;
+        self.follower.keep(&made.bytes);
+        self.client.push(stream, &[&made.bytes], due_us)?;
+        self.made += 1;
+        count(&ctx.gauges.sent);
+        Ok(())
+    }
+
+    fn begin_pipeline(&mut self, ctx: &Ctx) -> Result<()> {
+        self.refill(ctx)
+    }
+
+    fn tick(&mut self, ctx: &Ctx) {
+        self.client.tick(ctx.now_ms());
+        if let Some(stream) = self.stream.filter(|_| self.is_ready) {
+            // An open that was refused for a while (an overloaded server) is asked for again.
+            if self.client.state(stream) == Some(StreamState::Closed)
+                && let Err(error) = self.client.reopen(stream, None)
+            {
+                ctx.fail(&error);
+            }
+        }
+    }
+
+    fn outcome(&mut self) -> MemberOutcome {
+        MemberOutcome {
+            document: self.document,
+            member: self.member,
+            heads: self.follower.heads.sorted(),
+            seen: self.follower.seen().to_vec(),
+            made: self.made,
+            acked: self.acked,
+            received: self.follower.received,
+            duplicated: self.follower.duplicated,
+            sample: self.follower.sample.take(),
+        }
+    }
+}
+
+impl SyncSession {
+    /// Keeps as many pushes unacked as the plan says.
+    fn refill(&mut self, ctx: &Ctx) -> Result<()> {
+        if self.writer.is_none() || !self.is_open {
+            return Ok(());
+        }
+        while ((self.made - self.acked) as usize) < ctx.plan.pipeline {
+            self.edit(ctx.run_us(), ctx)?;
+        }
+        Ok(())
+    }
+
+    fn count_in_flight(&mut self, ctx: &Ctx) {
+        let now = self.client.in_flight().pushes;
+        if now != self.in_flight {
+            let by = i64::try_from(now).unwrap_or(0) - i64::try_from(self.in_flight).unwrap_or(0);
+            shift(&ctx.gauges.in_flight, by);
+            self.in_flight = now;
+        }
+    }
+}
+
+fn take(
+    event: Event<'_>,
+    ctx: &Ctx,
+    follower: &mut Follower,
+    own: Option<(&[u8], u64)>,
+    brought: &mut Brought,
+    acked: &mut dyn FnMut(&Push) -> Result<()>,
+) -> Result<()> {
+    match event {
+        Event::Changes { changes, duplicates, .. } => {
+            if duplicates > 0 {
+                ctx.fail(&format!("{duplicates} positions were delivered a second time"));
+            }
+            let now_us = ctx.run_us();
+            for change in changes.iter() {
+                if let Received::New { due_us } = follower.receive(change, own)? {
+                    count(&ctx.gauges.received);
+                    ctx.delivered(due_us, now_us)?;
+                }
+            }
+        }
+        Event::Snapshot { bytes, .. } => {
+            let new = follower.snapshot(&bytes, own)?;
+            ctx.gauges.received.fetch_add(new, std::sync::atomic::Ordering::Relaxed);
+        }
+        Event::Acked { push, .. } => {
+            count(&ctx.gauges.acked);
+            acked(&push)?;
+        }
+        Event::Refused { fault, blocks, .. } => {
+            count(&ctx.gauges.refused);
+            ctx.fail(&format!("a push was refused: {fault}"));
+            brought.blocked |= blocks;
+        }
+        Event::OpenFailed { fault, .. } => ctx.fail(&format!("a document could not be opened: {fault}")),
+        Event::Closed { fault, .. } => bail!("the server closed a document: {fault}"),
+        Event::Failed { fault, .. } => bail!("the server refused a request: {fault}"),
+        Event::Reconcile { .. } => return Err(anyhow!("the server's log is not the one of this run")),
+        Event::Ready { .. } => brought.ready = true,
+        Event::Opened { .. } => brought.opened = true,
+        Event::GoingAway { .. }
+        | Event::Pong { .. }
+        | Event::RightsChanged { .. }
+        | Event::Presence { .. }
+        | Event::PresenceLeft { .. }
+        | Event::Broadcast { .. }
+        | Event::BroadcastGap { .. } => {}
+    }
+    Ok(())
+}
+
+fn note_ack(document: u32, push: &Push, ctx: &Ctx) -> Result<()> {
+    ctx.acked(push.tag)?;
+    let mut rest = push.bytes.as_slice();
+    while !rest.is_empty() {
+        let (change, after) = ChangeView::parse_first(rest)?;
+        ctx.note(document, change.hash());
+        rest = after;
+    }
+    Ok(())
+}

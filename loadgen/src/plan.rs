@@ -1,0 +1,165 @@
+//! Who takes part in a run: fixed before it, known to all executors.
+
+use std::net::SocketAddr;
+
+use clap::ValueEnum;
+
+use crate::schedule::Shape;
+
+/// How the generator's connections speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TransportChoice {
+    /// Length-prefixed frames over TCP.
+    Tcp,
+    /// WebSocket.
+    Ws,
+    /// Half of the connections each.
+    Mixed,
+}
+
+impl TransportChoice {
+    /// The name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Ws => "ws",
+            Self::Mixed => "mixed",
+        }
+    }
+}
+
+/// Where the server is.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its address.
+    pub address: SocketAddr,
+    /// What a WebSocket's request names as its host.
+    pub host: String,
+    /// The WebSocket's path.
+    pub path: String,
+}
+
+/// A run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub target: Target,
+    pub transport: TransportChoice,
+    pub documents: u32,
+    /// Members of each document, one connection each.
+    pub members: u32,
+    /// Members of each document that write.
+    pub writers: u32,
+    pub value_bytes: usize,
+    pub shape: Shape,
+    /// Edits before this are made like all others, but not measured.
+    pub warmup_us: u64,
+    pub executors: usize,
+    /// Part of actors and document names, so that runs against one server do not meet.
+    pub run: u64,
+    /// Pushes that each writer keeps unacked without a schedule; 0 with one.
+    pub pipeline: usize,
+    /// Whether connections that end are opened again.
+    pub reconnects: bool,
+}
+
+impl Plan {
+    /// All connections.
+    pub fn connections(&self) -> u32 {
+        self.documents * self.members
+    }
+
+    /// The document and the member that a connection stands for.
+    pub fn place(&self, connection: u32) -> (u32, u32) {
+        (connection / self.members.max(1), connection % self.members.max(1))
+    }
+
+    /// The connections of an executor.
+    pub fn of_executor(&self, executor: usize) -> impl Iterator<Item = u32> + use<> {
+        (0..self.connections()).skip(executor).step_by(self.executors.max(1))
+    }
+
+    /// The executor and the place within it of a member.
+    pub fn locate(&self, document: u32, member: u32) -> (usize, usize) {
+        let connection = (document * self.members + member) as usize;
+        (connection % self.executors.max(1), connection / self.executors.max(1))
+    }
+
+    /// Whether a connection is a WebSocket.
+    pub fn is_websocket(&self, connection: u32) -> bool {
+        match self.transport {
+            TransportChoice::Tcp => false,
+            TransportChoice::Ws => true,
+            TransportChoice::Mixed => (connection as usize / self.executors.max(1)) % 2 == 1,
+        }
+    }
+
+    /// A document's name.
+    pub fn document_name(&self, document: u32) -> String {
+        format!("load-{:016x}/{document}", self.run)
+    }
+
+    /// A writer's actor: fresh in each run.
+    pub fn actor(&self, document: u32, member: u32) -> [u8; 16] {
+        let mut actor = [0; 16];
+        let parts = self.run.to_be_bytes().into_iter().chain(document.to_be_bytes()).chain(member.to_be_bytes());
+        actor.iter_mut().zip(parts).for_each(|(byte, part)| *byte = part);
+        actor
+    }
+
+    /// Whether a member's changes are kept and compared with the server's disk: one in each document.
+    pub fn is_sample(&self, document: u32, member: u32) -> bool {
+        member == document % self.members.max(1)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    pub(crate) fn plan(documents: u32, members: u32, executors: usize) -> Plan {
+        Plan {
+            target: Target {
+                address: SocketAddr::from(([127, 0, 0, 1], 1)),
+                host: "localhost:1".into(),
+                path: "/sync".into(),
+            },
+            transport: TransportChoice::Mixed,
+            documents,
+            members,
+            writers: members,
+            value_bytes: 48,
+            shape: Shape { documents, writers: members, rate: 1_000, length_us: 1_000_000, seed: 1 },
+            warmup_us: 0,
+            executors,
+            run: 7,
+            pipeline: 0,
+            reconnects: false,
+        }
+    }
+
+    #[test]
+    fn every_connection_has_one_place() {
+        for (documents, members, executors) in [(1, 1, 1), (5, 3, 2), (4, 10, 2), (7, 2, 4)] {
+            let plan = plan(documents, members, executors);
+            let mut places = HashSet::new();
+            for executor in 0..executors {
+                for (local, connection) in plan.of_executor(executor).enumerate() {
+                    let (document, member) = plan.place(connection);
+                    assert_eq!(plan.locate(document, member), (executor, local));
+                    assert!(places.insert((document, member)));
+                }
+            }
+            assert_eq!(places.len(), (documents * members) as usize);
+        }
+    }
+
+    #[test]
+    fn mixed_is_half_and_half_within_each_executor() {
+        let plan = plan(100, 10, 2);
+        for executor in 0..2 {
+            let websockets = plan.of_executor(executor).filter(|&connection| plan.is_websocket(connection));
+            assert_eq!(websockets.count(), 250);
+        }
+    }
+}

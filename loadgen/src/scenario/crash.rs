@@ -1,0 +1,267 @@
+//! `crash`: the server is killed at random moments while pushes are in flight; a fresh client then has to
+//! find every acked change, before any old client comes back and could bring a lost one along.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::args::{CrashArgs, check};
+use crate::fresh;
+use crate::ledger::Ledger;
+use crate::live::Live;
+use crate::net::sync::SyncSession;
+use crate::net::{Command, Fleet};
+use crate::plan::Plan;
+use crate::procfs;
+use crate::random::Random;
+use crate::report::{Claim, Connections, GeneratorFigures, Kill, Report, ServerFigures, Settings, Verdict};
+use crate::scenario::edits::{converged, verify_apart, write_samples};
+use crate::scenario::run::{Measured, merge};
+use crate::scenario::setup::{
+    Workspace, any_port, executors, loopback, raise_descriptors, run_number, server_program, text_of,
+};
+use crate::scenario::tally::Tally;
+use crate::schedule::Shape;
+use crate::server::{Program, Server, run_to_end};
+use crate::stats::{level, read};
+use crate::verify::{Findings, verify, write_copy, write_index};
+
+/// A kill comes at a random time within this span after everybody is back, in milliseconds.
+const KILL_MS: std::ops::Range<u64> = 200..1_000;
+/// Time for all connections to notice that the server is gone, or to be back.
+const TURN_LIMIT: Duration = Duration::from_secs(60);
+/// Time after the last kill for everything to be acked and delivered.
+const DRAIN_LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs `crash`.
+pub fn crash(args: &CrashArgs, live: &Live) -> Result<Report> {
+    if args.common.url.is_some() {
+        bail!("`crash` kills the server that it started itself: it takes no --url");
+    }
+    check(args.documents, args.members, args.members, args.value_bytes)?;
+    let workspace = Workspace::new(&args.common)?;
+    let program = server_program(&args.common, &workspace, any_port())?;
+    let server = Server::start(&program)?;
+    let plan = plan_of(args, &server);
+    raise_descriptors(plan.connections())?;
+    let names = plan.clone();
+    let ledger = Ledger::create(&workspace.path("ledger"), move |document| names.document_name(document))?;
+    let fleet = Fleet::start::<SyncSession>(plan, ledger.entries())?;
+    let program = server_program(&args.common, &workspace, server.listen)?;
+    let mut run = Run { live, workspace, program, server, fleet, ledger, kills: Vec::new(), faults: Vec::new() };
+    run.begin()?;
+    let mut random = Random::new(args.common.seed);
+    for number in 1..=args.kills {
+        let after_ms = KILL_MS.start + random.below(KILL_MS.end - KILL_MS.start);
+        run.kill(number, args.kills, after_ms)?;
+    }
+    run.finish(args)
+}
+
+fn plan_of(args: &CrashArgs, server: &Server) -> Plan {
+    let (documents, writers) = (args.documents, args.members);
+    Plan {
+        target: loopback(server.listen),
+        transport: args.common.transport,
+        documents,
+        members: args.members,
+        writers,
+        value_bytes: args.value_bytes,
+        shape: Shape { documents, writers, rate: 0, length_us: 0, seed: args.common.seed },
+        warmup_us: 0,
+        executors: executors(&args.common),
+        run: run_number(),
+        pipeline: args.pipeline,
+        reconnects: true,
+    }
+}
+
+struct Run<'l> {
+    live: &'l Live,
+    workspace: Workspace,
+    /// How the server is started again: on the port that it had.
+    program: Program,
+    server: Server,
+    fleet: Fleet,
+    ledger: Ledger,
+    kills: Vec<Kill>,
+    faults: Vec<String>,
+}
+
+impl Run<'_> {
+    fn begin(&mut self) -> Result<()> {
+        self.fleet.command(&Command::Connect)?;
+        self.all_connected("connecting")?;
+        self.fleet.command(&Command::Open)?;
+        self.all_open("opening documents")?;
+        self.fleet.command(&Command::Run { start_us: 0 })?;
+        self.fleet.command(&Command::Pipeline { on: true })
+    }
+
+    fn all_connected(&self, what: &str) -> Result<()> {
+        let (gauges, asked) = (&self.fleet.gauges, u64::from(self.fleet.plan.connections()));
+        let all = self.live.wait(what, gauges, TURN_LIMIT, || level(&gauges.connected) >= asked);
+        if all { Ok(()) } else { bail!("{} of {asked} connections came about", level(&gauges.connected)) }
+    }
+
+    fn all_open(&self, what: &str) -> Result<()> {
+        let (gauges, asked) = (&self.fleet.gauges, u64::from(self.fleet.plan.connections()));
+        let all = self.live.wait(what, gauges, TURN_LIMIT, || level(&gauges.opened) >= asked);
+        if all { Ok(()) } else { bail!("{} of {asked} members have their document open", level(&gauges.opened)) }
+    }
+
+    fn kill(&mut self, number: u32, of: u32, after_ms: u64) -> Result<()> {
+        let gauges = self.fleet.gauges.clone();
+        let what = format!("kill {number} of {of} in {after_ms} ms");
+        self.live.wait(&what, &gauges, Duration::from_millis(after_ms), || false);
+        self.fleet.hold(true);
+        let pushes_in_flight = level(&gauges.in_flight);
+        self.server.kill()?;
+        let gone = self.live.wait("the server is dead", &gauges, TURN_LIMIT, || level(&gauges.connected) == 0);
+        if !gone {
+            bail!("{} connections live on though the server is dead", level(&gauges.connected));
+        }
+        let acked = self.ledger.sync()?;
+        self.live.stage("starting the server again");
+        self.server = Server::start(&self.program).context("the server did not come back")?;
+        let ready_ms = u64::try_from(self.server.ready_after.as_millis())?;
+        self.live.stage("reading everything as a fresh client");
+        let findings = self.fresh_look(number)?;
+        let missing = findings.acked_missing;
+        let kill = Kill { after_ms, pushes_in_flight, ready_ms, acked, missing };
+        self.live.say(&format!(
+            "kill {number} of {of}: after {after_ms} ms with {pushes_in_flight} pushes in flight; ready again in \
+             {ready_ms} ms; {missing} of {acked} acked changes missing, {} stored that were not acked",
+            findings.unacked
+        ));
+        self.kills.push(kill);
+        self.faults.extend(findings.faults);
+        self.fleet.hold(false);
+        self.all_connected("old clients come back")?;
+        self.all_open("old clients resume")
+    }
+
+    /// What a client without any copy is given, against the ledger. No old client is there yet.
+    fn fresh_look(&self, number: u32) -> Result<Findings> {
+        let folder = self.workspace.folder(&format!("fresh-{number}"))?;
+        let plan = &self.fleet.plan;
+        let names: Vec<String> = (0..plan.documents).map(|document| plan.document_name(document)).collect();
+        let mut copies = Vec::new();
+        for (number, (name, bytes)) in fresh::read(plan.target.address, &names)?.into_iter().enumerate() {
+            copies.push(write_copy(&folder, number, name, &[], &bytes)?);
+        }
+        write_index(&folder, &copies)?;
+        let findings = verify(&folder, &self.workspace.path("ledger"), None)?;
+        if findings.acked_missing == 0 {
+            std::fs::remove_dir_all(&folder)?;
+        }
+        Ok(findings)
+    }
+
+    fn finish(self, args: &CrashArgs) -> Result<Report> {
+        let Run { live, workspace, program, server, fleet, ledger, kills, mut faults } = self;
+        let gauges = fleet.gauges.clone();
+        fleet.command(&Command::Pipeline { on: false })?;
+        let all_acked = || read(&gauges.acked) >= read(&gauges.sent);
+        live.wait("waiting for the last acks", &gauges, DRAIN_LIMIT, all_acked);
+        let others = u64::from(fleet.plan.members - 1);
+        let arrived = || read(&gauges.received) >= read(&gauges.acked) * others;
+        live.wait("waiting for the last deliveries", &gauges, DRAIN_LIMIT, arrived);
+        ledger.sync()?;
+        let asked = u64::from(fleet.plan.connections());
+        let connections = Connections {
+            asked,
+            established: level(&gauges.connected),
+            failed: read(&gauges.failed),
+            retried: read(&gauges.retried),
+            lost: read(&gauges.lost),
+        };
+        let (plan, refused) = (fleet.plan.clone(), read(&gauges.refused));
+        let (stats, members, _) = merge(fleet.finish()?)?;
+        ledger.end()?;
+        let tally = Tally::of(&members, &plan).settle();
+        let figures =
+            ServerFigures { rss_peak_bytes: procfs::rss_peak_bytes(server.pid()).ok(), ..Default::default() };
+        server.stop()?;
+
+        live.stage("comparing what is stored with what was acked and with what members have");
+        let (export, samples) = (workspace.path("export"), workspace.folder("samples")?);
+        let data = text_of(&workspace.path("data"))?;
+        let arguments = ["export".into(), "--data".into(), data, "--out".into(), text_of(&export)?];
+        run_to_end(&program.binary, &arguments)?;
+        write_samples(&samples, &members, &plan)?;
+        let findings = verify_apart(&export, &workspace.path("ledger"), &samples)?;
+
+        let converged = converged(&findings, &tally);
+        let generator = GeneratorFigures { cpu_s: procfs::cpu_s(std::process::id())? };
+        let measured = Measured { connections, server: figures, generator, stats, members, acked: Vec::new(), refused };
+        let settings = settings_of(args, &plan, workspace.filesystem());
+        let mut report = measured.report("crash", args.common.transport, settings, tally);
+        report.documents.converged = Some(converged);
+        report.edits.lost = kills.iter().map(|kill| kill.missing).sum::<u64>() + findings.acked_missing;
+        faults.extend(findings.faults);
+        report.notes.extend(faults);
+        report.kills = kills;
+        report.verdict = Verdict::of(claims(&report));
+        if !report.verdict.passed {
+            live.say(&format!("the server's data is kept in {}", short(&workspace.keep())));
+        }
+        Ok(report)
+    }
+}
+
+fn short(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn settings_of(args: &CrashArgs, plan: &Plan, filesystem: Option<String>) -> Settings {
+    Settings {
+        documents: plan.documents,
+        members_per_document: plan.members,
+        writers_per_document: plan.writers,
+        value_bytes: args.value_bytes,
+        seed: args.common.seed,
+        server_cores: args.common.server_cores,
+        generator_executors: plan.executors,
+        data_filesystem: filesystem,
+        ..Settings::default()
+    }
+}
+
+fn claims(report: &Report) -> Vec<Claim> {
+    let Report { edits, deliveries, documents, kills, .. } = report;
+    let mut in_flight: Vec<u64> = kills.iter().map(|kill| kill.pushes_in_flight).collect();
+    in_flight.sort_unstable();
+    let median = in_flight.get(in_flight.len() / 2).copied().unwrap_or(0);
+    let ready_ms = kills.iter().map(|kill| kill.ready_ms).max().unwrap_or(0);
+    let converged = documents.converged.unwrap_or(0);
+    vec![
+        Claim::new(
+            "pushes were in flight at every kill",
+            format!("{} to {}, median {median}", in_flight.first().unwrap_or(&0), in_flight.last().unwrap_or(&0)),
+            in_flight.first().is_none_or(|&fewest| fewest > 0),
+        ),
+        Claim::new(
+            format!("no acked change is missing after {} kills", kills.len()),
+            format!("{} missing of {}", edits.lost, edits.acked),
+            edits.lost == 0,
+        ),
+        Claim::new("ready again within 5 s", format!("{ready_ms} ms at most"), ready_ms < 5_000),
+        Claim::new(
+            "every edit was acked in the end",
+            format!("{} of {}", edits.acked, edits.sent),
+            edits.acked == edits.sent,
+        ),
+        Claim::new(
+            "no delivery lost, none doubled",
+            format!("{} lost, {} doubled of {}", deliveries.lost, deliveries.duplicated, deliveries.expected),
+            deliveries.lost == 0 && deliveries.duplicated == 0,
+        ),
+        Claim::new(
+            "every document converged: equal heads and content",
+            format!("{converged} of {}", documents.total),
+            converged == documents.total,
+        ),
+    ]
+}

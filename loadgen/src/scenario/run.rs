@@ -1,0 +1,164 @@
+//! A run of scheduled edits: connect, open, edit, wait for the last delivery. What it means is the scenario's.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::live::Live;
+use crate::net::{Command, Fleet, MemberOutcome, Outcome, Session};
+use crate::outcome::{Frame, report_frame};
+use crate::plan::{Plan, TransportChoice};
+use crate::procfs;
+use crate::report::{
+    Connections, Curves, Documents, Edits, GeneratorFigures, Report, ServerFigures, Settings, Verdict, curve,
+};
+use crate::scenario::tally::Tally;
+use crate::server::{Metrics, Server};
+use crate::stats::{Percentiles, Stats, level, read};
+
+/// Time for all connections.
+const CONNECT_LIMIT: Duration = Duration::from_secs(120);
+/// Time for all documents to be opened.
+const OPEN_LIMIT: Duration = Duration::from_secs(60);
+/// Time after the last edit in which acks and deliveries may still come.
+const STRAGGLERS_LIMIT: Duration = Duration::from_secs(15);
+/// Time for the server's background work after the last delivery.
+const SETTLE_LIMIT: Duration = Duration::from_secs(120);
+/// Time without work before memory is read.
+const IDLE: Duration = Duration::from_millis(1_000);
+
+/// What a run brought.
+pub struct Measured {
+    pub connections: Connections,
+    pub server: ServerFigures,
+    pub generator: GeneratorFigures,
+    pub stats: Stats,
+    pub members: Vec<MemberOutcome>,
+    pub acked: Vec<(u32, [u8; 32])>,
+    pub refused: u64,
+}
+
+/// Runs the plan's schedule. `server` is the process under test, where it runs here.
+pub fn run<S: Session>(plan: Plan, server: Option<&Server>, live: &Live) -> Result<Measured> {
+    let asked = u64::from(plan.connections());
+    let rss = || server.and_then(|server| procfs::rss_bytes(server.pid()).ok());
+    let base = rss();
+    let fleet = Fleet::start::<S>(plan, None)?;
+    let gauges = fleet.gauges.clone();
+    fleet.command(&Command::Connect)?;
+    let all = || level(&gauges.connected) + read(&gauges.failed) >= asked;
+    live.wait("connecting", &gauges, CONNECT_LIMIT, all);
+    std::thread::sleep(IDLE);
+    let after_hello = rss();
+    let established = level(&gauges.connected);
+    fleet.command(&Command::Open)?;
+    live.wait("opening documents", &gauges, OPEN_LIMIT, || level(&gauges.opened) >= established);
+    std::thread::sleep(IDLE);
+    let after_open = rss();
+
+    let before = Before::read(server);
+    fleet.begin()?;
+    let shape = &fleet.plan.shape;
+    let length = Duration::from_micros(shape.length_us) + STRAGGLERS_LIMIT;
+    live.wait("editing", &gauges, length, || fleet.is_schedule_done());
+    let others = u64::from(fleet.plan.members.saturating_sub(1));
+    let arrived =
+        || read(&gauges.acked) >= read(&gauges.sent) && read(&gauges.received) >= read(&gauges.acked) * others;
+    live.wait("waiting for the last deliveries", &gauges, STRAGGLERS_LIMIT, arrived);
+    let generator = GeneratorFigures { cpu_s: procfs::cpu_s(std::process::id())? - before.generator_cpu_s };
+
+    live.stage("waiting for the server's background work");
+    let mut figures = before.figures(server, read(&gauges.received));
+    let per = |after: Option<u64>| Some(after?.saturating_sub(base?) / established.max(1));
+    figures.hello_bytes_per_connection = per(after_hello);
+    figures.idle_bytes_per_connection = per(after_open);
+    let connections = Connections {
+        asked,
+        established,
+        failed: asked.saturating_sub(established),
+        retried: read(&gauges.retried),
+        lost: read(&gauges.lost),
+    };
+    let refused = read(&gauges.refused);
+    let outcomes = fleet.finish()?;
+    let (stats, members, acked) = merge(outcomes)?;
+    Ok(Measured { connections, server: figures, generator, stats, members, acked, refused })
+}
+
+impl Measured {
+    /// A report of all this, still without its verdict.
+    pub fn report(self, scenario: &str, transport: TransportChoice, settings: Settings, tally: Tally) -> Report {
+        let Frame { machine, revision, date, command } = report_frame();
+        let total = u64::from(settings.documents);
+        let Stats { delivery, ack, lag, failures } = self.stats;
+        Report {
+            scenario: scenario.to_owned(),
+            transport: transport.name().to_owned(),
+            connections: self.connections,
+            edits: Edits { refused: self.refused, ..tally.edits },
+            deliveries: tally.deliveries,
+            delivery_us: Percentiles::of(&delivery),
+            ack_us: Percentiles::of(&ack),
+            send_lag_us: Percentiles::of(&lag),
+            documents: Documents { total, converged: None },
+            server: self.server,
+            generator: self.generator,
+            kills: Vec::new(),
+            settings,
+            machine,
+            revision,
+            date,
+            command,
+            notes: failures,
+            curves: Curves { delivery_us: curve(&delivery), ack_us: curve(&ack), send_lag_us: curve(&lag) },
+            verdict: Verdict::default(),
+        }
+    }
+}
+
+/// Puts the executors' outcomes together.
+pub fn merge(outcomes: Vec<Outcome>) -> Result<(Stats, Vec<MemberOutcome>, Vec<(u32, [u8; 32])>)> {
+    let (mut stats, mut members, mut acked) = (Stats::new()?, Vec::new(), Vec::new());
+    for outcome in outcomes {
+        stats.merge(&outcome.stats)?;
+        members.extend(outcome.members);
+        acked.extend(outcome.acked);
+    }
+    Ok((stats, members, acked))
+}
+
+/// What stood on the meters before the first edit.
+struct Before {
+    metrics: Metrics,
+    server_cpu_s: f64,
+    generator_cpu_s: f64,
+}
+
+impl Before {
+    fn read(server: Option<&Server>) -> Self {
+        Self {
+            metrics: server.map(Server::metrics).unwrap_or_default(),
+            server_cpu_s: server.map_or(0.0, Server::cpu_s),
+            generator_cpu_s: procfs::cpu_s(std::process::id()).unwrap_or(0.0),
+        }
+    }
+
+    fn figures(&self, server: Option<&Server>, deliveries: u64) -> ServerFigures {
+        let Some(server) = server else { return ServerFigures::default() };
+        // Sends are read before the wait: keep-alive frames of the time after are no part of the deliveries.
+        let metrics = server.metrics();
+        let cpu_s = server.settle(SETTLE_LIMIT) - self.server_cpu_s;
+        let sends = metrics.growth(&self.metrics, "etherply_sends_total");
+        let each = |value: f64| (deliveries > 0).then(|| value / deliveries as f64);
+        ServerFigures {
+            cpu_s: Some(cpu_s),
+            cpu_us_per_delivery: each(cpu_s * 1e6),
+            rss_peak_bytes: procfs::rss_peak_bytes(server.pid()).ok(),
+            idle_bytes_per_connection: None,
+            hello_bytes_per_connection: None,
+            fsyncs: metrics.growth(&self.metrics, "etherply_fsyncs_total"),
+            sends,
+            sends_per_delivery: sends.and_then(|sends| each(sends as f64)),
+        }
+    }
+}
