@@ -70,7 +70,41 @@ impl Context {
             let fits = all.op_fits(&op);
             all.ops.insert(OpId::new(counter, change.actor_id()), Known::new(&op));
             fits
+        }) && all.marks_in_order(change)
+    }
+
+    /// Whether each mark of the change ends after it begins. The end belongs to the operation before it.
+    fn marks_in_order(&self, change: &Change) -> bool {
+        (change.start_op().get()..).zip(change.decode().operations).all(|(counter, op)| {
+            if !matches!(op.action, OpType::MarkEnd(_)) {
+                return true;
+            }
+            let order = self.order(&op.obj);
+            let place = |counter| {
+                let id = OpId::new(counter, change.actor_id());
+                order.iter().position(|element| *element == id)
+            };
+            place(counter - 1) < place(counter)
         })
+    }
+
+    /// The elements of a list or text in document order: each stands after the one that it was inserted
+    /// after, and of those inserted after the same one, the latest first.
+    fn order(&self, object: &ObjectId) -> Vec<OpId> {
+        let mut after: HashMap<&Key, Vec<&OpId>> = HashMap::new();
+        for (id, known) in self.ops.iter().filter(|(_, known)| known.insert && known.object == *object) {
+            after.entry(&known.key).or_default().push(id);
+        }
+        for ids in after.values_mut() {
+            ids.sort_by_key(|id| (id.counter(), id.actor().clone()));
+        }
+        let mut order = Vec::new();
+        let mut stack = after.remove(&Key::Seq(ElementId::Head)).unwrap_or_default();
+        while let Some(id) = stack.pop() {
+            order.push(id.clone());
+            stack.extend(after.remove(&Key::Seq(ElementId::Id(id.clone()))).unwrap_or_default());
+        }
+        order
     }
 
     fn op_fits(&self, op: &Op) -> bool {

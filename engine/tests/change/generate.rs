@@ -255,7 +255,8 @@ fn edit_text(rng: &mut Rng, doc: &mut AutoCommit, object: &ObjId) {
     match rng.below(10) {
         0..=4 => {
             let delete = rng.below((len - at).min(4) + 1).cast_signed();
-            doc.splice_text(object, at, delete, *rng.pick(&["a", "hello", "", "👋🏽é", "nnnnnnn"])).unwrap();
+            doc.splice_text(object, at, delete, rng.pick::<&str>(&["a", "hello", "", "👋🏽é", "nnnnnnn"]))
+                .unwrap();
         }
         5 | 6 => {
             let end = at + rng.below(len - at + 1);
