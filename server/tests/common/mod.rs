@@ -27,8 +27,9 @@ pub struct Server {
 /// The command, with arguments that every test needs.
 pub fn command(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_etherply"));
-    command.args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--ready-json", "--data"]);
-    command.arg(data).env("ETHERPLY_LOG", "warn");
+    // Addresses by environment, so that a test can say otherwise by flag.
+    command.args(["serve", "--ready-json", "--data"]).arg(data).env("ETHERPLY_LOG", "warn");
+    command.env("ETHERPLY_LISTEN", "127.0.0.1:0").env("ETHERPLY_CONTROL", "127.0.0.1:0");
     command
 }
 
