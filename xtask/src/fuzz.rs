@@ -15,8 +15,8 @@ use crate::process;
 
 /// Where cargo-fuzz is installed if the machine has none.
 const TOOLS: &str = "target/tools";
-/// Longest time for one input: libFuzzer's finest step. reliability asks for 50 ms, which the engine's own
-/// tests measure in work, not in time.
+/// Longest time for one input, libFuzzer's finest step: an input that takes this long is found, a slower one
+/// than its neighbours is not.
 const INPUT_SECONDS_MAX: u32 = 1;
 /// Most memory that one input may ask for at once, in MiB.
 const INPUT_MALLOC_MIB_MAX: u32 = 64;
