@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use etherply_engine::log::{FIRST_EPOCH, Log, LogError};
+use etherply_engine::log::{FIRST_EPOCH, Log, LogError, LogReader};
 
 use super::testing::{Author, document};
 use super::*;

@@ -96,7 +96,7 @@ impl DataDirectory {
             }
             None => {
                 expect_empty(path)?;
-                random_id()?
+                random_id(path)?
             }
         };
         let directory = Self { path: path.to_owned(), id, _lock: lock };
@@ -214,12 +214,9 @@ fn remove_incomplete(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn random_id() -> Result<DirectoryId, OpenError> {
-    let path = Path::new("/dev/urandom");
+fn random_id(path: &Path) -> Result<DirectoryId, OpenError> {
     let mut id = [0; 16];
-    File::open(path)
-        .and_then(|mut file| file.read_exact(&mut id))
-        .map_err(OpenError::io(path, "read random bytes"))?;
+    getrandom::fill(&mut id).map_err(|error| OpenError::io(path, "make a random id")(error.into()))?;
     Ok(DirectoryId(id))
 }
 

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::sync::LazyLock;
 
-use etherply_engine::log::{Append, FIRST_EPOCH, Log};
+use etherply_engine::log::{Append, FIRST_EPOCH, Log, LogReader};
 
 use super::super::open;
 use super::super::testing::{Author, document, files};
@@ -162,7 +162,7 @@ impl Sample {
     }
 
     /// How many commits are there; panics if it is not a prefix.
-    fn commits_found(&self, log: &impl Log) -> u64 {
+    fn commits_found(&self, log: &impl LogReader) -> u64 {
         let found = |append: &Append| {
             append.records.iter().all(|record| {
                 let read = log.read(&append.document, FIRST_EPOCH, record.seq - 1, record.seq, 1).unwrap();

@@ -44,11 +44,13 @@ impl LogReader for GatedLog {
     }
 }
 
+type Answer = (u64, Result<(), LogError>);
+
 struct Gated {
     committer: Committer,
     thread: StorageThread,
     open_gate: mpsc::Sender<()>,
-    answers: mpsc::Receiver<(u64, Result<(), LogError>)>,
+    answers: mpsc::Receiver<Answer>,
     reply: Arc<dyn Reply>,
     commits: Arc<Mutex<Vec<usize>>>,
     stats: Arc<StorageStats>,
@@ -78,7 +80,8 @@ impl Gated {
         self.committer.submit(Job { appends, token, reply: Arc::clone(&self.reply) })
     }
 
-    fn finish(self) -> (Vec<usize>, Vec<(u64, Result<(), LogError>)>) {
+    /// Sizes of the commits, and the answers.
+    fn finish(self) -> (Vec<usize>, Vec<Answer>) {
         self.open_gate.send(()).unwrap();
         drop(self.committer);
         self.thread.join();
@@ -139,7 +142,7 @@ fn a_full_queue_refuses_and_gives_the_job_back() {
 #[test]
 fn the_queue_bounds_the_bytes_that_wait() {
     // The job in the commit counts: its 10 bytes are in memory as well.
-    let room = COMMIT_QUEUE_BYTES_MAX as usize - 10;
+    let room = usize::try_from(COMMIT_QUEUE_BYTES_MAX).unwrap() - 10;
     let mut gated = Gated::new(usize::MAX);
     gated.submit(1, 1, room - 1).unwrap();
     assert!(matches!(gated.submit(2, 1, 2), Err(Refused::Full(_))));
