@@ -53,7 +53,7 @@ mod tests {
         // Clients keep it in their cursors and disks in their records: a new value here is a new format.
         let start = chain_start(&DocumentId::new("rooms/42").unwrap(), 1);
         let next = chain_next(&start, 1, &ChangeHash([7; 32]));
-        assert_eq!(start.to_string(), "PINNED_START");
-        assert_eq!(next.to_string(), "PINNED_NEXT");
+        assert_eq!(start.to_string(), "2c6dce2eb37361b20d71ec124a5d4542de0a7cff1c4fc32768d387c108aef139");
+        assert_eq!(next.to_string(), "677c3513ea698c489ef24af60e6c083f63296e74af2813cc7ac85d8cd1cfbbc6");
     }
 }

@@ -31,10 +31,10 @@ impl Outgoing {
         let mut out = Vec::with_capacity(WEBSOCKET_HEADER_BYTES_MAX + HEADER_BYTES + 96 + tail_bytes);
         out.extend_from_slice(&[0; WEBSOCKET_HEADER_BYTES_MAX]);
         encode_into(&mut out, stream, message, tails);
-        let mut header = [0; websocket::HEADER_BYTES_MAX];
-        let payload_bytes = (out.len() - WEBSOCKET_HEADER_BYTES_MAX) as u64;
+        let mut header = [0; websocket::WS_HEADER_BYTES_MAX];
+        let payload_bytes = out.len() - WEBSOCKET_HEADER_BYTES_MAX;
         let header_bytes =
-            websocket::write_header(&mut header, websocket::Opcode::Binary, payload_bytes, None);
+            websocket::write_header(&mut header, websocket::OpCode::Binary, payload_bytes, None);
         let start = WEBSOCKET_HEADER_BYTES_MAX.saturating_sub(header_bytes);
         for (to, from) in out.iter_mut().skip(start).zip(header.iter().take(header_bytes)) {
             *to = *from;
@@ -50,6 +50,16 @@ impl Outgoing {
     /// The frame as one WebSocket message.
     pub fn websocket(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// What goes out over TCP, shared.
+    pub fn for_tcp(&self) -> Bytes {
+        self.bytes.slice(self.frame_start..)
+    }
+
+    /// What goes out over WebSocket, shared.
+    pub fn for_websocket(&self) -> Bytes {
+        self.bytes.clone()
     }
 
     /// The last `bytes` of the frame, which is its tail, without copying it.

@@ -17,11 +17,14 @@
 //!
 //! This crate does no I/O, knows no runtime and nothing of Automerge: change and snapshot bytes are opaque.
 
+// First, so that the others see its macro.
+#[macro_use]
+pub mod kinds;
+
 pub mod error;
 pub mod frame;
 #[cfg(feature = "json")]
 pub mod json;
-pub mod kinds;
 pub mod limits;
 pub mod rights;
 #[cfg(feature = "json")]

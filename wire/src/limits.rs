@@ -23,14 +23,19 @@ pub const MESSAGE_BYTES_MAX: usize = 1024;
 pub const CHANGE_BYTES_MAX: usize = 1024 * 1024;
 /// Most operations that one change may claim: a valid change of 104 bytes can claim a million.
 pub const CHANGE_OPS_MAX: u64 = 262_144;
+/// Most operations that one change may replace, over all of its operations.
+pub const CHANGE_PREDS_MAX: u64 = 262_144;
 /// Most changes that a change depends on directly.
-pub const CHANGE_DEPS_MAX: usize = 1_024;
+pub const CHANGE_DEPS_MAX: u64 = 4_096;
 /// Longest name of an actor.
 pub const ACTOR_BYTES_MAX: usize = 64;
-/// Most actors, besides its author, that one change refers to.
-pub const CHANGE_ACTORS_MAX: usize = 1_024;
+/// Most actors, besides its author, that one change refers to: an edit of a long text can refer to everybody
+/// who ever wrote in it.
+pub const CHANGE_ACTORS_MAX: u64 = 16_384;
 /// Longest commit message of a change.
-pub const CHANGE_MESSAGE_BYTES_MAX: usize = 4 * 1024;
+pub const CHANGE_MESSAGE_BYTES_MAX: u64 = 4 * 1024;
+/// Longest author id of Automerge's, which stands in an actor's first change.
+pub const CHANGE_AUTHOR_BYTES_MAX: u64 = 256;
 /// Most changes in one push.
 pub const PUSH_CHANGES_MAX: usize = 1_024;
 /// Most bytes of changes in one push.

@@ -1,2 +1,76 @@
-//! To be written.
-fn main() {}
+//! The one task runner: `cargo xtask VERB`. `cargo xtask test` is what CI runs and what a change must pass.
+
+mod fuzz;
+mod process;
+mod stages;
+mod suite;
+mod system;
+mod tidy;
+mod vectors;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// EtherPly's tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Everything that CI checks; runs all stages even if one fails, and says which did.
+    Test {
+        /// Runs only the stages with these names.
+        #[arg(long = "stage", value_name = "NAME")]
+        stages: Vec<String>,
+        /// Prints the stages and what each may take, and runs none.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Fuzzes.
+    Fuzz {
+        /// How long each target runs.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        seconds: u32,
+        /// Runs only this target.
+        #[arg(long)]
+        target: Option<String>,
+    },
+    /// Checks the style that no compiler checks.
+    Tidy,
+    /// Writes the golden vectors, wire/vectors, anew.
+    Vectors,
+}
+
+/// The workspace's folder.
+fn root() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask).to_owned()
+}
+
+fn main() -> ExitCode {
+    let root = root();
+    let done = match Arguments::parse().verb {
+        Verb::Test { list: true, .. } => {
+            suite::list(stages::STAGES);
+            Ok(true)
+        }
+        Verb::Test { stages, list: false } => suite::run(&root, stages::STAGES, &stages),
+        Verb::Fuzz { seconds, target } => fuzz::run(&root, seconds, target.as_deref()).map(|()| true),
+        Verb::Tidy => tidy::run(&root).map(|()| true),
+        Verb::Vectors => vectors::write(&root).map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

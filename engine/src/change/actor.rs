@@ -9,9 +9,9 @@ use std::{
 
 use super::error::ChangeError;
 
-/// Longest actor id that is taken, in bytes. Automerge makes ids of 16 bytes, and of a few more for an
-/// edit that was made on an old version of the document.
-pub const ACTOR_BYTES_MAX: usize = 64;
+// Automerge makes ids of 16 bytes, and of a few more for an edit that was made on an old version of the
+// document.
+pub use etherply_wire::limits::ACTOR_BYTES_MAX;
 
 /// Longest actor id that is kept without a heap allocation, in bytes.
 pub const ACTOR_INLINE_BYTES: usize = 32;

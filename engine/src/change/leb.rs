@@ -122,6 +122,7 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "the encoder takes numbers apart")]
 mod tests {
     use proptest::prelude::*;
 

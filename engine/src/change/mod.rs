@@ -32,6 +32,8 @@ mod value;
 
 use std::ops::Deref;
 
+use etherply_wire::limits;
+
 use self::rows::{Key, Rows};
 pub use self::{
     actor::{ACTOR_BYTES_MAX, ACTOR_INLINE_BYTES, ActorId},
@@ -75,13 +77,13 @@ pub struct ChangeLimits {
 impl ChangeLimits {
     /// What a server takes unless it is told otherwise.
     pub const DEFAULT: Self = Self {
-        change_bytes_max: 1 << 20,
-        ops_max: 1 << 18,
-        preds_max: 1 << 18,
-        deps_max: 1 << 12,
-        other_actors_max: 1 << 14,
-        message_bytes_max: 4 << 10,
-        author_bytes_max: 256,
+        change_bytes_max: limits::CHANGE_BYTES_MAX,
+        ops_max: limits::CHANGE_OPS_MAX,
+        preds_max: limits::CHANGE_PREDS_MAX,
+        deps_max: limits::CHANGE_DEPS_MAX,
+        other_actors_max: limits::CHANGE_ACTORS_MAX,
+        message_bytes_max: limits::CHANGE_MESSAGE_BYTES_MAX,
+        author_bytes_max: limits::CHANGE_AUTHOR_BYTES_MAX,
     };
 }
 

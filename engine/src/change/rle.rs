@@ -49,7 +49,8 @@ pub(super) struct Rle<'a, T> {
     /// Rows that the current run still has.
     left: u64,
     run: Run,
-    /// The value of the row before, unless it was null: no run may begin with it.
+    /// The value of the row before, unless it was null: no run may begin with it. But for literals, it is
+    /// also the value of the next row.
     last: Option<T>,
     holds_value: bool,
 }
@@ -68,11 +69,7 @@ impl<'a, T: Item<'a>> Rle<'a, T> {
             self.load_run()?;
         }
         self.left -= 1;
-        match self.run {
-            Run::Start | Run::Null => Ok(None),
-            Run::Repeat => Ok(self.last),
-            Run::Literal => self.literal().map(Some),
-        }
+        if self.run == Run::Literal { self.literal().map(Some) } else { Ok(self.last) }
     }
 
     /// The value of the next row of a column that has no nulls.
@@ -120,6 +117,7 @@ impl<'a, T: Item<'a>> Rle<'a, T> {
         if self.holds_value { Ok(()) } else { Err(Fault::NotCanonical) }
     }
 
+    #[inline]
     fn literal(&mut self) -> Result<T, Fault> {
         let value = T::read(&mut self.input)?;
         if self.last == Some(value) {

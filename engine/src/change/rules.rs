@@ -3,7 +3,8 @@
 //!
 //! Only what a change says about itself and about its own operations is judged. Whether an operation of
 //! another change exists, and what it is, needs the document: see
-//! [`Change::for_each_reference`](super::Change::for_each_reference).
+//! [`Change::for_each_reference`](super::Change::for_each_reference). So does, in general, whether a mark
+//! ends after it begins.
 
 use super::{
     ChangeError, ChangeHeader, ChangeLimits, OpFault,
@@ -173,7 +174,8 @@ impl<'a> Checker<'a> {
     }
 
     /// A mark's end has no name. It belongs to the operation right before it, which must begin the mark,
-    /// in the same object, at a place before it.
+    /// in the same object, at a place before it. A beginning without an end lasts to the end of the text:
+    /// that is what an edit leaves behind that goes on after its call to mark a range failed half-way.
     fn mark(&self, row: &Row<'a>, kind: ObjectKind) -> Result<(), ChangeError> {
         self.require(row.insert, OpFault::Insert)?;
         self.require(kind != ObjectKind::List, OpFault::KeyKind)?;

@@ -10,11 +10,11 @@ use etherply_wire::ErrorCode;
 use etherply_wire::kinds::Cursor;
 
 use super::{
-    ActorState, DOCUMENT_ACTORS_MAX, DOCUMENT_HEADS_MAX, DOCUMENT_OPS_MAX, Document, GENESIS_ACTOR,
-    GENESIS_BYTES_MAX, Head, PENDING_CHANGES_MAX, window::WINDOW_CHANGES_MAX,
+    ActorState, DOCUMENT_ACTORS_MAX, DOCUMENT_HEADS_MAX, Document, GENESIS_ACTOR, GENESIS_BYTES_MAX, Head,
+    PENDING_CHANGES_MAX, refusal, window::WINDOW_CHANGES_MAX,
 };
 use crate::chain::chain_next;
-use crate::change::{ActorId, Change, ChangeHash, ChangeLimits, parse};
+use crate::change::{ActorId, Change, ChangeHash, ChangeLimits, OP_COUNTER_MAX, Reference, parse};
 use crate::ids::ChainHash;
 use crate::log::Found;
 
@@ -133,7 +133,7 @@ impl Document {
         for (index, bytes) in changes.iter().enumerate() {
             parsed.push(parse(bytes, limits).map_err(|error| AdmitError::Refused {
                 index,
-                code: error.wire_code(),
+                code: refusal::code(&error),
                 message: error.to_string(),
             })?);
         }
@@ -197,14 +197,14 @@ impl Document {
         if let Some(found) = self.window.get(&change.hash) {
             return Ok(found.seq);
         }
-        let before = self.clock.get(change.actor()).copied();
+        let before = self.clock.get(change.actor).copied();
         if let Some(position) = self.check_sequence(change, before, resolved)? {
             return Ok(position);
         }
         self.check_genesis(change)?;
         let deps_max_op = self.check_deps(change, resolved)?;
         self.check_counters(change, before, deps_max_op)?;
-        self.check_actors(change)?;
+        self.check_references(change)?;
         self.check_room(change, before)?;
         Ok(self.insert(index, change, before, admitted))
     }
@@ -230,7 +230,7 @@ impl Document {
         if let Some(state) = before.filter(|state| state.hash == change.hash) {
             return Ok(Some(state.position));
         }
-        let is_genesis = change.actor() == GENESIS_ACTOR;
+        let is_genesis = change.actor == GENESIS_ACTOR;
         let answer = match before.filter(|state| state.seq == change.seq) {
             // The actor's last change is known, and it is another one: nothing to look up.
             Some(_) => Some(None),
@@ -252,10 +252,10 @@ impl Document {
     }
 
     fn check_genesis(&self, change: &Change<'_>) -> Result<(), Stop> {
-        if change.actor() != GENESIS_ACTOR {
+        if change.actor != GENESIS_ACTOR {
             return Ok(());
         }
-        if change.seq != 1 || change.deps().next().is_some() {
+        if change.seq != 1 || change.deps.iter().next().is_some() {
             return Err(Stop::refuse(
                 ErrorCode::ActorForked,
                 "the genesis actor has one change, without dependencies: edit as an actor of your own",
@@ -273,7 +273,7 @@ impl Document {
     /// The highest operation counter among the change's dependencies, all of which must be known.
     fn check_deps(&self, change: &Change<'_>, resolved: &Resolved) -> Result<u64, Stop> {
         let mut max_op = 0;
-        for dep in change.deps() {
+        for dep in change.deps.iter() {
             let known = self.known(&dep).or_else(|| resolved.get(&dep, self.admitted.seq));
             match known {
                 Some(Some(found)) => max_op = max_op.max(found.max_op),
@@ -311,32 +311,61 @@ impl Document {
             );
             return Err(Stop::refuse(ErrorCode::StartOpWrong, message));
         }
-        if change.max_op() > DOCUMENT_OPS_MAX {
-            let message = format!("a document may count {DOCUMENT_OPS_MAX} operations: begin a new one");
+        if change.max_op() > OP_COUNTER_MAX {
+            let message = format!("a document may count {OP_COUNTER_MAX} operations: begin a new one");
             return Err(Stop::refuse(ErrorCode::DocumentOpsExhausted, message));
         }
         Ok(())
     }
 
-    fn check_actors(&self, change: &Change<'_>) -> Result<(), Stop> {
-        for actor in change.other_actors() {
+    /// What the change refers to must exist as far as the clock can tell: its actor is known and has made
+    /// operations up to that counter. Automerge panics on some references that lead nowhere.
+    fn check_references(&self, change: &Change<'_>) -> Result<(), Stop> {
+        for actor in change.other_actors.clone() {
             if !self.clock.contains_key(actor) {
                 let message = "the change refers to an actor without any change in this document";
                 return Err(Stop::refuse(ErrorCode::UnknownActor, message));
             }
         }
-        Ok(())
+        let mut last: Option<(u32, u64)> = None;
+        let mut dangling: Option<Reference> = None;
+        change.for_each_reference(|reference| {
+            let max_op = match last {
+                Some((actor, max_op)) if actor == reference.actor => max_op,
+                _ => {
+                    let state = change.actor_at(reference.actor).and_then(|actor| self.clock.get(actor));
+                    state.map_or(0, |state| state.max_op)
+                }
+            };
+            last = Some((reference.actor, max_op));
+            if reference.counter > max_op {
+                dangling = Some(reference);
+            }
+        });
+        match dangling {
+            Some(reference) => {
+                let message = format!(
+                    "the change refers to an operation {} that its actor never made",
+                    reference.counter
+                );
+                Err(Stop::refuse(ErrorCode::ChangeMalformed, message))
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_room(&self, change: &Change<'_>, before: Option<ActorState>) -> Result<(), Stop> {
         if self.admitted.seq - self.committed.seq >= PENDING_CHANGES_MAX as u64 {
-            return Err(Stop::refuse(ErrorCode::Overloaded, "too many changes of this document wait for the disk"));
+            return Err(Stop::refuse(
+                ErrorCode::Overloaded,
+                "too many changes of this document wait for the disk",
+            ));
         }
         if before.is_none() && self.clock.len() >= DOCUMENT_ACTORS_MAX {
             let message = format!("a document may have {DOCUMENT_ACTORS_MAX} actors");
             return Err(Stop::refuse(ErrorCode::DocumentTooLarge, message));
         }
-        let adds_head = !change.deps().any(|dep| self.heads.iter().any(|head| head.hash == dep));
+        let adds_head = !change.deps.iter().any(|dep| self.heads.iter().any(|head| head.hash == dep));
         if adds_head && self.heads.len() >= DOCUMENT_HEADS_MAX {
             let message = format!("a document may have {DOCUMENT_HEADS_MAX} heads: merge before you edit");
             return Err(Stop::refuse(ErrorCode::DocumentTooLarge, message));
@@ -359,7 +388,12 @@ impl Document {
             self.genesis = Some((hash, Bytes::copy_from_slice(change.bytes)));
             admitted.undo.genesis = true;
         }
-        self.advance(actor, ActorState { seq: change.seq, hash, position: seq, max_op }, change.deps(), chain);
+        self.advance(
+            actor,
+            ActorState { seq: change.seq, hash, position: seq, max_op },
+            change.deps.iter(),
+            chain,
+        );
         admitted.fresh.push(Fresh { index, seq, hash, chain, max_op });
         seq
     }
@@ -394,10 +428,10 @@ impl Document {
             self.window.get(hash).is_none() && resolved.get(hash, self.admitted.seq).is_none()
         };
         for change in changes {
-            if self.clock.get(change.actor()).is_some_and(|state| change.seq <= state.seq) {
+            if self.clock.get(change.actor).is_some_and(|state| change.seq <= state.seq) {
                 unknown.extend(Some(change.hash).filter(is_open));
             }
-            unknown.extend(change.deps().filter(|dep| !own.contains(dep) && is_open(dep)));
+            unknown.extend(change.deps.iter().filter(|dep| !own.contains(dep) && is_open(dep)));
             if unknown.len() >= LOOKUPS_MAX {
                 break;
             }

@@ -6,9 +6,10 @@
 
 mod admit;
 mod recover;
+mod refusal;
 mod window;
 
-pub use admit::{Admitted, AdmitError, Fresh, Resolved};
+pub use admit::{AdmitError, Admitted, Fresh, LOOKUPS_MAX, LOOKUPS_PER_PUSH_MAX, Resolved};
 pub use recover::recover;
 
 use std::collections::BTreeMap;
@@ -26,9 +27,6 @@ use window::Window;
 pub const GENESIS_ACTOR: [u8; 16] = *b"etherply genesis";
 /// Longest genesis change; it is kept in memory with the document.
 pub const GENESIS_BYTES_MAX: usize = 64 * 1024;
-/// Highest operation counter that a document may reach. Automerge 0.12 keeps counters in 32 bits; a document
-/// that comes close to their end can no longer be loaded.
-pub const DOCUMENT_OPS_MAX: u64 = 1 << 31;
 /// Most heads that a document may have at once: writers that never merge would grow them without bound.
 pub const DOCUMENT_HEADS_MAX: usize = 1_024;
 /// Most actors that a document may have.
@@ -125,6 +123,11 @@ impl Document {
     /// An actor's last admitted change.
     pub fn actor(&self, actor: &[u8]) -> Option<&ActorState> {
         self.clock.get(actor)
+    }
+
+    /// Whether a change is among the latest ones; older ones are only in the log.
+    pub fn is_known(&self, hash: &ChangeHash) -> bool {
+        self.window.get(hash).is_some()
     }
 
     /// An actor's state as the wire says it.

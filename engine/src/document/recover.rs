@@ -2,9 +2,9 @@
 
 use super::{ActorState, Document, GENESIS_ACTOR};
 use crate::chain::chain_next;
-use crate::change::parse_header;
+use crate::change::{ChangeLimits, parse_header};
 use crate::ids::{ChainHash, DocumentId};
-use crate::log::{FIRST_EPOCH, Log, LogError};
+use crate::log::{FIRST_EPOCH, LogError, LogReader};
 use crate::record::Record;
 
 /// Bytes of changes that are read from the log at once.
@@ -14,7 +14,7 @@ const READ_BYTES_MAX: usize = 1024 * 1024;
 ///
 /// Every record is checked against its own checksum (by the log), against its place, against the hash of its
 /// change, and against the chain. The first that does not fit makes the document damaged.
-pub fn recover(log: &impl Log, id: &DocumentId) -> Result<Document, LogError> {
+pub fn recover(log: &impl LogReader, id: &DocumentId) -> Result<Document, LogError> {
     let epoch = log.epoch(id)?.unwrap_or(FIRST_EPOCH);
     let mut document = Document::new(id.clone(), epoch);
     loop {
@@ -37,7 +37,8 @@ impl Document {
         if record.seq != seq {
             return Err(damaged(format!("the record here says that it stands at {}", record.seq)));
         }
-        let change = parse_header(&record.change).map_err(|error| damaged(error.to_string()))?;
+        let change = parse_header(&record.change, &ChangeLimits::DEFAULT)
+            .map_err(|error| damaged(error.to_string()))?;
         if change.hash != record.hash {
             return Err(damaged("the change's hash is not the one in its record".to_owned()));
         }
@@ -45,12 +46,11 @@ impl Document {
         if chain != record.chain {
             return Err(damaged("the chain is broken: a record before this one was replaced".to_owned()));
         }
-        if change.actor() == GENESIS_ACTOR {
+        if change.actor == GENESIS_ACTOR {
             self.genesis = Some((change.hash, record.change.clone()));
         }
-        let state =
-            ActorState { seq: change.seq, hash: change.hash, position: seq, max_op: record.max_op };
-        self.advance(change.actor_id(), state, change.deps(), chain);
+        let state = ActorState { seq: change.seq, hash: change.hash, position: seq, max_op: record.max_op };
+        self.advance(change.actor_id(), state, change.deps.iter(), chain);
         Ok(())
     }
 }

@@ -193,7 +193,7 @@ fn presence_frames(handle: u32, version: u64, diff: PresenceDiff) -> Vec<Outgoin
     let mut frames = Vec::new();
     let mut entries: Vec<PresenceEntry> = Vec::new();
     let (mut bytes, mut full) = (0, diff.full);
-    let mut flush = |entries: &mut Vec<PresenceEntry>, full: &mut bool, frames: &mut Vec<Outgoing>| {
+    let flush = |entries: &mut Vec<PresenceEntry>, full: &mut bool, frames: &mut Vec<Outgoing>| {
         let update = PresenceUpdate { version, full: *full, entries: std::mem::take(entries) };
         frames.push(Outgoing::new(handle, &update, &[]));
         *full = false;

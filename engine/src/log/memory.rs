@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Append, Found, Log, LogError};
+use super::{Append, Found, Log, LogError, LogReader};
 use crate::change::ChangeHash;
 use crate::ids::DocumentId;
 use crate::record::Record;
@@ -49,7 +49,9 @@ impl Log for MemoryLog {
         }
         Ok(())
     }
+}
 
+impl LogReader for MemoryLog {
     fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
         Ok(self.documents.get(document).map(|stored| stored.epoch))
     }

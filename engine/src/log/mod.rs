@@ -56,12 +56,8 @@ pub enum LogError {
     },
 }
 
-/// A durable store of records.
-pub trait Log {
-    /// Stores all appends, in order, and returns when they will survive a power loss. On an error nothing of
-    /// them counts as stored, and the log takes no further commit until it was opened anew.
-    fn commit(&mut self, appends: &[Append]) -> Result<(), LogError>;
-
+/// Durable records, to be read.
+pub trait LogReader {
     /// The document's current epoch, `None` if nothing was ever stored for it.
     fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError>;
 
@@ -78,4 +74,11 @@ pub trait Log {
 
     /// Where a change stands, by its hash.
     fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError>;
+}
+
+/// A durable store of records.
+pub trait Log: LogReader {
+    /// Stores all appends, in order, and returns when they will survive a power loss. On an error nothing of
+    /// them counts as stored, and the log takes no further commit until it was opened anew.
+    fn commit(&mut self, appends: &[Append]) -> Result<(), LogError>;
 }

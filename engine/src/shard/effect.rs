@@ -50,6 +50,15 @@ pub enum Observation {
     },
 }
 
+/// Who asked the log for changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FindFor {
+    /// A push that waits.
+    Push,
+    /// A member that says what it has.
+    Reconcile,
+}
+
 /// One thing to do. Effects for one core are carried out in their order.
 #[derive(Debug)]
 pub enum Effect {
@@ -70,6 +79,8 @@ pub enum Effect {
         document: DocumentId,
         /// Its epoch.
         epoch: u64,
+        /// What the answer repeats.
+        asked_for: FindFor,
         /// The changes.
         hashes: Vec<ChangeHash>,
     },
@@ -106,6 +117,11 @@ pub enum Effect {
         peer: Peer,
         /// Bytes of its changes.
         bytes: usize,
+    },
+    /// An open was refused; a reply said why.
+    OpenRefused {
+        /// The connection.
+        peer: Peer,
     },
     /// Add a member to a feed.
     Attach(Box<Attach>),
@@ -159,6 +175,7 @@ impl Effect {
         match self {
             Self::Reply { peer, .. }
             | Self::Settle { peer, .. }
+            | Self::OpenRefused { peer }
             | Self::Detach { peer, .. }
             | Self::Reconciled { peer, .. } => Some(peer.core),
             Self::Attach(attach) => Some(attach.peer.core),

@@ -36,6 +36,8 @@ pub(super) struct Hosted {
     pub(super) cores: BTreeMap<u16, u32>,
     /// Opens that wait for the load, or for a position of the chain.
     pub(super) waiting: Vec<OpenRequest>,
+    /// Since when nobody has it open, on the monotonic clock.
+    pub(super) idle_since_us: u64,
 }
 
 /// A connection that has the document open.
@@ -85,6 +87,7 @@ impl Hosted {
             streams: BTreeMap::new(),
             cores: BTreeMap::new(),
             waiting: Vec::new(),
+            idle_since_us: 0,
         }
     }
 

@@ -3,6 +3,7 @@
 use etherply_wire::Rights;
 use etherply_wire::kinds::{ClockEntry, Cursor};
 
+use super::effect::FindFor;
 use crate::change::ChangeHash;
 use crate::document::Document;
 use crate::ids::{ChainHash, DocumentId};
@@ -72,6 +73,8 @@ pub enum Input<'a> {
         handle: u32,
         /// Who waits for it.
         peer: Peer,
+        /// What for.
+        asked_for: FindFor,
         /// Where each change stands, `None` for those that are not in the log.
         result: Result<Vec<(ChangeHash, Option<Found>)>, LogError>,
     },

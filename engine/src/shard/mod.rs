@@ -12,7 +12,7 @@ mod open;
 mod push;
 mod social;
 
-pub use effect::{Attach, Effect, Observation};
+pub use effect::{Attach, Effect, FindFor, Observation};
 pub use input::{Input, OpenRequest, PushRequest};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,7 +25,7 @@ use crate::ids::DocumentId;
 use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer, SessionId};
 use batch::Batch;
-use hosted::{Hosted, State};
+use hosted::Hosted;
 
 /// How long a document without members stays in memory, so that a member that reconnects finds it there.
 pub const IDLE_DOCUMENT_US: u64 = 60 * 1_000_000;
@@ -95,11 +95,13 @@ impl Shard {
             Input::Loaded { handle, result } => self.loaded(handle, *result, now, effects),
             Input::ChainRead { handle, peer, result } => self.chain_read(handle, peer, result, effects),
             Input::Push(push) => self.push(push, now, effects),
-            Input::Found { handle, peer, result } => self.found(handle, peer, result, now, effects),
+            Input::Found { handle, peer, asked_for, result } => {
+                self.found(handle, peer, asked_for, result, now, effects);
+            }
             Input::Committed { batch } => self.committed(batch, effects),
             Input::CommitFailed { batch, why } => self.commit_failed(batch, why, effects),
             Input::Reconcile { peer, handle, more, clock } => {
-                self.reconcile(peer, handle, more, clock, effects);
+                self.reconcile(peer, handle, more, clock, now, effects);
             }
             Input::PresenceSet { peer, handle, ttl_ms, state } => {
                 self.presence_set(peer, handle, ttl_ms, state, now, effects);
@@ -132,13 +134,28 @@ impl Shard {
     /// A number for a new document in memory: not 0, not in use, and congruent to this shard.
     fn take_handle(&mut self) -> u32 {
         loop {
-            let handle = self.next_handle.wrapping_mul(u32::from(self.shards)).wrapping_add(u32::from(self.shard));
+            let handle =
+                self.next_handle.wrapping_mul(u32::from(self.shards)).wrapping_add(u32::from(self.shard));
             self.next_handle = self.next_handle.wrapping_add(1);
             let is_ours = Self::home_of(handle, self.shards) == self.shard;
             if handle != 0 && is_ours && !self.hosted.contains_key(&handle) {
                 return handle;
             }
         }
+    }
+
+    /// Ends a stream with a reason.
+    fn end_stream(
+        &mut self,
+        peer: Peer,
+        handle: u32,
+        code: ErrorCode,
+        message: &str,
+        now: Now,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.leave(peer, handle, now, effects);
+        effects.push(Effect::reply(peer, handle, &Close { code: code as u16, message: message.to_owned() }));
     }
 
     /// Removes a member, and whatever it held.
@@ -164,6 +181,7 @@ impl Shard {
             }
         }
         if hosted.is_unused() {
+            hosted.idle_since_us = now.mono_us;
             self.idle.push_back((now.mono_us, handle));
         }
     }
@@ -177,10 +195,15 @@ impl Shard {
             }
             self.idle.pop_front();
             // It may have been opened since, or left again later: then a later entry decides.
-            let is_gone = |hosted: &Hosted| hosted.is_unused() && hosted.is_settled();
-            let was_left_again = self.idle.iter().any(|(_, other)| *other == handle);
-            if !was_left_again && self.hosted.get(&handle).is_some_and(is_gone) {
-                self.forget(handle);
+            let is_this = |hosted: &&Hosted| hosted.is_unused() && hosted.idle_since_us == since_us;
+            match self.hosted.get(&handle).filter(is_this).map(Hosted::is_settled) {
+                Some(true) => self.forget(handle),
+                // Its last changes are on their way to the disk.
+                Some(false) => {
+                    self.idle.push_back((since_us, handle));
+                    break;
+                }
+                None => {}
             }
         }
     }
@@ -190,11 +213,6 @@ impl Shard {
             self.by_name.remove(&hosted.id);
         }
     }
-}
-
-/// Ends a stream with a reason.
-fn end_stream(peer: Peer, handle: u32, code: ErrorCode, message: &str, effects: &mut Vec<Effect>) {
-    effects.push(Effect::reply(peer, handle, &Close { code: code as u16, message: message.to_owned() }));
 }
 
 /// Answers a request with an error, which does not end anything.

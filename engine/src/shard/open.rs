@@ -4,10 +4,10 @@ use etherply_wire::ErrorCode;
 use etherply_wire::kinds::{ClockEntry, Cursor, Opened, Reconcile, resume};
 use etherply_wire::limits::{CLOCK_ENTRIES_MAX, RECONCILE_ENTRIES_MAX};
 
-use super::effect::{Attach, Effect, Observation};
+use super::effect::{Attach, Effect, FindFor, Observation};
 use super::hosted::{Hosted, OPENS_WAITING_MAX, Reconciling, State, Stream};
 use super::input::OpenRequest;
-use super::{Shard, end_stream, refuse_request};
+use super::{Shard, refuse_request};
 use crate::change::{ActorId, ChangeHash};
 use crate::document::Document;
 use crate::feed::{FeedStart, Known, MemberStart};
@@ -38,12 +38,22 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let is_waiting = hosted.waiting.iter().any(|open| open.peer == request.peer);
         if is_waiting || hosted.streams.contains_key(&request.peer) {
-            let message = "this document is open on this connection already: use that stream, or close it first";
-            refuse_request(request.peer, handle, request.request, ErrorCode::AlreadyOpen, 0, message, effects);
+            let message =
+                "this document is open on this connection already: use that stream, or close it first";
+            refuse_request(
+                request.peer,
+                handle,
+                request.request,
+                ErrorCode::AlreadyOpen,
+                0,
+                message,
+                effects,
+            );
             return;
         }
         if hosted.waiting.len() >= OPENS_WAITING_MAX {
             let message = "too many members open this document at once: try again shortly";
+            effects.push(Effect::OpenRefused { peer: request.peer });
             refuse_request(request.peer, 0, request.request, ErrorCode::Overloaded, 1_000, message, effects);
             return;
         }
@@ -109,7 +119,8 @@ impl Shard {
                 for request in waiting {
                     self.admit_member(handle, request, effects);
                 }
-                if nobody {
+                if nobody && let Some(hosted) = self.hosted.get_mut(&handle) {
+                    hosted.idle_since_us = now.mono_us;
                     self.idle.push_back((now.mono_us, handle));
                 }
             }
@@ -135,6 +146,7 @@ impl Shard {
         }
         let (code, retry_after_ms) = refusal(error);
         let (peer, number) = (request.peer, request.request);
+        effects.push(Effect::OpenRefused { peer });
         refuse_request(peer, 0, number, code, retry_after_ms, &error.to_string(), effects);
     }
 
@@ -190,6 +202,7 @@ impl Shard {
         handle: u32,
         more: bool,
         clock: Vec<ClockEntry>,
+        now: Now,
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
@@ -198,7 +211,7 @@ impl Shard {
         let collected = stream.reconcile.get_or_insert_with(Reconciling::default);
         if collected.asked || collected.clock.len() + clock.len() > CLOCK_ENTRIES_MAX {
             let message = "one clock at a time, with as many entries as the server takes";
-            end_stream(peer, handle, ErrorCode::ProtocolViolation, message, effects);
+            self.end_stream(peer, handle, ErrorCode::ProtocolViolation, message, now, effects);
             return;
         }
         collected.clock.extend(clock);
@@ -206,17 +219,18 @@ impl Shard {
             return;
         }
         // What the member has beyond the server it will push; what the server has beyond it must contain it.
-        let shared = collected.clock.iter().filter(|entry| {
-            document.actor(&entry.actor).is_some_and(|state| entry.seq < state.seq)
-        });
+        let shared = collected
+            .clock
+            .iter()
+            .filter(|entry| document.actor(&entry.actor).is_some_and(|state| entry.seq < state.seq));
         let hashes: Vec<ChangeHash> = shared.map(|entry| ChangeHash(entry.hash)).collect();
         if hashes.is_empty() {
-            self.reconcile_found(peer, handle, &[], effects);
+            self.reconcile_found(peer, handle, &[], now, effects);
             return;
         }
         collected.asked = true;
         let (document, epoch) = (hosted.id.clone(), document.committed().epoch);
-        effects.push(Effect::Find { handle, peer, document, epoch, hashes });
+        effects.push(Effect::Find { handle, peer, document, epoch, asked_for: FindFor::Reconcile, hashes });
     }
 
     /// The log's answer for [`Shard::reconcile`].
@@ -225,13 +239,15 @@ impl Shard {
         peer: Peer,
         handle: u32,
         found: &[(ChangeHash, Option<Found>)],
+        now: Now,
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
         let Some(reconciling) = stream.reconcile.take() else { return };
-        let missing = |hash: &[u8; 32]| found.iter().any(|(other, found)| other.0 == *hash && found.is_none());
+        let missing =
+            |hash: &[u8; 32]| found.iter().any(|(other, found)| other.0 == *hash && found.is_none());
         let mut known = Known::new();
         for entry in &reconciling.clock {
             let state = document.actor(&entry.actor);
@@ -240,7 +256,7 @@ impl Shard {
             if differs || (missing(&entry.hash) && !pending) {
                 let message = "this copy holds changes of an actor that differ from the server's: open the \
                                document without a cursor and apply your own edits anew as a fresh actor";
-                end_stream(peer, handle, ErrorCode::ActorForked, message, effects);
+                self.end_stream(peer, handle, ErrorCode::ActorForked, message, now, effects);
                 return;
             }
             if let Ok(actor) = ActorId::from_slice(&entry.actor) {

@@ -7,7 +7,7 @@ use etherply_wire::limits::{PUSH_CHANGES_MAX, REFUSED_CLOCK_ENTRIES_MAX};
 use etherply_wire::{ErrorCode, Rights};
 
 use super::batch::Pending;
-use super::effect::{Effect, Observation};
+use super::effect::{Effect, FindFor, Observation};
 use super::hosted::{Hosted, Parked, State};
 use super::input::PushRequest;
 use super::{STORAGE_RETRY_MS, Shard};
@@ -115,7 +115,8 @@ impl Shard {
         let mut resolved = resolved.clone();
         resolved.asking(admitted);
         stream.parked.push_front(parked(push, resolved, looked_up, received_us));
-        effects.push(Effect::Find { handle, peer, document: hosted.id.clone(), epoch, hashes });
+        let (document, asked_for) = (hosted.id.clone(), FindFor::Push);
+        effects.push(Effect::Find { handle, peer, document, epoch, asked_for, hashes });
     }
 
     /// The log's answer for the first parked push, or for a reconcile.
@@ -123,23 +124,23 @@ impl Shard {
         &mut self,
         handle: u32,
         peer: Peer,
+        asked_for: FindFor,
         result: Result<Vec<(ChangeHash, Option<Found>)>, LogError>,
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
-        let is_reconciling = stream.reconcile.as_ref().is_some_and(|reconciling| reconciling.asked);
         let found = match result {
             Ok(found) => found,
             Err(error) => {
                 let (code, _) = super::open::refusal(&error);
-                super::end_stream(peer, handle, code, &error.to_string(), effects);
+                self.end_stream(peer, handle, code, &error.to_string(), now, effects);
                 return;
             }
         };
-        if is_reconciling && stream.parked.is_empty() {
-            self.reconcile_found(peer, handle, &found, effects);
+        if asked_for == FindFor::Reconcile {
+            self.reconcile_found(peer, handle, &found, now, effects);
             return;
         }
         if let Some(first) = stream.parked.front_mut() {

@@ -38,7 +38,8 @@ impl Shard {
         let wrong = if !allowed {
             Some((ErrorCode::PresenceForbidden, 0, "this stream may not take part in presence".to_owned()))
         } else if state.len() > PRESENCE_BYTES_MAX {
-            let message = format!("a state may have {PRESENCE_BYTES_MAX} bytes, this one has {}", state.len());
+            let message =
+                format!("a state may have {PRESENCE_BYTES_MAX} bytes, this one has {}", state.len());
             Some((ErrorCode::PresenceTooLarge, 0, message))
         } else if is_full {
             let message = format!("a document may have {PRESENCE_MEMBERS_MAX} members with presence");

@@ -1,0 +1,29 @@
+//! Every input that ever broke the reading of changes, replayed: see fuzz/README.md.
+
+#![allow(clippy::expect_used)]
+
+#[path = "../../fuzz/src/change.rs"]
+mod change;
+
+use std::path::PathBuf;
+
+use etherply_engine::change::{ChangeLimits, parse};
+
+#[test]
+fn changes() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/regressions/change");
+    let mut seeds = 0;
+    for entry in std::fs::read_dir(&folder).expect("the folder of regressions") {
+        let path = entry.expect("an entry").path();
+        println!("{}", path.display());
+        let bytes = std::fs::read(&path).expect("an input");
+        change::check(&bytes);
+        // Seeds are changes as Automerge writes them: if one were refused, the fuzzer would begin nowhere.
+        let is_seed = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("seed-"));
+        if is_seed {
+            parse(&bytes, &ChangeLimits::DEFAULT).expect("a seed that admission takes");
+            seeds += 1;
+        }
+    }
+    assert!(seeds > 0, "no seed in {}", folder.display());
+}

@@ -1,0 +1,102 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// EtherPly: a sync server that keeps shared documents in step between devices.
+///
+/// Without a command it serves, on loopback, with its data in ./etherply-data.
+#[derive(Debug, Parser)]
+#[command(name = "etherply", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do; `serve` if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Options of `serve`, which may stand here as well.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve documents (what runs without a command)
+    Serve(ServeArgs),
+    /// Write every document of a stopped server's data directory to files that Automerge can load
+    Export(ExportArgs),
+}
+
+/// How to serve.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Directory that holds the data; made if it is not there
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Where clients connect, by raw TCP and by WebSocket
+    #[arg(long, env = "ETHERPLY_LISTEN", default_value = "127.0.0.1:4180", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Where health and metrics are served
+    #[arg(long, env = "ETHERPLY_CONTROL", default_value = "127.0.0.1:4181", value_name = "ADDR:PORT")]
+    pub control: SocketAddr,
+    /// Processors to use, each with an executor pinned to it; all of them if not given
+    #[arg(long, env = "ETHERPLY_CORES", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub cores: Option<u16>,
+    /// Listen on addresses that other machines can reach, though there is no access control
+    #[arg(long, env = "ETHERPLY_INSECURE")]
+    pub insecure: bool,
+    /// How logs look, on standard error
+    #[arg(long, env = "ETHERPLY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
+    pub log_format: LogFormat,
+    /// What is logged, as a tracing filter: error, warn, info, debug, or per module
+    #[arg(long, env = "ETHERPLY_LOG", default_value = "info,fjall=warn,lsm_tree=warn", value_name = "FILTER")]
+    pub log: String,
+    /// Print one line of JSON with the addresses on standard output when ready, instead of the greeting
+    #[arg(long, env = "ETHERPLY_READY_JSON")]
+    pub ready_json: bool,
+}
+
+/// How logs look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Human,
+    /// An object a line.
+    Json,
+}
+
+/// What to export.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The data directory, of a server that is not running
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Directory to write to; it must not exist yet
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_what_runs_without_a_command() {
+        let cli = Cli::parse_from(["etherply", "--cores", "1", "--listen", "127.0.0.1:0"]);
+        assert!(cli.command.is_none());
+        assert_eq!((cli.serve.cores, cli.serve.listen.port()), (Some(1), 0));
+        let cli = Cli::parse_from(["etherply", "serve", "--data", "x"]);
+        assert!(matches!(cli.command, Some(Command::Serve(args)) if args.data == PathBuf::from("x")));
+        assert!(Cli::try_parse_from(["etherply", "--cores", "0"]).is_err());
+    }
+}

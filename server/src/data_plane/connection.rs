@@ -1,0 +1,186 @@
+//! One connection: transport, session, what waits to be sent.
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::task::Waker;
+
+use bytes::Bytes;
+use etherply_engine::outgoing::Outgoing;
+use etherply_engine::peer::{Peer, SessionId};
+use etherply_wire::ErrorCode;
+use etherply_wire::Rights;
+use etherply_wire::kinds::Error;
+use etherply_wire::limits::{MESSAGE_BYTES_MAX, PUSH_BYTES_IN_FLIGHT_MAX, PUSHES_IN_FLIGHT_MAX};
+use etherply_wire::websocket::Decoder;
+
+use super::limits::CONTROL_BYTES_MAX;
+
+/// What a connection speaks.
+#[derive(Debug)]
+pub(super) enum Transport {
+    /// Nothing came yet that would tell.
+    Unknown,
+    /// Frames, one behind the other.
+    Tcp,
+    /// A frame a message.
+    WebSocket(Decoder),
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Accepted, no hello yet.
+    Greeting,
+    /// Open for business.
+    Ready,
+    /// It gets what waits for it, then it is closed. What still comes in is dropped.
+    Draining,
+    /// To be closed at once.
+    Dead,
+}
+
+/// Something that goes before what feeds have.
+#[derive(Debug)]
+pub(super) enum Control {
+    Frame(Outgoing),
+    /// Bytes of the transport's own: an upgrade's answer, a WebSocket control frame.
+    Raw(Bytes),
+}
+
+/// A document that the connection has open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OpenStream {
+    pub(super) handle: u32,
+    /// The member's number in this core's feed.
+    pub(super) number: u32,
+    pub(super) rights: Rights,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) peer: Peer,
+    pub(super) descriptor: RawFd,
+    pub(super) transport: Transport,
+    pub(super) stage: Stage,
+    pub(super) session: SessionId,
+    pub(super) control: VecDeque<Control>,
+    pub(super) control_bytes: usize,
+    /// What a write left over.
+    pub(super) unsent: Vec<u8>,
+    /// Open documents, sorted by handle.
+    pub(super) streams: Vec<OpenStream>,
+    /// Opens that are not answered.
+    pub(super) opening: u32,
+    /// Shards that know of this connection.
+    pub(super) homes: Vec<u16>,
+    /// Documents that have something for it.
+    pub(super) ready: VecDeque<u32>,
+    pub(super) in_flight: u32,
+    pub(super) in_flight_bytes: usize,
+    /// It is on the list of those to be flushed.
+    pub(super) is_dirty: bool,
+    /// The socket takes no more.
+    pub(super) is_blocked: bool,
+    /// It is not read from, because of what it has under way.
+    pub(super) is_paused: bool,
+    /// When something was heard last; for a new connection, when it was accepted.
+    pub(super) heard_s: u32,
+    /// When draining ends at the latest.
+    pub(super) drain_until_s: u32,
+    pub(super) waker: Option<Waker>,
+}
+
+impl Connection {
+    pub(super) fn new(peer: Peer, descriptor: RawFd, session: SessionId, now_s: u32) -> Self {
+        Self {
+            peer,
+            descriptor,
+            transport: Transport::Unknown,
+            stage: Stage::Greeting,
+            session,
+            control: VecDeque::new(),
+            control_bytes: 0,
+            unsent: Vec::new(),
+            streams: Vec::new(),
+            opening: 0,
+            homes: Vec::new(),
+            ready: VecDeque::new(),
+            in_flight: 0,
+            in_flight_bytes: 0,
+            is_dirty: false,
+            is_blocked: false,
+            is_paused: false,
+            heard_s: now_s,
+            drain_until_s: 0,
+            waker: None,
+        }
+    }
+
+    pub(super) fn stream(&self, handle: u32) -> Option<OpenStream> {
+        let at = self.streams.binary_search_by_key(&handle, |stream| stream.handle).ok()?;
+        self.streams.get(at).copied()
+    }
+
+    pub(super) fn add_stream(&mut self, stream: OpenStream) {
+        let at = self.streams.partition_point(|other| other.handle < stream.handle);
+        self.streams.insert(at, stream);
+    }
+
+    pub(super) fn remove_stream(&mut self, handle: u32) -> Option<OpenStream> {
+        let at = self.streams.binary_search_by_key(&handle, |stream| stream.handle).ok()?;
+        let stream = self.streams.remove(at);
+        if self.streams.is_empty() {
+            self.streams = Vec::new();
+        }
+        self.ready.retain(|other| *other != handle);
+        Some(stream)
+    }
+
+    pub(super) fn push_control(&mut self, control: Control) {
+        self.control_bytes += match &control {
+            Control::Frame(frame) => frame.len(),
+            Control::Raw(bytes) => bytes.len(),
+        };
+        self.control.push_back(control);
+    }
+
+    /// Whether it has as much under way as it may.
+    pub(super) fn is_at_limit(&self) -> bool {
+        self.in_flight as usize >= PUSHES_IN_FLIGHT_MAX
+            || self.in_flight_bytes >= PUSH_BYTES_IN_FLIGHT_MAX
+            || self.control_bytes >= CONTROL_BYTES_MAX
+    }
+
+    pub(super) fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// The close frame of a WebSocket, after which nothing is sent.
+    pub(super) fn push_close_frame(&mut self, code: ErrorCode, reason: &str) {
+        if matches!(self.transport, Transport::WebSocket(_)) {
+            let frame = etherply_wire::websocket::close_frame(code.close_code(), reason, None);
+            self.push_control(Control::Raw(Bytes::from(frame)));
+        }
+    }
+
+    /// Tells the other side why this ends; everything that still comes in is dropped.
+    pub(super) fn fail(&mut self, code: ErrorCode, kind: u16, message: &str, drain_until_s: u32) {
+        if !matches!(self.transport, Transport::Unknown) {
+            let message = message.get(..message.floor_char_boundary(MESSAGE_BYTES_MAX)).unwrap_or_default();
+            let error =
+                Error { request: 0, code: code as u16, kind, retry_after_ms: 0, message: message.to_owned() };
+            self.push_control(Control::Frame(Outgoing::new(0, &error, &[])));
+            self.push_close_frame(code, message);
+        }
+        self.begin_draining(drain_until_s);
+    }
+
+    /// Sends what waits, then closes.
+    pub(super) fn begin_draining(&mut self, drain_until_s: u32) {
+        self.stage = Stage::Draining;
+        self.drain_until_s = drain_until_s;
+        self.ready.clear();
+    }
+}

@@ -1,0 +1,423 @@
+//! One core: its shard, its feeds, its connections, and the tasks that drive them.
+//!
+//! Everything of a core is in one [`State`] that its tasks borrow for the length of a step; nothing is held
+//! over an await. Tasks: one for each connection (reads, and writes when the socket was full), one for the
+//! mailbox, one that flushes at the end of a turn, one for the time.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use etherply_engine::change::ChangeLimits;
+use etherply_engine::feed::Feeds;
+use etherply_engine::outgoing::Outgoing;
+use etherply_engine::peer::{Now, Peer};
+use etherply_engine::shard::{Effect, Input, Shard};
+use etherply_wire::ErrorCode;
+use etherply_wire::kinds::GoingAway;
+
+use super::connection::{Connection, Control, Stage};
+use super::limits::{
+    CONNECTIONS_PER_CORE_MAX, CORE_IN_FLIGHT_BYTES_MAX, DRAIN_TIMEOUT_S, HELLO_TIMEOUT_S, IDLE_TIMEOUT_S,
+    READ_BYTES, RETRY_AFTER_STOP_MS, RETRY_JITTER_MS,
+};
+use super::mailbox::{Mailboxes, Message, Request, StopStage};
+use super::slab::Slab;
+use super::{effects, flush, receive};
+use crate::metrics::Metrics;
+use crate::runtime::{self, Stream};
+use crate::storage::{Committer, Job, Question, Questions};
+
+/// What a core needs from the start.
+#[derive(Debug, Clone)]
+pub struct CoreSetup {
+    /// This core's number.
+    pub core: u16,
+    /// How many there are.
+    pub cores: u16,
+    /// The ways to all of them.
+    pub mailboxes: Mailboxes,
+    /// The ways to the storage threads, which end when nobody can ask them any more.
+    pub storage: Option<(Committer, Questions)>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Told when this core has nothing under way any more during a stop.
+    pub drained: flume::Sender<u16>,
+}
+
+/// Everything of one core.
+pub(super) struct State {
+    pub(super) setup: CoreSetup,
+    pub(super) shard: Shard,
+    pub(super) feeds: Feeds,
+    pub(super) connections: Slab<Connection>,
+    pub(super) effects: Vec<Effect>,
+    /// Connections that have something to send.
+    pub(super) dirty: VecDeque<u64>,
+    /// Requests of this core's connections that are under way.
+    pub(super) in_flight_bytes: usize,
+    /// Connections that wait for the core's own limit.
+    pub(super) paused: Vec<u64>,
+    /// Jobs that the commit thread's queue had no room for.
+    pub(super) jobs: VecDeque<Job>,
+    /// Questions that the reader thread's queue had no room for.
+    pub(super) waiting_questions: VecDeque<Question>,
+    /// What goes out in one send.
+    pub(super) out: Vec<u8>,
+    pub(super) pieces: Vec<bytes::Bytes>,
+    pub(super) lengths: Vec<u32>,
+    pub(super) stopping: Option<StopStage>,
+    flusher: Option<Waker>,
+    is_flush_due: bool,
+    started: Instant,
+}
+
+pub(super) struct Core {
+    pub(super) state: RefCell<State>,
+    /// What sockets are read into.
+    pub(super) scratch: RefCell<Vec<u8>>,
+}
+
+/// Runs a core until the server stops.
+pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
+    let state = State {
+        shard: Shard::new(setup.core, setup.cores, ChangeLimits::DEFAULT),
+        feeds: Feeds::new(),
+        connections: Slab::new(),
+        effects: Vec::new(),
+        dirty: VecDeque::new(),
+        in_flight_bytes: 0,
+        paused: Vec::new(),
+        jobs: VecDeque::new(),
+        waiting_questions: VecDeque::new(),
+        out: Vec::new(),
+        pieces: Vec::new(),
+        lengths: Vec::new(),
+        stopping: None,
+        flusher: None,
+        is_flush_due: false,
+        started: Instant::now(),
+        setup,
+    };
+    let core = Rc::new(Core { state: RefCell::new(state), scratch: RefCell::new(vec![0; READ_BYTES]) });
+    let flusher = Rc::clone(&core);
+    runtime::spawn(async move { poll_fn(|context| flusher.poll_flush(context)).await });
+    let clock = Rc::clone(&core);
+    runtime::spawn(async move { clock.keep_time().await });
+    while let Ok(message) = messages.recv_async().await {
+        let mut adopted = core.handle(message);
+        // Whatever else is there belongs to the same turn.
+        while let Ok(message) = messages.try_recv() {
+            adopted.extend(core.handle(message));
+        }
+        for socket in adopted.drain(..) {
+            core.adopt(socket);
+        }
+        if core.state.borrow().stopping == Some(StopStage::End) {
+            core.end();
+            return;
+        }
+    }
+}
+
+impl Core {
+    /// Takes one message; sockets to adopt come back, because a new task runs at once.
+    fn handle(&self, message: Message) -> Vec<OwnedFd> {
+        let mut state = self.state.borrow_mut();
+        let now = state.now();
+        match message {
+            Message::Adopt(socket, _) => return vec![socket],
+            Message::Request(request) => state.serve(request, now),
+            Message::Effect(effect) => effects::apply(&mut state, effect),
+            Message::Loaded { handle, result } => state.step(Input::Loaded { handle, result }, now),
+            Message::Found { handle, peer, asked_for, result } => {
+                state.step(Input::Found { handle, peer, asked_for, result }, now);
+            }
+            Message::ChainRead { handle, peer, result } => {
+                state.step(Input::ChainRead { handle, peer, result }, now);
+            }
+            Message::Filled { handle, number, peer, result } => {
+                effects::filled(&mut state, handle, number, peer, result, now);
+            }
+            Message::Committed { batch, outcome } => {
+                let input = match outcome {
+                    Ok(()) => Input::Committed { batch },
+                    Err(error) => Input::CommitFailed { batch, why: error.to_string() },
+                };
+                state.step(input, now);
+                effects::retry_storage(&mut state);
+            }
+            Message::Stop(StopStage::Drain) => state.drain(),
+            Message::Stop(StopStage::End) => state.stopping = Some(StopStage::End),
+        }
+        Vec::new()
+    }
+
+    /// Makes a connection of a socket.
+    fn adopt(self: &Rc<Self>, socket: OwnedFd) {
+        let mut state = self.state.borrow_mut();
+        if state.connections.len() >= CONNECTIONS_PER_CORE_MAX || state.stopping.is_some() {
+            let reason = if state.stopping.is_some() { "stopping" } else { "too_many_connections" };
+            state.setup.metrics.rejected.with_label_values(&[reason]).inc();
+            return;
+        }
+        let mut session = [0; 16];
+        if let Err(error) = getrandom::fill(&mut session) {
+            tracing::error!("no randomness for a session: {error}");
+            return;
+        }
+        let now_s = state.now_s();
+        let stream = Stream::new(socket);
+        let (core, descriptor) = (state.setup.core, stream.descriptor());
+        let id =
+            state.connections.insert(|id| Connection::new(Peer { core, id }, descriptor, session, now_s));
+        state.setup.metrics.accepted.inc();
+        state.setup.metrics.connections.inc();
+        drop(state);
+        let core = Rc::clone(self);
+        runtime::spawn(receive::serve(core, id, stream));
+    }
+
+    /// Sends what waits, when a turn has brought something.
+    fn poll_flush(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state.borrow_mut();
+        if state.stopping == Some(StopStage::End) {
+            return Poll::Ready(());
+        }
+        state.is_flush_due = false;
+        state.flusher = Some(context.waker().clone());
+        flush::flush(&mut state);
+        state.report_drained();
+        Poll::Pending
+    }
+
+    async fn keep_time(&self) {
+        loop {
+            runtime::sleep(Duration::from_secs(1)).await;
+            let mut state = self.state.borrow_mut();
+            if state.stopping == Some(StopStage::End) {
+                return;
+            }
+            let now = state.now();
+            state.step(Input::Tick, now);
+            state.end_overdue();
+            effects::retry_storage(&mut state);
+            let documents = i64::try_from(state.shard.documents()).unwrap_or(i64::MAX);
+            let core = state.setup.core.to_string();
+            state.setup.metrics.documents.with_label_values(&[&core]).set(documents);
+        }
+    }
+
+    /// Ends every connection's task.
+    fn end(&self) {
+        let mut state = self.state.borrow_mut();
+        for connection in state.connections.iter_mut() {
+            connection.stage = Stage::Dead;
+            connection.wake();
+        }
+        if let Some(waker) = state.flusher.take() {
+            waker.wake();
+        }
+        // Tasks may outlive this in a runtime that is shut down; the storage threads must not wait for them.
+        state.setup.storage = None;
+        state.jobs.clear();
+        state.waiting_questions.clear();
+    }
+}
+
+impl State {
+    pub(super) fn now(&self) -> Now {
+        let mono_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { mono_us, wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    pub(super) fn now_s(&self) -> u32 {
+        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// A step of this core's shard, and what it wants done.
+    pub(super) fn step(&mut self, input: Input<'_>, now: Now) {
+        self.shard.step(input, now, &mut self.effects);
+        effects::carry_out(self);
+        // What was admitted goes to the disk at the end of the turn.
+        self.request_flush();
+    }
+
+    /// A request of one of this core's connections, to the document's home.
+    pub(super) fn request(&mut self, home: u16, input: Input<'_>, now: Now) {
+        if home == self.setup.core {
+            self.step(input, now);
+            return;
+        }
+        let Some(request) = Request::of(input) else { return };
+        if let Some(bytes) = request.counted_bytes() {
+            self.count_in(request.peer(), bytes);
+        }
+        if let Some(mailbox) = self.setup.mailboxes.get(usize::from(home)) {
+            mailbox.send(Message::Request(request));
+        }
+    }
+
+    /// A request of another core's connection.
+    fn serve(&mut self, mut request: Request, now: Now) {
+        let (input, settle) = request.input();
+        self.shard.step(input, now, &mut self.effects);
+        if let Some((peer, bytes)) = settle {
+            self.effects.push(Effect::Settle { peer, bytes });
+        }
+        effects::carry_out(self);
+        self.request_flush();
+    }
+
+    /// A connection has one more request under way.
+    pub(super) fn count_in(&mut self, peer: Peer, bytes: usize) {
+        if let Some(connection) = self.connections.get_mut(peer.id) {
+            connection.in_flight += 1;
+            connection.in_flight_bytes += bytes;
+            self.in_flight_bytes += bytes;
+        }
+    }
+
+    /// A request is done.
+    pub(super) fn count_out(&mut self, peer: Peer, bytes: usize) {
+        let was_full = self.in_flight_bytes >= CORE_IN_FLIGHT_BYTES_MAX;
+        if let Some(connection) = self.connections.get_mut(peer.id) {
+            connection.in_flight = connection.in_flight.saturating_sub(1);
+            connection.in_flight_bytes = connection.in_flight_bytes.saturating_sub(bytes);
+            self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
+            if connection.is_paused && !connection.is_at_limit() {
+                connection.wake();
+            }
+        }
+        if was_full && self.in_flight_bytes < CORE_IN_FLIGHT_BYTES_MAX {
+            for id in std::mem::take(&mut self.paused) {
+                if let Some(connection) = self.connections.get_mut(id) {
+                    connection.wake();
+                }
+            }
+        }
+    }
+
+    /// Something has to be sent to this connection at the end of the turn.
+    pub(super) fn mark_dirty(&mut self, id: u64) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !connection.is_dirty
+        {
+            connection.is_dirty = true;
+            self.dirty.push_back(id);
+        }
+        self.request_flush();
+    }
+
+    /// The flusher runs once the tasks that are runnable now have run.
+    pub(super) fn request_flush(&mut self) {
+        if !self.is_flush_due {
+            self.is_flush_due = true;
+            if let Some(waker) = &self.flusher {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Forgets a connection, and tells all who know of it.
+    pub(super) fn disconnect(&mut self, id: u64) {
+        let Some(connection) = self.connections.remove(id) else { return };
+        self.setup.metrics.connections.dec();
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(connection.in_flight_bytes);
+        for stream in &connection.streams {
+            self.feeds.detach(stream.handle, stream.number, connection.peer);
+        }
+        let now = self.now();
+        for home in connection.homes {
+            self.request(home, Input::Disconnected { peer: connection.peer }, now);
+        }
+        self.request_flush();
+    }
+
+    /// Ends connections that did not say hello, that are silent, or that do not take their last bytes.
+    fn end_overdue(&mut self) {
+        let now_s = self.now_s();
+        let mut overdue: Vec<(u64, ErrorCode)> = Vec::new();
+        for connection in self.connections.iter_mut() {
+            let silent_s = now_s.saturating_sub(connection.heard_s);
+            match connection.stage {
+                Stage::Greeting if silent_s > HELLO_TIMEOUT_S => {
+                    overdue.push((connection.peer.id, ErrorCode::HelloTimeout));
+                }
+                Stage::Ready if silent_s > IDLE_TIMEOUT_S => {
+                    overdue.push((connection.peer.id, ErrorCode::IdleTimeout));
+                }
+                Stage::Draining if now_s > connection.drain_until_s => {
+                    connection.stage = Stage::Dead;
+                    connection.wake();
+                }
+                _ => {}
+            }
+        }
+        for (id, code) in overdue {
+            let message = match code {
+                ErrorCode::HelloTimeout => format!("no hello came within {HELLO_TIMEOUT_S} s"),
+                _ => format!("nothing was heard for {IDLE_TIMEOUT_S} s: send a ping now and then"),
+            };
+            self.fail(id, code, 0, &message);
+        }
+    }
+
+    /// Tells everybody that the server goes away; what is under way is finished.
+    fn drain(&mut self) {
+        self.stopping = Some(StopStage::Drain);
+        let message = GoingAway {
+            code: ErrorCode::ShuttingDown as u16,
+            retry_after_ms: RETRY_AFTER_STOP_MS,
+            retry_jitter_ms: RETRY_JITTER_MS,
+            message: "the server stops: what was acked is safe, push the rest again after you reconnect"
+                .to_owned(),
+        };
+        let frame = Outgoing::new(0, &message, &[]);
+        let mut ids = Vec::with_capacity(self.connections.len());
+        for connection in self.connections.iter_mut() {
+            ids.push(connection.peer.id);
+            if connection.stage == Stage::Ready {
+                connection.push_control(Control::Frame(frame.clone()));
+            }
+            connection.wake();
+        }
+        for id in ids {
+            self.mark_dirty(id);
+        }
+        self.request_flush();
+    }
+
+    /// During a stop: whether everything that was under way here is durable, answered and sent.
+    fn report_drained(&mut self) {
+        if self.stopping != Some(StopStage::Drain) || !self.dirty.is_empty() || !self.shard.is_settled() {
+            return;
+        }
+        let is_busy = |connection: &mut Connection| connection.in_flight > 0;
+        if self.connections.iter_mut().any(is_busy) {
+            return;
+        }
+        // An error means that the stop is not waited for any more.
+        let _ = self.setup.drained.send(self.setup.core);
+    }
+
+    /// Ends a connection for a reason that it is told.
+    pub(super) fn fail(&mut self, id: u64, code: ErrorCode, kind: u16, message: &str) {
+        let now_s = self.now_s();
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.stage == Stage::Draining || connection.stage == Stage::Dead {
+            return;
+        }
+        self.setup.metrics.failed.with_label_values(&[code.name()]).inc();
+        tracing::debug!(code = code.name(), peer = id, "connection ends: {message}");
+        connection.fail(code, kind, message, now_s + DRAIN_TIMEOUT_S);
+        connection.wake();
+        self.mark_dirty(id);
+    }
+}

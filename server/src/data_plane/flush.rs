@@ -1,0 +1,167 @@
+//! Bytes out: at the end of a turn, one send for everything that a connection is to get.
+//!
+//! Answers go first, then what its documents have for it, up to a quantum. Whatever the socket does not take
+//! is kept, and nothing more is gathered for that connection until it is gone.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use etherply_engine::feed::{QUANTUM_BYTES, ReadRequest};
+use etherply_engine::peer::Peer;
+use socket2::SockRef;
+
+use super::connection::{Connection, Control, Stage, Transport};
+use super::core::State;
+use super::effects;
+use super::mailbox::Message;
+
+/// Never wait; a closed socket is an error here, not a signal to the process.
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+/// Commits what was admitted, and sends to every connection that has something.
+pub(super) fn flush(state: &mut State) {
+    state.shard.flush(&mut state.effects);
+    effects::carry_out(state);
+    // Those that become dirty again while this runs have their next turn after other tasks had theirs.
+    for _ in 0..state.dirty.len() {
+        let Some(id) = state.dirty.pop_front() else { break };
+        flush_connection(state, id);
+    }
+    if !state.dirty.is_empty() {
+        state.request_flush();
+    }
+}
+
+fn flush_connection(state: &mut State, id: u64) {
+    let Some(connection) = state.connections.get_mut(id) else { return };
+    connection.is_dirty = false;
+    if connection.is_blocked || connection.stage == Stage::Dead {
+        return;
+    }
+    let mut pieces = std::mem::take(&mut state.pieces);
+    let has_more = gather(state, id, &mut pieces);
+    if !pieces.is_empty() {
+        send(state, id, &pieces);
+    }
+    pieces.clear();
+    state.pieces = pieces;
+    let Some(connection) = state.connections.get_mut(id) else { return };
+    if connection.is_paused && !connection.is_at_limit() {
+        connection.wake();
+    }
+    if connection.is_blocked {
+        return;
+    }
+    if has_more {
+        state.mark_dirty(id);
+    } else if connection.stage == Stage::Draining {
+        // Everything was said. The other side reads it, closes, and then this end is closed too; one that
+        // does not is closed when its time is over.
+        drop(with_socket(connection, |socket| socket.shutdown(std::net::Shutdown::Write)));
+    }
+}
+
+/// Collects what goes out next; whether there is more behind it.
+fn gather(state: &mut State, id: u64, pieces: &mut Vec<bytes::Bytes>) -> bool {
+    let now_us = state.now().mono_us;
+    let State { connections, feeds, setup, .. } = state;
+    let Some(connection) = connections.get_mut(id) else { return false };
+    let is_websocket = matches!(connection.transport, Transport::WebSocket(_));
+    let mut bytes = connection.control_bytes;
+    for control in connection.control.drain(..) {
+        pieces.push(match control {
+            Control::Raw(raw) => raw,
+            Control::Frame(frame) if is_websocket => frame.for_websocket(),
+            Control::Frame(frame) => frame.for_tcp(),
+        });
+    }
+    connection.control_bytes = 0;
+    let peer = connection.peer;
+    let mut reads: Vec<(u32, u32, ReadRequest)> = Vec::new();
+    for _ in 0..connection.ready.len() {
+        if bytes >= QUANTUM_BYTES {
+            break;
+        }
+        let Some(handle) = connection.ready.pop_front() else { break };
+        let Some(stream) = connection.stream(handle) else { continue };
+        let gathered = feeds.gather(handle, stream.number, peer, QUANTUM_BYTES - bytes, |frame| {
+            pieces.push(if is_websocket { frame.for_websocket() } else { frame.for_tcp() });
+        });
+        bytes += gathered.bytes;
+        setup.metrics.deliveries.inc_by(u64::from(gathered.segments));
+        if gathered.oldest_received_us > 0 {
+            let latency_us = now_us.saturating_sub(gathered.oldest_received_us);
+            setup.metrics.sync_latency_ms.observe(us_to_ms(latency_us));
+        }
+        if gathered.more {
+            connection.ready.push_back(handle);
+        }
+        reads.extend(gathered.read.map(|read| (handle, stream.number, read)));
+    }
+    let has_more = !connection.ready.is_empty();
+    for (handle, number, read) in reads {
+        ask_for(state, peer, handle, number, read);
+    }
+    has_more
+}
+
+#[allow(clippy::cast_precision_loss, reason = "latencies are far below 2^52 µs")]
+fn us_to_ms(us: u64) -> f64 {
+    us as f64 / 1_000.0
+}
+
+fn ask_for(state: &mut State, peer: Peer, handle: u32, number: u32, read: ReadRequest) {
+    let mailbox = effects::own_mailbox(state);
+    effects::ask(
+        state,
+        Box::new(move |reader| {
+            let ReadRequest { document, epoch, after_seq, through_seq, bytes_max } = read;
+            let result = reader.read(&document, epoch, after_seq, through_seq, bytes_max);
+            mailbox.send(Message::Filled { handle, number, peer, result });
+        }),
+    );
+}
+
+/// Does something with a connection's socket.
+fn with_socket<T>(connection: &Connection, act: impl FnOnce(&SockRef<'_>) -> T) -> T {
+    // SAFETY: the connection's task owns the descriptor and removes the connection from the slab before it
+    // closes it, so a connection that is found there has an open descriptor.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(connection.descriptor) };
+    act(&SockRef::from(&descriptor))
+}
+
+/// One system call for all pieces.
+fn send(state: &mut State, id: u64, pieces: &[bytes::Bytes]) {
+    let State { connections, out, setup, .. } = state;
+    let Some(connection) = connections.get_mut(id) else { return };
+    let bytes: &[u8] = match pieces {
+        [one] => one,
+        several => {
+            out.clear();
+            for piece in several {
+                out.extend_from_slice(piece);
+            }
+            out
+        }
+    };
+    setup.metrics.sends.inc();
+    let sent = loop {
+        match with_socket(connection, |socket| socket.send_with_flags(bytes, SEND_FLAGS)) {
+            Ok(sent) => break sent,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 0,
+            Err(_) => {
+                connection.stage = Stage::Dead;
+                connection.wake();
+                return;
+            }
+        }
+    };
+    setup.metrics.sent_bytes.inc_by(sent as u64);
+    if let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
+        connection.unsent = rest.to_vec();
+        connection.is_blocked = true;
+        // Its task waits for the socket to take more.
+        connection.wake();
+    }
+}

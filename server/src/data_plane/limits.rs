@@ -1,0 +1,35 @@
+//! Every limit of the data plane that is not the wire's or the engine's.
+
+use std::time::Duration;
+
+/// Bytes that are read from a socket at once, into a buffer that all connections of a core share.
+pub const READ_BYTES: usize = 64 * 1024;
+/// Reads of one connection before the others have their turn.
+pub const READS_PER_TURN_MAX: usize = 4;
+/// What a socket's send buffer holds in the kernel; without a bound it grows to megabytes a slow reader.
+pub const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// Most bytes of answers (acks, pongs, errors) that wait for a connection; beyond, it is not read from.
+pub const CONTROL_BYTES_MAX: usize = 256 * 1024;
+/// Most bytes of pushes and other requests that a core's connections have under way together; beyond, none
+/// of them is read from.
+pub const CORE_IN_FLIGHT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// What a request counts beside its payload.
+pub const REQUEST_OVERHEAD_BYTES: usize = 64;
+/// Most connections of one core.
+pub const CONNECTIONS_PER_CORE_MAX: usize = 100_000;
+/// Time from the accept to a hello.
+pub const HELLO_TIMEOUT_S: u32 = 10;
+/// Time without a frame from the client after which a connection ends.
+pub const IDLE_TIMEOUT_S: u32 = 90;
+/// Time that a connection which is being closed has to take the last bytes.
+pub const DRAIN_TIMEOUT_S: u32 = 2;
+/// When clients are told to come back after a stop, and over how long they spread.
+pub const RETRY_AFTER_STOP_MS: u32 = 500;
+/// See [`RETRY_AFTER_STOP_MS`].
+pub const RETRY_JITTER_MS: u32 = 2_000;
+/// How long a stopping server waits for commits and sends that are under way.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that the kernel holds until they are accepted; it caps it at `net.core.somaxconn`.
+pub const BACKLOG: i32 = 65_535;
+/// How long the acceptor waits when there are no descriptors left.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

@@ -1,0 +1,274 @@
+//! What cores and storage threads send one another.
+//!
+//! A mailbox has no bound of its own. What goes through it is bounded where it arises: a request from a
+//! connection counts against [`super::limits::CORE_IN_FLIGHT_BYTES_MAX`] until it is answered, commits are
+//! bounded by the pushes in them, and each member has at most one read of the log under way.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use etherply_engine::change::ChangeHash;
+use etherply_engine::document::Document;
+use etherply_engine::ids::ChainHash;
+use etherply_engine::log::{Found, LogError};
+use etherply_engine::peer::Peer;
+use etherply_engine::record::Record;
+use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest};
+use etherply_wire::kinds::ClockEntry;
+
+/// How far a stop has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopStage {
+    /// Tell clients, read nothing more, let what is under way become durable and be sent.
+    Drain,
+    /// Close everything and end.
+    End,
+}
+
+/// A message to a core.
+#[derive(Debug)]
+pub enum Message {
+    /// A new connection.
+    Adopt(OwnedFd, SocketAddr),
+    /// A request of another core's connection to a document whose home is here.
+    Request(Request),
+    /// An effect of another core's shard.
+    Effect(Effect),
+    /// A document was read from the log.
+    Loaded {
+        /// Its handle.
+        handle: u32,
+        /// The document.
+        result: Box<Result<Document, LogError>>,
+    },
+    /// Changes were looked up in the log.
+    Found {
+        /// The document's handle.
+        handle: u32,
+        /// Who waits for it.
+        peer: Peer,
+        /// What for.
+        asked_for: FindFor,
+        /// Where they stand.
+        result: Result<Vec<(ChangeHash, Option<Found>)>, LogError>,
+    },
+    /// The chain at a position was read.
+    ChainRead {
+        /// The document's handle.
+        handle: u32,
+        /// Who waits for it.
+        peer: Peer,
+        /// The chain.
+        result: Result<Option<ChainHash>, LogError>,
+    },
+    /// A piece of the log was read for a member of this core.
+    Filled {
+        /// The document's handle.
+        handle: u32,
+        /// The member's number in the feed.
+        number: u32,
+        /// The member.
+        peer: Peer,
+        /// The records.
+        result: Result<Vec<Record>, LogError>,
+    },
+    /// A batch of this core's shard is durable, or failed.
+    Committed {
+        /// Its number.
+        batch: u64,
+        /// How it went.
+        outcome: Result<(), LogError>,
+    },
+    /// The server stops.
+    Stop(StopStage),
+}
+
+/// A request with bytes of its own.
+#[derive(Debug)]
+pub enum Request {
+    /// See [`Input::Open`].
+    Open(OpenRequest),
+    /// See [`Input::Push`].
+    Push {
+        /// Everything but the bytes.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// The push's number.
+        push: u64,
+        /// Its generation.
+        generation: u32,
+        /// Bytes of each change.
+        lengths: Vec<u32>,
+        /// The changes.
+        changes: Vec<u8>,
+    },
+    /// See [`Input::Reconcile`].
+    Reconcile {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// More entries follow.
+        more: bool,
+        /// The entries.
+        clock: Vec<ClockEntry>,
+    },
+    /// See [`Input::PresenceSet`].
+    PresenceSet {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// How long it holds.
+        ttl_ms: u32,
+        /// The state.
+        state: Vec<u8>,
+    },
+    /// See [`Input::PresenceLeave`].
+    PresenceLeave {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+    },
+    /// See [`Input::Broadcast`].
+    Broadcast {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// The topic.
+        topic: String,
+        /// The payload.
+        payload: Vec<u8>,
+    },
+    /// See [`Input::Close`].
+    Close {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+    },
+    /// See [`Input::Disconnected`].
+    Disconnected {
+        /// The connection.
+        peer: Peer,
+    },
+}
+
+impl Request {
+    /// Copies what a connection asks, to be sent to another core. `None` for what no connection asks.
+    pub(super) fn of(input: Input<'_>) -> Option<Self> {
+        Some(match input {
+            Input::Open(open) => Self::Open(open),
+            Input::Push(PushRequest { peer, handle, push, generation, lengths, changes }) => Self::Push {
+                peer,
+                handle,
+                push,
+                generation,
+                lengths: lengths.to_vec(),
+                changes: changes.to_vec(),
+            },
+            Input::Reconcile { peer, handle, more, clock } => Self::Reconcile { peer, handle, more, clock },
+            Input::PresenceSet { peer, handle, ttl_ms, state } => {
+                Self::PresenceSet { peer, handle, ttl_ms, state: state.to_vec() }
+            }
+            Input::PresenceLeave { peer, handle } => Self::PresenceLeave { peer, handle },
+            Input::Broadcast { peer, handle, topic, payload } => {
+                Self::Broadcast { peer, handle, topic: topic.to_owned(), payload: payload.to_vec() }
+            }
+            Input::Close { peer, handle } => Self::Close { peer, handle },
+            Input::Disconnected { peer } => Self::Disconnected { peer },
+            _ => return None,
+        })
+    }
+
+    /// The request as the shard takes it, and what to settle for it behind it: pushes settle themselves.
+    pub(super) fn input(&mut self) -> (Input<'_>, Option<(Peer, usize)>) {
+        match self {
+            Self::Open(open) => (Input::Open(open.clone()), None),
+            Self::Push { peer, handle, push, generation, lengths, changes } => {
+                let request = PushRequest {
+                    peer: *peer,
+                    handle: *handle,
+                    push: *push,
+                    generation: *generation,
+                    lengths,
+                    changes,
+                };
+                (Input::Push(request), None)
+            }
+            Self::Reconcile { peer, handle, more, clock } => {
+                let bytes = request_bytes(clock.len() * size_of::<ClockEntry>());
+                let clock = std::mem::take(clock);
+                (Input::Reconcile { peer: *peer, handle: *handle, more: *more, clock }, Some((*peer, bytes)))
+            }
+            Self::PresenceSet { peer, handle, ttl_ms, state } => {
+                let settle = Some((*peer, request_bytes(state.len())));
+                (Input::PresenceSet { peer: *peer, handle: *handle, ttl_ms: *ttl_ms, state }, settle)
+            }
+            Self::PresenceLeave { peer, handle } => {
+                (Input::PresenceLeave { peer: *peer, handle: *handle }, Some((*peer, request_bytes(0))))
+            }
+            Self::Broadcast { peer, handle, topic, payload } => {
+                let settle = Some((*peer, request_bytes(topic.len() + payload.len())));
+                (Input::Broadcast { peer: *peer, handle: *handle, topic, payload }, settle)
+            }
+            Self::Close { peer, handle } => {
+                (Input::Close { peer: *peer, handle: *handle }, Some((*peer, request_bytes(0))))
+            }
+            Self::Disconnected { peer } => (Input::Disconnected { peer: *peer }, None),
+        }
+    }
+
+    /// The connection that asks.
+    pub(super) fn peer(&self) -> Peer {
+        match self {
+            Self::Open(open) => open.peer,
+            Self::Push { peer, .. }
+            | Self::Reconcile { peer, .. }
+            | Self::PresenceSet { peer, .. }
+            | Self::PresenceLeave { peer, .. }
+            | Self::Broadcast { peer, .. }
+            | Self::Close { peer, .. }
+            | Self::Disconnected { peer } => *peer,
+        }
+    }
+
+    /// What it counts while it is under way, `None` if it is not counted or counts itself.
+    pub(super) fn counted_bytes(&self) -> Option<usize> {
+        match self {
+            Self::Open(_) | Self::Push { .. } | Self::Disconnected { .. } => None,
+            Self::Reconcile { clock, .. } => Some(request_bytes(clock.len() * size_of::<ClockEntry>())),
+            Self::PresenceSet { state, .. } => Some(request_bytes(state.len())),
+            Self::Broadcast { topic, payload, .. } => Some(request_bytes(topic.len() + payload.len())),
+            Self::PresenceLeave { .. } | Self::Close { .. } => Some(request_bytes(0)),
+        }
+    }
+}
+
+fn request_bytes(payload_bytes: usize) -> usize {
+    super::limits::REQUEST_OVERHEAD_BYTES + payload_bytes
+}
+
+/// The way to a core.
+#[derive(Debug, Clone)]
+pub struct Mailbox(flume::Sender<Message>);
+
+impl Mailbox {
+    /// A mailbox and what it fills.
+    pub fn new() -> (Self, flume::Receiver<Message>) {
+        let (sender, receiver) = flume::unbounded();
+        (Self(sender), receiver)
+    }
+
+    /// Sends. A core that has ended takes no more messages, which is no error: it is part of a stop.
+    pub fn send(&self, message: Message) {
+        drop(self.0.send(message));
+    }
+}
+
+/// The ways to all cores, by their numbers.
+pub type Mailboxes = Arc<[Mailbox]>;

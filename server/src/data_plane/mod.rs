@@ -1,0 +1,27 @@
+//! The data plane: one core's share of connections and documents, and how cores talk.
+//!
+//! ```text
+//! accept      takes connections and deals them out to the cores
+//! core        one core: its shard, feeds and connections, and the tasks that drive them
+//! mailbox     what cores and storage threads send one another
+//! connection  one connection: transport, session, what waits to be sent
+//! receive     bytes in: preamble, upgrade, frames
+//! session     frames in: what each kind does
+//! effects     what the engine wants done
+//! flush       bytes out: one send for everything that a connection is to get
+//! ```
+
+mod accept;
+mod connection;
+mod core;
+mod effects;
+mod flush;
+pub mod limits;
+mod mailbox;
+mod receive;
+mod session;
+mod slab;
+
+pub use accept::{Acceptor, Listener};
+pub use core::{CoreSetup, run};
+pub use mailbox::{Mailbox, Mailboxes, Message, StopStage};

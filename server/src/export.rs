@@ -1,0 +1,104 @@
+//! Documents out of a data directory, in files that Automerge can load without EtherPly.
+//!
+//! `OUT/index.json` lists them; each file holds a document's changes, one chunk behind the other.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+use etherply_engine::document::recover;
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::LogError;
+use serde::Serialize;
+
+use crate::storage::{self, OpenError, Reader};
+
+/// Documents that are listed at once.
+const PAGE: usize = 1_000;
+/// Bytes of changes that are read at once.
+const READ_BYTES_MAX: usize = 1024 * 1024;
+
+/// Why an export failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The data directory cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A document cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A file cannot be written.
+    #[error("cannot write {path}: {reason}")]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: io::Error,
+    },
+}
+
+/// One exported document.
+#[derive(Debug, Serialize)]
+pub struct Exported {
+    /// Its name.
+    pub document: String,
+    /// Its file's name.
+    pub file: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Its last position.
+    pub seq: u64,
+    /// Its changes.
+    pub changes: u64,
+    /// Its heads, in hexadecimal.
+    pub heads: Vec<String>,
+}
+
+/// Exports every document; `progress` is told how many are done.
+pub fn export(
+    data: &Path,
+    out: &Path,
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Exported>, ExportError> {
+    let log = storage::open(data)?;
+    let reader = log.reader();
+    fs::create_dir(out).map_err(|reason| ExportError::Write { path: out.to_owned(), reason })?;
+    let mut exported: Vec<Exported> = Vec::new();
+    let mut after: Option<DocumentId> = None;
+    loop {
+        let page = reader.documents("", after.as_ref(), PAGE)?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.document.clone());
+        for entry in page {
+            let file = format!("{:08}.automerge", exported.len());
+            exported.push(export_one(reader, &entry.document, out, file)?);
+            progress(exported.len());
+        }
+    }
+    let path = out.join("index.json");
+    let index = serde_json::to_vec_pretty(&exported).map_err(io::Error::from);
+    index.and_then(|index| fs::write(&path, index)).map_err(|reason| ExportError::Write { path, reason })?;
+    Ok(exported)
+}
+
+fn export_one(reader: &Reader, id: &DocumentId, out: &Path, file: String) -> Result<Exported, ExportError> {
+    // Proves on the way that the log is whole.
+    let document = recover(reader, id)?;
+    let end = document.committed();
+    let path = out.join(&file);
+    let written = |reason| ExportError::Write { path: path.clone(), reason };
+    let mut target = BufWriter::new(File::create(&path).map_err(written)?);
+    let (mut seq, mut changes) = (0, 0);
+    while seq < end.seq {
+        let records = reader.read(id, end.epoch, seq, end.seq, READ_BYTES_MAX)?;
+        let Some(last) = records.last() else { break };
+        seq = last.seq;
+        for record in &records {
+            changes += 1;
+            target.write_all(&record.change).map_err(written)?;
+        }
+    }
+    target.flush().map_err(written)?;
+    let heads = document.heads().iter().map(|head| head.hash.to_string()).collect();
+    Ok(Exported { document: id.to_string(), file, epoch: end.epoch, seq: end.seq, changes, heads })
+}

@@ -1,0 +1,145 @@
+//! What the server counts. Names are stable; `docs/metrics.md` lists them.
+
+use std::sync::Arc;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::storage::StorageStats;
+
+/// Bounds of the latency buckets, in milliseconds.
+const LATENCY_BUCKETS_MS: [f64; 15] =
+    [0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 35.0, 50.0, 100.0, 250.0, 1_000.0];
+
+/// All metrics of one server.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Open connections.
+    pub connections: IntGauge,
+    /// Connections accepted, by transport once it is known.
+    pub accepted: IntCounter,
+    /// Connections that could not be taken, by reason.
+    pub rejected: IntCounterVec,
+    /// Connections that ended with an error of theirs, by code.
+    pub failed: IntCounterVec,
+    /// Connections that ended because their code panicked.
+    pub panics: IntCounter,
+    /// Changes made durable.
+    pub operations: IntCounter,
+    /// Bytes of pushes made durable.
+    pub pushed_bytes: IntCounter,
+    /// Pushes refused, by code.
+    pub refused: IntCounterVec,
+    /// Documents opened, by the way a member is brought up to date.
+    pub opened: IntCounterVec,
+    /// Changes frames handed to sockets.
+    pub deliveries: IntCounter,
+    /// Calls that hand bytes to a socket.
+    pub sends: IntCounter,
+    /// Bytes handed to sockets.
+    pub sent_bytes: IntCounter,
+    /// Frames read from sockets.
+    pub frames: IntCounter,
+    /// From the receipt of a push to handing it to a member's socket, made durable in between.
+    pub sync_latency_ms: Histogram,
+    /// Documents in memory, by core.
+    pub documents: IntGaugeVec,
+    storage: Option<Arc<StorageStats>>,
+    fsyncs: IntGauge,
+    commits: IntGauge,
+    commit_failures: IntGauge,
+    commit_queue_bytes: IntGauge,
+}
+
+impl Metrics {
+    /// A registry with everything in it. An error is a mistake in this file: two metrics of one name.
+    pub fn new(storage: Option<Arc<StorageStats>>) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(format!("etherply_{name}"), help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(format!("etherply_{name}"), help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let labelled = |name: &str, help: &str, label: &str| -> Result<IntCounterVec, prometheus::Error> {
+            let counters = IntCounterVec::new(Opts::new(format!("etherply_{name}"), help), &[label])?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok(counters)
+        };
+        let latency = HistogramOpts::new(
+            "etherply_sync_latency_ms",
+            "Milliseconds from the receipt of a push to handing it, durable, to a member's socket",
+        );
+        let sync_latency_ms = Histogram::with_opts(latency.buckets(LATENCY_BUCKETS_MS.to_vec()))?;
+        registry.register(Box::new(sync_latency_ms.clone()))?;
+        let documents =
+            IntGaugeVec::new(Opts::new("etherply_documents_open", "Documents in memory"), &["core"])?;
+        registry.register(Box::new(documents.clone()))?;
+        Ok(Self {
+            connections: gauge("connections_active", "Open connections")?,
+            accepted: counter("connections_accepted_total", "Connections accepted")?,
+            rejected: labelled("connections_rejected_total", "Connections not taken", "reason")?,
+            failed: labelled("connections_failed_total", "Connections ended for an error", "code")?,
+            panics: counter("connection_panics_total", "Connections ended by a panic")?,
+            operations: counter("operations_total", "Changes made durable")?,
+            pushed_bytes: counter("pushed_bytes_total", "Bytes of pushes made durable")?,
+            refused: labelled("pushes_refused_total", "Pushes refused", "code")?,
+            opened: labelled("opens_total", "Documents opened by members", "resume")?,
+            deliveries: counter("deliveries_total", "Changes frames handed to sockets")?,
+            sends: counter("sends_total", "Calls that hand bytes to a socket")?,
+            sent_bytes: counter("sent_bytes_total", "Bytes handed to sockets")?,
+            frames: counter("frames_received_total", "Frames read from sockets")?,
+            fsyncs: gauge("fsyncs_total", "Syncs that commits waited for")?,
+            commits: gauge("commits_total", "Commits made durable")?,
+            commit_failures: gauge("commit_failures_total", "Commits that failed")?,
+            commit_queue_bytes: gauge("commit_queue_bytes", "Bytes of changes that wait for a commit")?,
+            sync_latency_ms,
+            documents,
+            storage,
+            registry,
+        })
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let set = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        if let Some(storage) = &self.storage {
+            set(&self.fsyncs, storage.fsyncs.load(Relaxed));
+            set(&self.commits, storage.commits.load(Relaxed));
+            set(&self.commit_failures, storage.commits_failed.load(Relaxed));
+            set(&self.commit_queue_bytes, storage.queued_bytes.load(Relaxed));
+        }
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        Ok(String::from_utf8_lossy(&out).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_that_dashboards_rely_on_are_there() {
+        let metrics = Metrics::new(None).unwrap();
+        metrics.sync_latency_ms.observe(1.0);
+        let text = metrics.render().unwrap();
+        for name in [
+            "etherply_connections_active",
+            "etherply_operations_total",
+            "etherply_sync_latency_ms_bucket",
+            "etherply_fsyncs_total",
+            "etherply_sends_total",
+        ] {
+            assert!(text.contains(name), "{name} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Starts everything, and stops it in order.
+
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cli::ServeArgs;
+use crate::control::{Control, Observed};
+use crate::data_plane::limits::STOP_TIMEOUT;
+use crate::data_plane::{Acceptor, CoreSetup, Listener, Mailbox, Mailboxes, Message, StopStage, run};
+use crate::metrics::Metrics;
+use crate::preflight::{self, Problem};
+use crate::runtime::{self, CoreThread};
+use crate::storage::{self, StorageThread};
+
+/// What runs.
+struct Running {
+    acceptor: Acceptor,
+    control: Control,
+    cores: Vec<CoreThread>,
+    mailboxes: Mailboxes,
+    drained: flume::Receiver<u16>,
+    committer: StorageThread,
+    reader: StorageThread,
+    is_serving: Arc<AtomicBool>,
+}
+
+/// Where things are, for people and programs.
+struct Facts {
+    listen: SocketAddr,
+    control: SocketAddr,
+    data: PathBuf,
+    cores: usize,
+    connections_max: u64,
+}
+
+/// Serves until a signal asks to stop.
+pub fn serve(args: &ServeArgs) -> Result<(), Problem> {
+    // Before anything starts: a signal that comes early must not end the process half way.
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Problem::system("wait for signals"))?;
+    let (running, facts) = start(args)?;
+    announce(args, &facts);
+    if let Some(signal) = signals.forever().next() {
+        let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
+        tracing::info!("{name}: telling clients, finishing what is under way");
+    }
+    stop(running);
+    Ok(())
+}
+
+fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
+    preflight::check_exposure(args.listen, args.insecure)?;
+    preflight::check_exposure(args.control, args.insecure)?;
+    let connections_max = preflight::raise_descriptors()?;
+    let processors = preflight::processors()?;
+    let cores = args.cores.map_or(processors.len(), usize::from);
+    if cores > processors.len() {
+        return Err(Problem::Cores { asked: cores, available: processors.len() });
+    }
+    runtime::check(cores)?;
+    let listener = Listener::bind(args.listen).map_err(Problem::port(args.listen, "sync"))?;
+    let control = TcpListener::bind(args.control).map_err(Problem::port(args.control, "control"))?;
+    let listen = listener.address().map_err(Problem::system("read the listening address"))?;
+
+    let log = open_storage(args)?;
+    let stats = Arc::clone(log.stats());
+    let storage_reader = log.reader().clone();
+    let (committer, commit_thread) = storage::spawn_committer(log, Arc::clone(&stats), || {})
+        .map_err(Problem::system("start the commit thread"))?;
+    let (questions, reader) =
+        storage::spawn_reader(storage_reader, Arc::clone(&stats), preflight::lower_priority)
+            .map_err(Problem::system("start the reader thread"))?;
+    let metrics = Metrics::new(Some(Arc::clone(&stats)))
+        .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
+    let metrics = Arc::new(metrics);
+    let is_serving = Arc::new(AtomicBool::new(false));
+    let observed =
+        Observed { metrics: Arc::clone(&metrics), storage: stats, is_serving: Arc::clone(&is_serving) };
+    let control = Control::start(control, observed).map_err(Problem::system("start the control plane"))?;
+
+    let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| Mailbox::new()).unzip();
+    let mailboxes: Mailboxes = mailboxes.into();
+    let (drained_sender, drained) = flume::unbounded();
+    let mut threads = Vec::with_capacity(cores);
+    let numbers = 0_u16..;
+    for ((core, cpu), messages) in numbers.zip(processors).zip(receivers) {
+        let setup = CoreSetup {
+            core,
+            cores: u16::try_from(cores).unwrap_or(u16::MAX),
+            mailboxes: Arc::clone(&mailboxes),
+            storage: Some((committer.clone(), questions.clone())),
+            metrics: Arc::clone(&metrics),
+            drained: drained_sender.clone(),
+        };
+        let thread = runtime::spawn_core(&format!("core-{core}"), cpu, move || run(setup, messages))
+            .map_err(Problem::system("start an executor"))?;
+        threads.push(thread);
+    }
+    let acceptor = Acceptor::start(listener, Arc::clone(&mailboxes), metrics)
+        .map_err(Problem::system("start the thread that accepts connections"))?;
+    is_serving.store(true, Ordering::Release);
+    let facts = Facts { listen, control: control.address(), data: args.data.clone(), cores, connections_max };
+    let running = Running {
+        acceptor,
+        control,
+        cores: threads,
+        mailboxes,
+        drained,
+        committer: commit_thread,
+        reader,
+        is_serving,
+    };
+    Ok((running, facts))
+}
+
+/// Opens the data directory on a thread of low priority, which the database's own threads inherit.
+fn open_storage(args: &ServeArgs) -> Result<storage::FjallLog, Problem> {
+    let started = Instant::now();
+    let opened = std::thread::scope(|scope| {
+        let open = || {
+            preflight::lower_priority();
+            storage::open(&args.data)
+        };
+        scope.spawn(open).join()
+    });
+    let log = match opened {
+        Ok(opened) => opened?,
+        Err(_) => {
+            let reason = io::Error::other("the database's code panicked: see the message above");
+            return Err(Problem::System { what: "open the data directory", reason });
+        }
+    };
+    tracing::info!(data = %args.data.display(), took_ms = started.elapsed().as_millis(), "data directory open");
+    Ok(log)
+}
+
+/// Says where everything is.
+fn announce(args: &ServeArgs, facts: &Facts) {
+    let Facts { listen, control, data, cores, connections_max } = facts;
+    tracing::info!(%listen, %control, cores, "ready");
+    let mut out = io::stdout().lock();
+    let said = if args.ready_json {
+        let ready = serde_json::json!({
+            "listen": listen.to_string(),
+            "control": control.to_string(),
+            "data": data,
+            "cores": cores,
+            "pid": std::process::id(),
+        });
+        writeln!(out, "{ready}")
+    } else {
+        let data = std::path::absolute(data).unwrap_or_else(|_| data.clone());
+        writeln!(
+            out,
+            "EtherPly {version} is ready.\n\n\
+             \x20 clients    tcp://{listen}  and  ws://{listen}\n\
+             \x20 control    http://{control}/health  /ready  /metrics\n\
+             \x20 data       {data}\n\
+             \x20 cores      {cores}, one executor pinned to each\n\
+             \x20 room for   {connections_max} connections (the limit on open files)\n\
+             \x20 access     {access}\n\n\
+             Try it, in another terminal:\n\
+             \x20 curl http://{control}/ready\n\
+             \x20 cargo run --release -p etherply-loadgen -- edits --url tcp://{listen} --duration 5\n\n\
+             Ctrl-C stops it; what was acknowledged is on disk.",
+            version = env!("CARGO_PKG_VERSION"),
+            data = data.display(),
+            access = if listen.ip().is_loopback() {
+                "open to every program on this machine, to nobody else"
+            } else {
+                "OPEN TO EVERYBODY who can reach this address (--insecure)"
+            },
+        )
+    };
+    // Nobody may be listening to standard output any more; the server does not depend on it.
+    drop(said.and_then(|()| out.flush()));
+}
+
+/// Tells clients, lets what is under way become durable and be sent, closes everything.
+fn stop(running: Running) {
+    let Running { acceptor, control, cores, mailboxes, drained, committer, reader, is_serving } = running;
+    is_serving.store(false, Ordering::Release);
+    acceptor.stop();
+    for mailbox in mailboxes.iter() {
+        mailbox.send(Message::Stop(StopStage::Drain));
+    }
+    let deadline = Instant::now() + STOP_TIMEOUT;
+    let mut waiting: Vec<u16> = (0_u16..).take(cores.len()).collect();
+    while !waiting.is_empty() {
+        match drained.recv_deadline(deadline) {
+            Ok(core) => waiting.retain(|other| *other != core),
+            Err(_) => {
+                tracing::warn!("some clients do not take their last answers: closing anyway");
+                break;
+            }
+        }
+    }
+    for mailbox in mailboxes.iter() {
+        mailbox.send(Message::Stop(StopStage::End));
+    }
+    for core in cores {
+        if let Err(error) = core.join() {
+            tracing::error!("an executor ended with an error: {error}");
+        }
+    }
+    drop(mailboxes);
+    committer.join();
+    reader.join();
+    control.stop();
+    tracing::info!("stopped; everything that was acknowledged is on disk");
+}

@@ -1,0 +1,136 @@
+//! How the database is set up and opened. Nothing here decides whether it may be opened: that is the scan's.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use fjall::{AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, Snapshot};
+
+use super::error::{OpenError, advice};
+use super::keys::{COMMIT_KEY, KeyspaceId};
+
+/// Blocks of tables kept in memory. The engine holds what is in use; reads of the log are cold.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// Size of all journals at which memtables that hold the oldest one back are flushed. A journal is closed at
+/// 64 MB; a start reads all of them, so this bounds the time of a start as well.
+const JOURNALS_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// One worker flushes and the other compacts: with a single one, a long compaction holds up flushes until
+/// commits stall at four memtables that wait.
+const WORKER_THREADS: usize = 2;
+/// Table files that stay open. Sockets need the process's descriptors more.
+const OPEN_TABLES_MAX: usize = 128;
+
+/// Size at which a keyspace's memtable is flushed. Up to four more can wait for the flush.
+fn memtable_bytes(keyspace: KeyspaceId) -> u64 {
+    const MIB: u64 = 1024 * 1024;
+    match keyspace {
+        KeyspaceId::Changes => 16 * MIB,
+        KeyspaceId::Hashes => 8 * MIB,
+        KeyspaceId::Documents | KeyspaceId::Meta => 4 * MIB,
+    }
+}
+
+/// Handles of all keyspaces.
+#[derive(Clone)]
+pub struct Keyspaces {
+    /// [`KeyspaceId::Changes`].
+    pub changes: Keyspace,
+    /// [`KeyspaceId::Hashes`].
+    pub hashes: Keyspace,
+    /// [`KeyspaceId::Documents`].
+    pub documents: Keyspace,
+    /// [`KeyspaceId::Meta`].
+    pub meta: Keyspace,
+}
+
+impl std::fmt::Debug for Keyspaces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keyspaces").finish_non_exhaustive()
+    }
+}
+
+impl Keyspaces {
+    fn open(database: &Database, path: &Path) -> Result<Self, OpenError> {
+        let open = |id: KeyspaceId| {
+            let keyspace = database
+                .keyspace(id.name(), || {
+                    KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes(id))
+                })
+                .map_err(|error| OpenError::Database { path: path.to_owned(), what: advice_for(&error) })?;
+            if keyspace.id() == id as u64 {
+                return Ok(keyspace);
+            }
+            // The scan knows keyspaces by their numbers, so another number would blind it.
+            let what =
+                format!("keyspace {} has number {} instead of {}", id.name(), keyspace.id(), id as u64);
+            Err(OpenError::Database { path: path.to_owned(), what })
+        };
+        Ok(Self {
+            changes: open(KeyspaceId::Changes)?,
+            hashes: open(KeyspaceId::Hashes)?,
+            documents: open(KeyspaceId::Documents)?,
+            meta: open(KeyspaceId::Meta)?,
+        })
+    }
+
+    /// Sequence number of the last batch plus 1; 0 if there is none. Every batch writes the row in `meta`.
+    pub fn seqno_end(&self) -> u64 {
+        self.meta.tree.get_highest_seqno().map_or(0, |seqno| seqno + 1)
+    }
+
+    /// Sequence number, plus 1, up to which the tables hold all batches; 0 if there are none. Every batch
+    /// writes to every keyspace, so a journal may be dropped when all keyspaces' tables are past it.
+    pub fn tables_end(&self) -> u64 {
+        let keyspaces = [&self.changes, &self.hashes, &self.documents, &self.meta];
+        let ends = keyspaces
+            .map(|keyspace| keyspace.tree.get_highest_persisted_seqno().map_or(0, |seqno| seqno + 1));
+        ends.into_iter().min().unwrap_or(0)
+    }
+
+    /// The row of the last commit, as stored.
+    pub fn commit_row(&self, snapshot: &Snapshot) -> Result<Option<Vec<u8>>, fjall::Error> {
+        use fjall::Readable;
+        Ok(snapshot.get(&self.meta, COMMIT_KEY)?.map(|stored| stored.to_vec()))
+    }
+}
+
+/// Opens the database at `path`, or makes an empty one. It changes files there, even when it fails.
+///
+/// Its worker threads take the priority of the thread that calls this.
+pub fn open(path: &Path) -> Result<(Database, Keyspaces), OpenError> {
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let database = Database::builder(path)
+            .cache_size(CACHE_BYTES)
+            .max_journaling_size(JOURNALS_BYTES_MAX)
+            .worker_threads(WORKER_THREADS)
+            .max_cached_files(Some(OPEN_TABLES_MAX))
+            // Costs time on the way to the ack, and the scan reads journals as they are.
+            .journal_compression(CompressionType::None)
+            .open()
+            .map_err(|error| OpenError::Database { path: path.to_owned(), what: advice_for(&error) })?;
+        let keyspaces = Keyspaces::open(&database, path)?;
+        Ok((database, keyspaces))
+    }));
+    opened
+        .unwrap_or_else(|panic| Err(OpenError::Database { path: path.to_owned(), what: panic_text(&*panic) }))
+}
+
+/// The database's error for people: its cause, and what to do where that is known.
+pub fn advice_for(error: &fjall::Error) -> String {
+    match error {
+        fjall::Error::Io(io) | fjall::Error::Storage(fjall::LsmError::Io(io)) => {
+            format!("{io}: {}", advice(io))
+        }
+        fjall::Error::Poisoned => {
+            "an earlier write in the background failed: check the disk and the log, then start etherply again"
+                .to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text").to_owned()
+}

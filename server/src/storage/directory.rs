@@ -1,0 +1,331 @@
+//! The data directory: what lies where in it, whose it is, and how it begins.
+//!
+//! `format` names the format and the directory's random id, `lock` is held while a server runs, `ledger/`
+//! holds the ledger and `fjall/` the database. `format` says whether the directory is complete: a first start
+//! that was interrupted is begun anew, but a complete directory in which something is missing is damaged.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::OpenError;
+use super::keys::DirectoryId;
+use super::ledger;
+
+/// The format of data directories that this server writes.
+pub const FORMAT: u32 = 1;
+const FORMAT_FILE: &str = "format";
+const LOCK_FILE: &str = "lock";
+const LEDGER_DIRECTORY: &str = "ledger";
+const DATABASE_DIRECTORY: &str = "fjall";
+
+/// The one field that every version of the file has.
+#[derive(Deserialize)]
+struct AnyFormat {
+    format: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FormatFile {
+    format: u32,
+    id: String,
+    complete: bool,
+    crc32: u32,
+}
+
+impl FormatFile {
+    fn new(id: DirectoryId, complete: bool) -> Self {
+        let id = format!("{:032x}", u128::from_be_bytes(id.0));
+        let crc32 = Self::checksum(&id, complete);
+        Self { format: FORMAT, id, complete, crc32 }
+    }
+
+    fn checksum(id: &str, complete: bool) -> u32 {
+        crc32fast::hash(format!("{FORMAT} {id} {complete}").as_bytes())
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<(DirectoryId, bool), OpenError> {
+        let damaged = || OpenError::damaged(path, None, "the file that names the format is not readable");
+        let any: AnyFormat = serde_json::from_slice(bytes).map_err(|_| damaged())?;
+        if any.format > FORMAT {
+            return Err(OpenError::FutureFormat {
+                path: path.to_owned(),
+                found: any.format,
+                supported: FORMAT,
+            });
+        }
+        let file: Self = serde_json::from_slice(bytes).map_err(|_| damaged())?;
+        let id = u128::from_str_radix(&file.id, 16).map_err(|_| damaged())?;
+        if file.format != FORMAT || file.crc32 != Self::checksum(&file.id, file.complete) {
+            return Err(damaged());
+        }
+        Ok((DirectoryId(id.to_be_bytes()), file.complete))
+    }
+}
+
+/// A data directory that this process holds.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    id: DirectoryId,
+    // Held for its lock, which ends with the file or the process.
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Takes the directory, and makes it if there is none; `create_database` makes an empty database.
+    pub fn open(
+        path: &Path,
+        create_database: impl FnOnce(&Path) -> Result<(), OpenError>,
+    ) -> Result<Self, OpenError> {
+        make_directory(path)?;
+        let lock = lock(path)?;
+        let format_path = path.join(FORMAT_FILE);
+        let format = match fs::read(&format_path) {
+            Ok(bytes) => Some(FormatFile::parse(&format_path, &bytes)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(OpenError::io(&format_path, "read the format")(error)),
+        };
+        let id = match format {
+            Some((id, true)) => id,
+            Some((id, false)) => {
+                remove_incomplete(path)?;
+                id
+            }
+            None => {
+                expect_empty(path)?;
+                random_id(path)?
+            }
+        };
+        let directory = Self { path: path.to_owned(), id, _lock: lock };
+        if !matches!(format, Some((_, true))) {
+            directory.fill(create_database)?;
+        }
+        Ok(directory)
+    }
+
+    fn fill(&self, create_database: impl FnOnce(&Path) -> Result<(), OpenError>) -> Result<(), OpenError> {
+        self.write_format(false)?;
+        make_directory(&self.ledger_path())?;
+        ledger::create(&self.ledger_path(), self.id)?;
+        make_directory(&self.database_path())?;
+        create_database(&self.database_path())?;
+        sync_directory(&self.path).map_err(OpenError::io(&self.path, "sync the directory"))?;
+        self.write_format(true)
+    }
+
+    fn write_format(&self, complete: bool) -> Result<(), OpenError> {
+        let path = self.path.join(FORMAT_FILE);
+        let mut text = serde_json::to_vec_pretty(&FormatFile::new(self.id, complete))
+            .map_err(|error| OpenError::io(&path, "write the format")(error.into()))?;
+        text.push(b'\n');
+        write_new_file(&path, &text)
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory's random id.
+    pub fn id(&self) -> DirectoryId {
+        self.id
+    }
+
+    /// Where the ledger lies.
+    pub fn ledger_path(&self) -> PathBuf {
+        self.path.join(LEDGER_DIRECTORY)
+    }
+
+    /// Where the database lies.
+    pub fn database_path(&self) -> PathBuf {
+        self.path.join(DATABASE_DIRECTORY)
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), OpenError> {
+    let missing = path.ancestors().take_while(|part| !part.as_os_str().is_empty() && !part.is_dir());
+    let missing: Vec<&Path> = missing.collect();
+    fs::create_dir_all(path).map_err(OpenError::io(path, "create the directory"))?;
+    for made in missing {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        sync_directory(above).map_err(OpenError::io(above, "sync the directory"))?;
+    }
+    Ok(())
+}
+
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join(LOCK_FILE);
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(OpenError::io(&path, "open the lock"))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            return Err(OpenError::Locked { path: directory.to_owned(), pid });
+        }
+        Err(TryLockError::Error(error)) => return Err(OpenError::io(&path, "lock")(error)),
+    }
+    let pid = format!("{}\n", std::process::id());
+    file.set_len(0)
+        .and_then(|()| file.write_all(pid.as_bytes()))
+        .map_err(OpenError::io(&path, "write the lock"))?;
+    Ok(file)
+}
+
+fn expect_empty(path: &Path) -> Result<(), OpenError> {
+    let list = "list the directory";
+    for entry in fs::read_dir(path).map_err(OpenError::io(path, list))? {
+        let entry = entry.map_err(OpenError::io(path, list))?;
+        let name = entry.file_name();
+        if name == LOCK_FILE || name == new_name(FORMAT_FILE).as_str() {
+            continue;
+        }
+        if name == LEDGER_DIRECTORY || name == DATABASE_DIRECTORY {
+            let what = "the file that names the format is missing";
+            return Err(OpenError::damaged(&path.join(FORMAT_FILE), None, what));
+        }
+        return Err(OpenError::NotADataDirectory {
+            path: path.to_owned(),
+            what: format!("holds {} but no data of etherply", name.display()),
+        });
+    }
+    Ok(())
+}
+
+fn remove_incomplete(path: &Path) -> Result<(), OpenError> {
+    for name in [LEDGER_DIRECTORY, DATABASE_DIRECTORY] {
+        let path = path.join(name);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(OpenError::io(&path, "remove what an interrupted first start left")(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn random_id(path: &Path) -> Result<DirectoryId, OpenError> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| OpenError::io(path, "make a random id")(error.into()))?;
+    Ok(DirectoryId(id))
+}
+
+fn new_name(name: &str) -> String {
+    format!("{name}.new")
+}
+
+/// Writes a file so that after a crash it is there whole or not at all.
+pub fn write_new_file(path: &Path, bytes: &[u8]) -> Result<(), OpenError> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let new = path.with_file_name(new_name(name));
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        sync_directory(path.parent().unwrap_or(path))
+    };
+    write().map_err(OpenError::io(path, "write the file"))
+}
+
+/// Makes names in a directory survive a power loss.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path) -> Result<DataDirectory, OpenError> {
+        DataDirectory::open(path, |_| Ok(()))
+    }
+
+    #[test]
+    fn a_new_directory_is_made_with_all_above_it_and_opens_again_with_the_same_id() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b/data");
+        let id = open(&path).unwrap().id();
+        assert_eq!(open(&path).unwrap().id(), id);
+        assert_ne!(open(&root.path().join("other")).unwrap().id(), id);
+    }
+
+    #[test]
+    fn a_held_directory_is_refused_with_the_holders_pid() {
+        let root = tempfile::tempdir().unwrap();
+        let held = open(root.path()).unwrap();
+        let error = open(root.path()).unwrap_err();
+        assert_eq!(error.code(), "storage_locked");
+        let expected = format!(
+            "{}: data directory in use by another etherply (pid {}): stop it or choose another --data",
+            root.path().display(),
+            std::process::id()
+        );
+        assert_eq!(error.to_string(), expected);
+        drop(held);
+        open(root.path()).unwrap();
+    }
+
+    #[test]
+    fn a_format_from_the_future_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        drop(open(root.path()).unwrap());
+        fs::write(root.path().join(FORMAT_FILE), r#"{"format": 2, "whatever": []}"#).unwrap();
+        let error = open(root.path()).unwrap_err();
+        assert_eq!(error.code(), "storage_future_format");
+        assert!(error.to_string().contains("has format 2, this server reads format 1"), "{error}");
+    }
+
+    #[test]
+    fn every_flipped_bit_of_the_format_is_noticed_or_changes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let id = open(root.path()).unwrap().id();
+        let path = root.path().join(FORMAT_FILE);
+        let bytes = fs::read(&path).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            match FormatFile::parse(&path, &bad) {
+                Ok(found) => assert_eq!(found, (id, true), "bit {bit}"),
+                Err(error) => {
+                    assert!(["storage_damaged", "storage_future_format"].contains(&error.code()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_format_beside_data_is_damage_and_foreign_files_are_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        drop(open(root.path()).unwrap());
+        fs::remove_file(root.path().join(FORMAT_FILE)).unwrap();
+        assert_eq!(open(root.path()).unwrap_err().code(), "storage_damaged");
+
+        let foreign = tempfile::tempdir().unwrap();
+        fs::write(foreign.path().join("thesis.txt"), "years of work").unwrap();
+        assert_eq!(open(foreign.path()).unwrap_err().code(), "storage_not_a_data_directory");
+        assert_eq!(fs::read(foreign.path().join("thesis.txt")).unwrap(), b"years of work");
+    }
+
+    #[test]
+    fn an_interrupted_first_start_begins_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let failed = DataDirectory::open(root.path(), |database| {
+            fs::write(database.join("half"), "made").unwrap();
+            Err(OpenError::Database { path: database.to_owned(), what: "stopped".to_owned() })
+        });
+        assert_eq!(failed.unwrap_err().code(), "storage_database");
+        let directory = open(root.path()).unwrap();
+        assert!(!directory.database_path().join("half").exists());
+    }
+}

@@ -1,0 +1,161 @@
+//! Why a data directory does not open. What goes wrong later is the engine's `LogError`.
+
+use std::fmt;
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+/// Most document names that a damage report lists.
+pub const REPORT_DOCUMENTS_MAX: usize = 20;
+
+/// Why a data directory does not open. Each says what was found and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error(
+        "{}: data directory in use by another etherply ({}): stop it or choose another --data",
+        path.display(),
+        pid.map_or_else(|| "pid unknown".to_owned(), |pid| format!("pid {pid}"))
+    )]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+        /// The process that holds it, where it could be read.
+        pid: Option<u32>,
+    },
+    /// Written by a newer server.
+    #[error(
+        "{}: the data directory has format {found}, this server reads format {supported}: start the newer \
+         etherply that wrote it, or choose another --data",
+        path.display()
+    )]
+    FutureFormat {
+        /// The file that names the format.
+        path: PathBuf,
+        /// The format found.
+        found: u32,
+        /// The newest format this server reads.
+        supported: u32,
+    },
+    /// Something else stands where the data should be.
+    #[error("{}: {what}: choose an empty directory with --data", path.display())]
+    NotADataDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What was found in it.
+        what: String,
+    },
+    /// What is stored is not what was written. The report says what is known.
+    #[error(transparent)]
+    Damaged(Box<Damage>),
+    /// The operating system refused something.
+    #[error("{}: cannot {action}: {source}: {}", path.display(), advice(source))]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The database refused to open although the checks before found nothing.
+    #[error(
+        "{}: the database does not open: {what}: keep a copy of the directory and restore the last backup",
+        path.display()
+    )]
+    Database {
+        /// The database's directory.
+        path: PathBuf,
+        /// What it said.
+        what: String,
+    },
+}
+
+impl OpenError {
+    /// A stable name of the error, for scripts and logs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Locked { .. } => "storage_locked",
+            Self::FutureFormat { .. } => "storage_future_format",
+            Self::NotADataDirectory { .. } => "storage_not_a_data_directory",
+            Self::Damaged(_) => "storage_damaged",
+            Self::Io { .. } => "storage_io",
+            Self::Database { .. } => "storage_database",
+        }
+    }
+
+    /// Damage at one place.
+    pub fn damaged(path: &Path, offset: Option<u64>, what: impl Into<String>) -> Self {
+        Self::Damaged(Box::new(Damage {
+            path: path.to_owned(),
+            offset,
+            what: what.into(),
+            ..Damage::default()
+        }))
+    }
+
+    /// For `map_err` after a file operation.
+    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, action, source }
+    }
+}
+
+/// What is known about damage in a data directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// The damaged file, or the directory if something is missing.
+    pub path: PathBuf,
+    /// First byte that cannot be trusted.
+    pub offset: Option<u64>,
+    /// What was found there.
+    pub what: String,
+    /// Numbers of the commits that were acknowledged and are not whole.
+    pub lost: Option<RangeInclusive<u64>>,
+    /// Documents whose names could still be read there, at most [`REPORT_DOCUMENTS_MAX`].
+    pub documents: Vec<String>,
+    /// There are more documents than are listed.
+    pub more_documents: bool,
+    /// The database was already opened when this was found, so its files are not as they were.
+    pub after_open: bool,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: the data directory is damaged", self.path.display())?;
+        if let Some(offset) = self.offset {
+            write!(f, " at byte {offset}")?;
+        }
+        write!(f, ": {}", self.what)?;
+        if let Some(lost) = &self.lost {
+            write!(f, "; not whole: commits {} to {}", lost.start(), lost.end())?;
+        }
+        if !self.documents.is_empty() {
+            write!(f, "; documents concerned, as far as they can be read: {}", self.documents.join(", "))?;
+            if self.more_documents {
+                f.write_str(" and more")?;
+            }
+        }
+        f.write_str(if self.after_open {
+            "; the server refuses to serve it as if whole: keep a copy of the directory and restore the last backup"
+        } else {
+            "; nothing was changed: keep a copy of the directory and restore the last backup"
+        })
+    }
+}
+
+impl std::error::Error for Damage {}
+
+/// What a person can do about an I/O error.
+pub fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "free space on that disk (or raise the limit), then start etherply again"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "give etherply's user the right to write there, then start it again"
+        }
+        io::ErrorKind::NotFound => "check that the path exists, then start etherply again",
+        _ => "check the disk and the system's log, then start etherply again",
+    }
+}

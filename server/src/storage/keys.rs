@@ -1,0 +1,289 @@
+//! The rows of the database: keyspaces, keys and the small values. Records themselves are the engine's.
+//!
+//! Every value carries a checksum over its key as well, so that a row which turns up in another place does
+//! not pass. Document names hold no control characters, so the zero byte behind a name keeps the rows of a
+//! document apart from those of a document whose name begins with it.
+
+use etherply_engine::change::ChangeHash;
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::Found;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::fields::{Fields, put};
+
+/// Number of a keyspace in the journal; fixed by the order of creation in a new data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum KeyspaceId {
+    /// document, epoch, seq → record.
+    Changes = 1,
+    /// document, epoch, hash → position.
+    Hashes = 2,
+    /// document → [`Head`].
+    Documents = 3,
+    /// One row: [`COMMIT_KEY`] → [`CommitRow`].
+    Meta = 4,
+}
+
+impl KeyspaceId {
+    /// All keyspaces, in the order of their creation.
+    pub const ALL: [Self; 4] = [Self::Changes, Self::Hashes, Self::Documents, Self::Meta];
+
+    /// The keyspace's name in the database.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Changes => "changes",
+            Self::Hashes => "hashes",
+            Self::Documents => "documents",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// Key of the row that every batch writes.
+pub const COMMIT_KEY: &[u8] = b"commit";
+/// Bytes of an encoded [`CommitRow`].
+pub const COMMIT_ROW_BYTES: usize = 1 + 8 + 8 + 8 + 8 + 4 + 4;
+const COMMIT_ROW_VERSION: u8 = 1;
+const HEAD_VERSION: u8 = 1;
+const HEAD_BYTES: usize = 1 + 1 + 8 + 8 + 4;
+const FOUND_BYTES: usize = 8 + 8 + 4;
+
+/// Random bytes that a data directory gets when it is created. They go into the checksums of commits, so
+/// that a ledger or a journal from another directory, or one that a client made up, does not pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectoryId(pub [u8; 16]);
+
+fn document_prefix(document: &DocumentId, room: usize) -> Vec<u8> {
+    let mut key = Vec::with_capacity(document.as_str().len() + 1 + room);
+    key.extend_from_slice(document.as_str().as_bytes());
+    key.push(0);
+    key
+}
+
+/// Key of a record.
+pub fn change_key(document: &DocumentId, epoch: u64, seq: u64) -> Vec<u8> {
+    let mut key = document_prefix(document, 16);
+    key.extend_from_slice(&epoch.to_be_bytes());
+    key.extend_from_slice(&seq.to_be_bytes());
+    key
+}
+
+/// The parts of a record's key: document, epoch, seq. `None` if it is not one.
+pub fn parse_change_key(key: &[u8]) -> Option<(DocumentId, u64, u64)> {
+    let (rest, seq) = key.split_last_chunk::<8>()?;
+    let (rest, epoch) = rest.split_last_chunk::<8>()?;
+    let (&0, name) = rest.split_last()? else { return None };
+    let document = DocumentId::new(std::str::from_utf8(name).ok()?).ok()?;
+    Some((document, u64::from_be_bytes(*epoch), u64::from_be_bytes(*seq)))
+}
+
+/// Key of a change's position.
+pub fn hash_key(document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Vec<u8> {
+    let mut key = document_prefix(document, 40);
+    key.extend_from_slice(&epoch.to_be_bytes());
+    key.extend_from_slice(&hash.0);
+    key
+}
+
+/// The value at [`hash_key`].
+pub fn encode_found(key: &[u8], found: Found) -> [u8; FOUND_BYTES] {
+    let mut out = [0; FOUND_BYTES];
+    put(&mut out, &[&found.seq.to_le_bytes(), &found.max_op.to_le_bytes()]);
+    seal(&mut out, key);
+    out
+}
+
+/// Reads [`encode_found`] back; `None` if the bytes are not what was written.
+pub fn decode_found(key: &[u8], stored: &[u8]) -> Option<Found> {
+    let mut fields = Fields::new(unseal::<FOUND_BYTES>(stored, key)?);
+    Some(Found { seq: fields.u64()?, max_op: fields.u64()? })
+}
+
+/// What stands at a document's name: its current epoch and how far its log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The current epoch.
+    pub epoch: u64,
+    /// Position of the last record of that epoch.
+    pub last_seq: u64,
+    /// Reserved for tombstones; 0 so far.
+    pub flags: u8,
+}
+
+impl Head {
+    /// The row's bytes.
+    pub fn encode(&self, document: &DocumentId) -> [u8; HEAD_BYTES] {
+        let mut out = [0; HEAD_BYTES];
+        put(
+            &mut out,
+            &[&[HEAD_VERSION, self.flags], &self.epoch.to_le_bytes(), &self.last_seq.to_le_bytes()],
+        );
+        seal(&mut out, document.as_str().as_bytes());
+        out
+    }
+
+    /// Reads a row back; `None` if the bytes are not what was written.
+    pub fn decode(document: &DocumentId, stored: &[u8]) -> Option<Self> {
+        let mut fields = Fields::new(unseal::<HEAD_BYTES>(stored, document.as_str().as_bytes())?);
+        let (version, flags) = (fields.u8()?, fields.u8()?);
+        (version == HEAD_VERSION).then_some(())?;
+        Some(Self { flags, epoch: fields.u64()?, last_seq: fields.u64()? })
+    }
+}
+
+/// The row that every commit writes: which commit this is, and what came before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CommitRow {
+    /// Number of the commit; the first one has 1, each next one 1 more. 0: nothing was committed yet.
+    pub commit: u64,
+    /// Records in all commits up to this one.
+    pub total_records: u64,
+    /// Records in this commit.
+    pub records: u32,
+    /// Chain over all records committed so far: see [`Lineage`].
+    pub lineage: u64,
+    /// The database's sequence number of the batch before, plus 1; 0 for the first. The journal's checksums do
+    /// not cover that number and recovery skips batches by it, so it has to be known from elsewhere.
+    pub seqno_min: u64,
+}
+
+impl CommitRow {
+    /// The row's bytes.
+    pub fn encode(&self, id: DirectoryId) -> [u8; COMMIT_ROW_BYTES] {
+        let mut out = [0; COMMIT_ROW_BYTES];
+        put(
+            &mut out,
+            &[
+                &[COMMIT_ROW_VERSION],
+                &self.commit.to_le_bytes(),
+                &self.total_records.to_le_bytes(),
+                &self.lineage.to_le_bytes(),
+                &self.seqno_min.to_le_bytes(),
+                &self.records.to_le_bytes(),
+            ],
+        );
+        seal(&mut out, &id.0);
+        out
+    }
+
+    /// Reads a row back; `None` if the bytes are not what this directory's server wrote.
+    pub fn decode(id: DirectoryId, stored: &[u8]) -> Option<Self> {
+        let mut fields = Fields::new(unseal::<COMMIT_ROW_BYTES>(stored, &id.0)?);
+        (fields.u8()? == COMMIT_ROW_VERSION).then_some(())?;
+        Some(Self {
+            commit: fields.u64()?,
+            total_records: fields.u64()?,
+            lineage: fields.u64()?,
+            seqno_min: fields.u64()?,
+            records: fields.u32()?,
+        })
+    }
+}
+
+/// Chain over the records of all commits: `lineage(n) = xxh3(lineage(n-1), for each record its key and its
+/// checksum)`. Two directories whose commit `n` has the same lineage hold the same records up to there.
+pub struct Lineage(Xxh3);
+
+impl Lineage {
+    /// Begins the next commit's value.
+    pub fn after(previous: u64) -> Self {
+        let mut hash = Xxh3::new();
+        hash.update(&previous.to_le_bytes());
+        Self(hash)
+    }
+
+    /// Takes in one record: its key, and its stored bytes, which begin with their checksum.
+    pub fn record(&mut self, key: &[u8], stored: &[u8]) {
+        self.0.update(key);
+        self.0.update(stored.get(..4).unwrap_or(stored));
+    }
+
+    /// The value.
+    pub fn finish(self) -> u64 {
+        self.0.digest()
+    }
+}
+
+fn checksum(place: &[u8], bytes: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(place);
+    crc.update(bytes);
+    crc.finalize()
+}
+
+/// Writes the checksum into the last four bytes.
+pub fn seal(out: &mut [u8], place: &[u8]) {
+    if let Some((body, crc)) = out.split_last_chunk_mut::<4>() {
+        *crc = checksum(place, body).to_le_bytes();
+    }
+}
+
+/// The bytes before the checksum, if there are `N` bytes in all and the checksum fits.
+pub fn unseal<'a, const N: usize>(stored: &'a [u8], place: &[u8]) -> Option<&'a [u8]> {
+    let (body, crc) = stored.split_last_chunk::<4>()?;
+    (stored.len() == N && u32::from_le_bytes(*crc) == checksum(place, body)).then_some(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(name: &str) -> DocumentId {
+        DocumentId::new(name).unwrap()
+    }
+
+    #[test]
+    fn a_change_key_reads_back_and_sorts_by_document_epoch_seq() {
+        let keys: Vec<_> =
+            [("a", 1, 1), ("a", 1, 0xff), ("a", 1, 0x100), ("a", 2, 1), ("ab", 1, 1), ("ÿ", 0, 0)]
+                .into_iter()
+                .map(|(name, epoch, seq)| {
+                    let key = change_key(&document(name), epoch, seq);
+                    assert_eq!(parse_change_key(&key), Some((document(name), epoch, seq)));
+                    key
+                })
+                .collect();
+        assert!(keys.is_sorted());
+    }
+
+    #[test]
+    fn what_is_not_a_change_key_does_not_parse() {
+        let key = change_key(&document("a"), u64::MAX, u64::MAX);
+        for len in 0..key.len() {
+            assert_eq!(parse_change_key(&key[..len]), None, "length {len}");
+        }
+        assert_eq!(parse_change_key(&[0; 17]), None, "no name");
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_value_is_noticed() {
+        let id = DirectoryId([7; 16]);
+        let row = CommitRow { commit: 3, total_records: 9, records: 2, lineage: 5, seqno_min: 8 };
+        assert_eq!(CommitRow::decode(id, &row.encode(id)), Some(row));
+        assert_eq!(CommitRow::decode(DirectoryId([8; 16]), &row.encode(id)), None);
+        let head = Head { epoch: 2, last_seq: 11, flags: 0 };
+        let a = document("a");
+        assert_eq!(Head::decode(&a, &head.encode(&a)), Some(head));
+        assert_eq!(Head::decode(&document("b"), &head.encode(&a)), None);
+        let found = Found { seq: 4, max_op: 77 };
+        let key = hash_key(&a, 1, &ChangeHash([0xff; 32]));
+        assert_eq!(decode_found(&key, &encode_found(&key, found)), Some(found));
+
+        for bit in 0..COMMIT_ROW_BYTES * 8 {
+            let mut bad = row.encode(id);
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(CommitRow::decode(id, &bad), None);
+        }
+        for bit in 0..HEAD_BYTES * 8 {
+            let mut bad = head.encode(&a);
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Head::decode(&a, &bad), None);
+        }
+        for bit in 0..FOUND_BYTES * 8 {
+            let mut bad = encode_found(&key, found);
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_found(&key, &bad), None);
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! The log on disk: records in the database, each commit one batch with one sync, then the ledger's entry.
+//!
+//! [`Writer`] owns commits and lives on one thread; [`Reader`]s can be cloned to others. The database makes
+//! a batch readable only after its sync, but piece by piece and before the ledger knows of it. So the writer
+//! publishes a snapshot once a commit is complete, and readers see nothing else: never a part of a batch,
+//! never records of a commit that failed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use etherply_engine::chain::{chain_next, chain_start};
+use etherply_engine::change::ChangeHash;
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{Append, Found, Log, LogError, LogReader};
+use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
+use fjall::{Database, Keyspace, PersistMode, Readable, Snapshot};
+
+use super::database::{Keyspaces, advice_for, panic_text};
+use super::directory::DataDirectory;
+use super::keys::{
+    COMMIT_KEY, CommitRow, DirectoryId, Head, Lineage, change_key, decode_found, encode_found, hash_key,
+    parse_change_key,
+};
+use super::ledger::{Ledger, Mark};
+use super::stats::{StorageStats, add};
+
+/// The log of a data directory; see [`super::open`].
+#[derive(Debug)]
+pub struct FjallLog {
+    writer: Writer,
+    reader: Reader,
+}
+
+impl FjallLog {
+    pub(super) fn new(
+        database: Database,
+        keyspaces: Keyspaces,
+        ledger: Ledger,
+        directory: DataDirectory,
+        last: CommitRow,
+        seqno_end: u64,
+    ) -> Self {
+        let reader = Reader {
+            keyspaces: keyspaces.clone(),
+            committed: Arc::new(Mutex::new(database.snapshot())),
+            database: database.clone(),
+        };
+        let writer = Writer {
+            committed: Arc::clone(&reader.committed),
+            stats: Arc::default(),
+            failed: None,
+            last,
+            seqno_end,
+            id: directory.id(),
+            ledger,
+            keyspaces,
+            database,
+            _directory: directory,
+        };
+        Self { writer, reader }
+    }
+
+    /// The two halves, for a thread each.
+    pub fn split(self) -> (Writer, Reader) {
+        (self.writer, self.reader)
+    }
+
+    /// A handle that reads.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> &Arc<StorageStats> {
+        &self.writer.stats
+    }
+}
+
+impl Log for FjallLog {
+    fn commit(&mut self, appends: &[Append]) -> Result<(), LogError> {
+        self.writer.commit(appends)
+    }
+}
+
+impl LogReader for FjallLog {
+    fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
+        self.reader.epoch(document)
+    }
+
+    fn read(
+        &self,
+        document: &DocumentId,
+        epoch: u64,
+        after_seq: u64,
+        through_seq: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        self.reader.read(document, epoch, after_seq, through_seq, bytes_max)
+    }
+
+    fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
+        self.reader.find(document, epoch, hash)
+    }
+}
+
+impl LogReader for Reader {
+    fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
+        Self::epoch(self, document)
+    }
+
+    fn read(
+        &self,
+        document: &DocumentId,
+        epoch: u64,
+        after_seq: u64,
+        through_seq: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        Self::read(self, document, epoch, after_seq, through_seq, bytes_max)
+    }
+
+    fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
+        Self::find(self, document, epoch, hash)
+    }
+}
+
+/// The half that commits. Dropping it, and all readers, closes the data directory.
+pub struct Writer {
+    // In this order: the ledger syncs, then the database closes, then the lock ends.
+    ledger: Ledger,
+    keyspaces: Keyspaces,
+    committed: Arc<Mutex<Snapshot>>,
+    database: Database,
+    _directory: DataDirectory,
+    id: DirectoryId,
+    last: CommitRow,
+    seqno_end: u64,
+    failed: Option<String>,
+    stats: Arc<StorageStats>,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    /// See [`Log::commit`]. After an error every further commit is refused with the first one's reason.
+    pub fn commit(&mut self, appends: &[Append]) -> Result<(), LogError> {
+        if let Some(why) = &self.failed {
+            add(&self.stats.commits_failed, 1);
+            return Err(LogError::Unavailable { why: why.clone() });
+        }
+        // A panic in the database leaves its locks poisoned: the writer is as dead as after a failed sync.
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.try_commit(appends)));
+        let error = match done {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(panic) => unavailable(format!("the database panicked: {}", panic_text(&*panic))),
+        };
+        add(&self.stats.commits_failed, 1);
+        self.failed = Some(match &error {
+            LogError::Unavailable { why } => format!("writes stopped after an earlier failure: {why}"),
+            LogError::Damaged { .. } => format!("writes stopped after an earlier failure: {error}"),
+        });
+        Err(error)
+    }
+
+    /// Number of the last commit that is durable.
+    pub fn last_commit(&self) -> u64 {
+        self.last.commit
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> &Arc<StorageStats> {
+        &self.stats
+    }
+
+    fn try_commit(&mut self, appends: &[Append]) -> Result<(), LogError> {
+        let records: usize = appends.iter().map(|append| append.records.len()).sum();
+        if records == 0 {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), 3 * records + 1)
+            .durability(Some(PersistMode::SyncData));
+        let mut lineage = Lineage::after(self.last.lineage);
+        let mut heads: HashMap<&DocumentId, Head> = HashMap::with_capacity(appends.len());
+        let mut record_bytes = 0;
+        for append in appends {
+            let (document, epoch) = (&append.document, append.epoch);
+            for record in &append.records {
+                let before = heads.get(document).copied();
+                self.check_follows(append, record, before)?;
+                let key = change_key(document, epoch, record.seq);
+                let stored = record.encode(document, epoch);
+                lineage.record(&key, &stored);
+                record_bytes += stored.len() as u64;
+                batch.insert(&self.keyspaces.changes, key, stored);
+                let key = hash_key(document, epoch, &record.hash);
+                let found = encode_found(&key, Found { seq: record.seq, max_op: record.max_op });
+                batch.insert(&self.keyspaces.hashes, key, found.as_slice());
+                heads.insert(document, Head { epoch, last_seq: record.seq, flags: 0 });
+            }
+        }
+        for (document, head) in heads {
+            let row = head.encode(document);
+            batch.insert(&self.keyspaces.documents, document.as_str(), row.as_slice());
+        }
+        let row = CommitRow {
+            commit: self.last.commit + 1,
+            total_records: self.last.total_records + records as u64,
+            records: u32::try_from(records)
+                .map_err(|_| unavailable("one commit holds more records than it can count".to_owned()))?,
+            lineage: lineage.finish(),
+            seqno_min: self.seqno_end,
+        };
+        batch.insert(&self.keyspaces.meta, COMMIT_KEY, row.encode(self.id).as_slice());
+
+        batch.commit().map_err(|error| write_failed("write and sync the journal", &error))?;
+        add(&self.stats.fsyncs, 1);
+        self.seqno_end = self.keyspaces.seqno_end();
+        self.ledger.append(Mark::from(row)).map_err(|error| {
+            let advice = super::error::advice(&error);
+            unavailable(format!("cannot write the ledger: {error}: {advice}"))
+        })?;
+        self.last = row;
+        self.publish();
+
+        add(&self.stats.commits, 1);
+        add(&self.stats.records, records as u64);
+        add(&self.stats.record_bytes, record_bytes);
+        self.stats.commit_us.record(started.elapsed());
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let snapshot = self.database.snapshot();
+        let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *committed, snapshot);
+        drop(committed);
+        drop(before);
+    }
+
+    /// The engine gives out positions, so a record that does not follow is a bug of the server. Storing it
+    /// would make the document unreadable, so nothing is stored any more. The look-up of what was stored
+    /// before this commit is for debug builds; the rest costs nothing.
+    fn check_follows(&self, append: &Append, record: &Record, before: Option<Head>) -> Result<(), LogError> {
+        let document = &append.document;
+        let refuse = |what: &str| {
+            let what = format!("a record that was to be stored {what}");
+            Err(LogError::Damaged { document: document.clone(), seq: record.seq, what })
+        };
+        if record.pusher.len() > PUSHER_BYTES_MAX {
+            return refuse("has a pusher with a longer name than a record takes");
+        }
+        let before = match before {
+            None if cfg!(debug_assertions) => {
+                let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                head(&self.keyspaces.documents, &committed, document)?
+            }
+            before => before,
+        };
+        match before {
+            Some(head) if head.epoch > append.epoch => refuse("belongs to an earlier epoch"),
+            Some(head) if head.epoch == append.epoch && head.last_seq.checked_add(1) != Some(record.seq) => {
+                refuse(&format!("does not follow the last one, which has {}", head.last_seq))
+            }
+            Some(head) if head.epoch < append.epoch && record.seq != 1 => {
+                refuse("does not begin its epoch with 1")
+            }
+            None if record.seq == 0 || (cfg!(debug_assertions) && record.seq != 1) => {
+                refuse("does not begin its document with 1")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn unavailable(why: String) -> LogError {
+    LogError::Unavailable { why }
+}
+
+fn write_failed(action: &str, error: &fjall::Error) -> LogError {
+    unavailable(format!("cannot {action}: {}", advice_for(error)))
+}
+
+fn read_failed(error: &fjall::Error) -> LogError {
+    unavailable(format!("cannot read the log: {}", advice_for(error)))
+}
+
+fn head(documents: &Keyspace, committed: &Snapshot, document: &DocumentId) -> Result<Option<Head>, LogError> {
+    let stored = committed.get(documents, document.as_str()).map_err(|error| read_failed(&error))?;
+    let Some(stored) = stored else { return Ok(None) };
+    Head::decode(document, &stored).map(Some).ok_or_else(|| LogError::Damaged {
+        document: document.clone(),
+        seq: 0,
+        what: "the row that names its epoch is not what was written".to_owned(),
+    })
+}
+
+/// A document as [`Reader::documents`] lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentEntry {
+    /// The document.
+    pub document: DocumentId,
+    /// Its current epoch.
+    pub epoch: u64,
+    /// Position of its last record.
+    pub last_seq: u64,
+}
+
+/// The half that reads: cheap to clone, usable from any thread. It sees whole, durable, acknowledged commits.
+#[derive(Clone)]
+pub struct Reader {
+    keyspaces: Keyspaces,
+    committed: Arc<Mutex<Snapshot>>,
+    // Behind the snapshot and the keyspaces, so that it closes last.
+    database: Database,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    fn committed(&self) -> Snapshot {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// See [`Log::epoch`].
+    pub fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
+        Ok(head(&self.keyspaces.documents, &self.committed(), document)?.map(|head| head.epoch))
+    }
+
+    /// Epoch and last position of a document, `None` if nothing was ever stored for it.
+    pub fn head(&self, document: &DocumentId) -> Result<Option<Head>, LogError> {
+        head(&self.keyspaces.documents, &self.committed(), document)
+    }
+
+    /// See [`Log::read`]. Answers for the current epoch; another one has no records. Each record's checksum,
+    /// its position and its link to the one before are checked, and that the log goes as far as it should.
+    pub fn read(
+        &self,
+        document: &DocumentId,
+        epoch: u64,
+        after_seq: u64,
+        through_seq: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        let committed = self.committed();
+        let head = head(&self.keyspaces.documents, &committed, document)?;
+        let Some(head) = head.filter(|head| head.epoch == epoch) else { return Ok(Vec::new()) };
+        let through_seq = through_seq.min(head.last_seq);
+        if after_seq >= through_seq {
+            return Ok(Vec::new());
+        }
+        let damaged = |seq, what: String| LogError::Damaged { document: document.clone(), seq, what };
+        let range = change_key(document, epoch, after_seq + 1)..=change_key(document, epoch, through_seq);
+        let mut records: Vec<Record> = Vec::new();
+        let mut seq = after_seq;
+        let mut chain = (after_seq == 0).then(|| chain_start(document, epoch));
+        let mut bytes = 0;
+        for row in committed.range(&self.keyspaces.changes, range) {
+            let (key, stored) = row.into_inner().map_err(|error| damaged(seq + 1, advice_for(&error)))?;
+            seq += 1;
+            if parse_change_key(&key).map(|(_, _, seq)| seq) != Some(seq) {
+                return Err(damaged(seq, "the record is missing".to_owned()));
+            }
+            // Copied, because the stored bytes would keep the whole block in memory that they came with.
+            let record = Record::decode(&Bytes::copy_from_slice(&stored), document, epoch)
+                .map_err(|error| damaged(seq, error.to_string()))?;
+            if record.seq != seq {
+                return Err(damaged(seq, format!("another record, {}, stands there", record.seq)));
+            }
+            let linked = chain.is_none_or(|chain| chain_next(&chain, seq, &record.hash) == record.chain);
+            if !linked {
+                return Err(damaged(seq, "the record does not follow the one before".to_owned()));
+            }
+            chain = Some(record.chain);
+            bytes += record.change.len();
+            if bytes > bytes_max && !records.is_empty() {
+                return Ok(records);
+            }
+            records.push(record);
+        }
+        if seq < through_seq {
+            return Err(damaged(seq + 1, format!("the log ends here, but should go to {}", head.last_seq)));
+        }
+        Ok(records)
+    }
+
+    /// See [`Log::find`].
+    pub fn find(
+        &self,
+        document: &DocumentId,
+        epoch: u64,
+        hash: &ChangeHash,
+    ) -> Result<Option<Found>, LogError> {
+        let key = hash_key(document, epoch, hash);
+        let stored = self.committed().get(&self.keyspaces.hashes, &key);
+        let Some(stored) = stored.map_err(|error| read_failed(&error))? else { return Ok(None) };
+        decode_found(&key, &stored).map(Some).ok_or_else(|| LogError::Damaged {
+            document: document.clone(),
+            seq: 0,
+            what: "the row that says where a change stands is not what was written".to_owned(),
+        })
+    }
+
+    /// Documents whose names begin with `prefix`, in the order of their bytes, at most `count_max` of them,
+    /// behind `after` if it is given: the next page begins behind the last one's end.
+    pub fn documents(
+        &self,
+        prefix: &str,
+        after: Option<&DocumentId>,
+        count_max: usize,
+    ) -> Result<Vec<DocumentEntry>, LogError> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let committed = self.committed();
+        let from = match after {
+            Some(after) if after.as_str() >= prefix => Excluded(after.as_str()),
+            _ => Included(prefix),
+        };
+        let mut page = Vec::new();
+        for row in committed.range::<&str, _>(&self.keyspaces.documents, (from, Unbounded)).take(count_max) {
+            let (key, stored) = row.into_inner().map_err(|error| read_failed(&error))?;
+            if !key.starts_with(prefix.as_bytes()) {
+                break;
+            }
+            let document = std::str::from_utf8(&key).ok().and_then(|name| DocumentId::new(name).ok());
+            let document = document.ok_or_else(|| {
+                unavailable(format!(
+                    "the list of documents holds a name that is none: {}",
+                    key.escape_ascii()
+                ))
+            })?;
+            let head = Head::decode(&document, &stored).ok_or_else(|| LogError::Damaged {
+                document: document.clone(),
+                seq: 0,
+                what: "the row that names its epoch is not what was written".to_owned(),
+            })?;
+            page.push(DocumentEntry { document, epoch: head.epoch, last_seq: head.last_seq });
+        }
+        Ok(page)
+    }
+
+    /// Bytes that the database takes on disk.
+    pub fn disk_bytes(&self) -> Result<u64, LogError> {
+        self.database.disk_space().map_err(|error| read_failed(&error))
+    }
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

@@ -1,0 +1,72 @@
+//! What the tests of this module share: documents with well-formed logs.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use etherply_engine::chain::{chain_next, chain_start};
+use etherply_engine::change::ChangeHash;
+use etherply_engine::ids::{ChainHash, DocumentId};
+use etherply_engine::log::{Append, FIRST_EPOCH};
+use etherply_engine::record::Record;
+
+pub fn document(name: &str) -> DocumentId {
+    DocumentId::new(name).unwrap()
+}
+
+/// Gives out records the way the engine does: in order, chained, and told apart by their content.
+#[derive(Debug, Default, Clone)]
+pub struct Author {
+    ends: HashMap<(DocumentId, u64), (u64, ChainHash)>,
+    made: u64,
+}
+
+impl Author {
+    pub fn append(&mut self, name: &str, count: usize) -> Append {
+        self.append_sized(name, FIRST_EPOCH, count, 48)
+    }
+
+    pub fn append_sized(&mut self, name: &str, epoch: u64, count: usize, change_bytes: usize) -> Append {
+        let document = document(name);
+        let start = (0, chain_start(&document, epoch));
+        let (seq, chain) = self.ends.entry((document.clone(), epoch)).or_insert(start);
+        let records = (0..count).map(|_| {
+            self.made += 1;
+            *seq += 1;
+            let mut hash = [0xff; 32];
+            hash[..8].copy_from_slice(&self.made.to_be_bytes());
+            *chain = chain_next(chain, *seq, &ChangeHash(hash));
+            Record {
+                seq: *seq,
+                hash: ChangeHash(hash),
+                chain: *chain,
+                max_op: 10 * *seq,
+                time_ms: 1_700_000_000_000,
+                pusher: Arc::from("ada"),
+                change: Bytes::from(vec![self.made.to_le_bytes()[0]; change_bytes]),
+            }
+        });
+        let records = records.collect();
+        Append { document, epoch, records }
+    }
+}
+
+/// Every file below a directory, with its bytes, except the lock (which each start writes).
+pub fn files(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path != root.join("lock") {
+                let bytes = std::fs::read(&path).unwrap();
+                found.push((path, bytes));
+            }
+        }
+    }
+    found.sort();
+    found
+}

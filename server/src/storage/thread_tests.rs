@@ -1,0 +1,217 @@
+use std::sync::Mutex;
+use std::sync::mpsc;
+
+use etherply_engine::change::ChangeHash;
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{Found, LogReader};
+use etherply_engine::record::Record;
+
+use super::super::testing::{Author, document};
+use super::*;
+
+/// A log whose first commit waits until the test lets it go on, so that jobs pile up behind it.
+struct GatedLog {
+    gate: mpsc::Receiver<()>,
+    entered: mpsc::Sender<()>,
+    commits: Arc<Mutex<Vec<usize>>>,
+    fail_from: usize,
+}
+
+impl Log for GatedLog {
+    fn commit(&mut self, appends: &[Append]) -> Result<(), LogError> {
+        let mut commits = self.commits.lock().unwrap();
+        if commits.is_empty() {
+            self.entered.send(()).unwrap();
+            self.gate.recv().unwrap();
+        }
+        commits.push(appends.iter().map(|append| append.records.len()).sum());
+        match commits.len() >= self.fail_from {
+            true => Err(LogError::Unavailable { why: "the test says so".to_owned() }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl LogReader for GatedLog {
+    fn epoch(&self, _: &DocumentId) -> Result<Option<u64>, LogError> {
+        unreachable!()
+    }
+    fn read(&self, _: &DocumentId, _: u64, _: u64, _: u64, _: usize) -> Result<Vec<Record>, LogError> {
+        unreachable!()
+    }
+    fn find(&self, _: &DocumentId, _: u64, _: &ChangeHash) -> Result<Option<Found>, LogError> {
+        unreachable!()
+    }
+}
+
+type Answer = (u64, Result<(), LogError>);
+
+struct Gated {
+    committer: Committer,
+    thread: StorageThread,
+    open_gate: mpsc::Sender<()>,
+    answers: mpsc::Receiver<Answer>,
+    reply: Arc<dyn Reply>,
+    commits: Arc<Mutex<Vec<usize>>>,
+    stats: Arc<StorageStats>,
+    author: Author,
+}
+
+impl Gated {
+    /// The thread stands in its first commit, of one job.
+    fn new(fail_from: usize) -> Self {
+        let (open_gate, gate) = mpsc::channel();
+        let (entered, has_entered) = mpsc::channel();
+        let (answer, answers) = mpsc::channel();
+        let commits = Arc::new(Mutex::default());
+        let stats = Arc::new(StorageStats::default());
+        let log = GatedLog { gate, entered, commits: Arc::clone(&commits), fail_from };
+        let (committer, thread) = spawn_committer(log, Arc::clone(&stats), || {}).unwrap();
+        let reply = Arc::new(move |token, outcome| answer.send((token, outcome)).unwrap());
+        let mut gated =
+            Self { committer, thread, open_gate, answers, reply, commits, stats, author: Author::default() };
+        gated.submit(0, 1, 10).unwrap();
+        has_entered.recv().unwrap();
+        gated
+    }
+
+    fn submit(&mut self, token: u64, records: usize, change_bytes: usize) -> Result<(), Refused<Job>> {
+        let appends = vec![self.author.append_sized("a", 1, records, change_bytes)];
+        self.committer.submit(Job { appends, token, reply: Arc::clone(&self.reply) })
+    }
+
+    /// Sizes of the commits, and the answers.
+    fn finish(self) -> (Vec<usize>, Vec<Answer>) {
+        self.open_gate.send(()).unwrap();
+        drop(self.committer);
+        self.thread.join();
+        assert_eq!(self.stats.queued_jobs.load(Ordering::Relaxed), 0);
+        assert_eq!(self.stats.queued_bytes.load(Ordering::Relaxed), 0);
+        let commits = self.commits.lock().unwrap().clone();
+        (commits, self.answers.try_iter().collect())
+    }
+}
+
+#[test]
+fn jobs_that_wait_share_a_commit_and_each_is_answered_once() {
+    let mut gated = Gated::new(usize::MAX);
+    for token in 1..=100 {
+        gated.submit(token, 2, 10).unwrap();
+    }
+    let (commits, answers) = gated.finish();
+    assert_eq!(commits, [1, 200]);
+    assert_eq!(answers, (0..=100).map(|token| (token, Ok(()))).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_commit_takes_exactly_as_many_records_as_its_limit() {
+    for (extra, expected) in [(0, vec![1, COMMIT_RECORDS_MAX]), (1, vec![1, COMMIT_RECORDS_MAX - 1, 2])] {
+        let mut gated = Gated::new(usize::MAX);
+        gated.submit(1, COMMIT_RECORDS_MAX - 1, 1).unwrap();
+        gated.submit(2, 1 + extra, 1).unwrap();
+        assert_eq!(gated.finish().0, expected);
+    }
+    // A single job may be larger than the limit.
+    let mut gated = Gated::new(usize::MAX);
+    gated.submit(1, COMMIT_RECORDS_MAX + 1, 1).unwrap();
+    assert_eq!(gated.finish().0, [1, COMMIT_RECORDS_MAX + 1]);
+}
+
+#[test]
+fn a_commit_takes_exactly_as_many_bytes_as_its_limit() {
+    for (extra, expected) in [(0, vec![1, 2]), (1, vec![1, 1, 1])] {
+        let mut gated = Gated::new(usize::MAX);
+        gated.submit(1, 1, COMMIT_BYTES_MAX - 10).unwrap();
+        gated.submit(2, 1, 10 + extra).unwrap();
+        assert_eq!(gated.finish().0, expected);
+    }
+}
+
+#[test]
+fn a_full_queue_refuses_and_gives_the_job_back() {
+    let mut gated = Gated::new(usize::MAX);
+    for token in 1..=COMMIT_QUEUE_JOBS_MAX as u64 {
+        gated.submit(token, 1, 1).unwrap();
+    }
+    let Err(Refused::Full(job)) = gated.submit(77, 1, 1) else { panic!("taken beyond the limit") };
+    assert_eq!((job.token, job.appends.len()), (77, 1));
+    let (_, answers) = gated.finish();
+    assert_eq!(answers.len(), 1 + COMMIT_QUEUE_JOBS_MAX);
+}
+
+#[test]
+fn the_queue_bounds_the_bytes_that_wait() {
+    // The job in the commit counts: its 10 bytes are in memory as well.
+    let room = usize::try_from(COMMIT_QUEUE_BYTES_MAX).unwrap() - 10;
+    let mut gated = Gated::new(usize::MAX);
+    gated.submit(1, 1, room - 1).unwrap();
+    assert!(matches!(gated.submit(2, 1, 2), Err(Refused::Full(_))));
+    gated.submit(3, 1, 1).unwrap();
+    assert!(matches!(gated.submit(4, 1, 1), Err(Refused::Full(_))));
+    assert_eq!(gated.finish().1.len(), 3);
+}
+
+#[test]
+fn a_failed_commit_is_answered_to_each_of_its_jobs() {
+    let mut gated = Gated::new(2);
+    gated.submit(1, 1, 1).unwrap();
+    gated.submit(2, 1, 1).unwrap();
+    let (_, answers) = gated.finish();
+    let failed = Err(LogError::Unavailable { why: "the test says so".to_owned() });
+    assert_eq!(answers, [(0, Ok(())), (1, failed.clone()), (2, failed)]);
+}
+
+#[test]
+fn on_disk_a_hundred_waiting_jobs_cost_one_sync() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = super::super::open(directory.path()).unwrap();
+    let (stats, reader) = (Arc::clone(log.stats()), log.reader().clone());
+    let (send, answers) = mpsc::channel();
+    let reply: Arc<dyn Reply> = Arc::new(move |token, outcome| send.send((token, outcome)).unwrap());
+    // The thread starts its work only once all jobs wait.
+    let (start, started) = mpsc::channel::<()>();
+    let (committer, thread) =
+        spawn_committer(log, Arc::clone(&stats), move || started.recv().unwrap()).unwrap();
+    let mut author = Author::default();
+    for token in 0..100 {
+        let appends = vec![author.append(&format!("doc/{}", token % 7), 1)];
+        committer.submit(Job { appends, token, reply: Arc::clone(&reply) }).unwrap();
+    }
+    start.send(()).unwrap();
+    for token in 0..100 {
+        assert_eq!(answers.recv().unwrap(), (token, Ok(())));
+    }
+    assert_eq!(stats.fsyncs.load(Ordering::Relaxed), 1);
+    assert_eq!(stats.commits.load(Ordering::Relaxed), 1);
+    assert_eq!(stats.jobs.load(Ordering::Relaxed), 100);
+    assert_eq!(stats.records.load(Ordering::Relaxed), 100);
+    assert_eq!(stats.commit_us.buckets().map(|(_, count)| count).sum::<u64>(), 1);
+
+    let (questions, reader_thread) = spawn_reader(reader, Arc::clone(&stats), || {}).unwrap();
+    let (send, answer) = mpsc::channel();
+    questions.ask(|_| panic!("a bug in a question")).unwrap();
+    questions.ask(move |reader| send.send(reader.head(&document("doc/0"))).unwrap()).unwrap();
+    assert_eq!(answer.recv().unwrap().unwrap().unwrap().last_seq, 15);
+    drop((committer, questions));
+    thread.join();
+    reader_thread.join();
+    assert_eq!(stats.reads_panicked.load(Ordering::Relaxed), 1);
+    assert_eq!(stats.reads.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn the_question_queue_refuses_at_its_limit() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = super::super::open(directory.path()).unwrap();
+    let (start, started) = mpsc::channel::<()>();
+    let (questions, thread) =
+        spawn_reader(log.reader().clone(), Arc::clone(log.stats()), move || started.recv().unwrap()).unwrap();
+    for _ in 0..READ_QUEUE_MAX {
+        questions.ask(|_| {}).unwrap();
+    }
+    assert!(matches!(questions.ask(|_| {}), Err(Refused::Full(_))));
+    start.send(()).unwrap();
+    drop(questions);
+    thread.join();
+    assert_eq!(log.stats().reads.load(Ordering::Relaxed), READ_QUEUE_MAX as u64);
+}

@@ -1,0 +1,58 @@
+//! Inputs that a fuzz target begins with: the golden vectors, in the form that the target takes.
+//!
+//! They are made at run time, so that the repository has each frame once. What stays in
+//! `fuzz/regressions` is passed to the target beside them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use etherply_wire::vectors::samples;
+use etherply_wire::websocket::handshake::request;
+use etherply_wire::websocket::{OpCode, close_frame, control_into, message_into};
+
+const MASK: [u8; 4] = [0x5A, 0x00, 0xFF, 0x13];
+/// First byte of the `websocket` target's input: the role of the side that reads.
+const AS_SERVER: u8 = 0;
+const AS_CLIENT: u8 = 1;
+/// The four bytes behind it: how many bytes arrive at a time.
+const PIECES: [u8; 4] = [255, 3, 40, 7];
+
+/// The target's corpus, in fuzz/corpus, with its seeds in it; what earlier runs found is kept.
+pub fn corpus(root: &Path, target: &str) -> anyhow::Result<PathBuf> {
+    let folder = root.join("fuzz/corpus").join(target);
+    fs::create_dir_all(&folder).context("cannot create the fuzz corpus")?;
+    let seeds = match target {
+        "frame" => frames()?,
+        "websocket" => streams()?,
+        _ => Vec::new(),
+    };
+    for (name, bytes) in seeds {
+        fs::write(folder.join(name), bytes).context("cannot write a fuzz seed")?;
+    }
+    Ok(folder)
+}
+
+type Seeds = Vec<(String, Vec<u8>)>;
+
+fn frames() -> anyhow::Result<Seeds> {
+    let vectors = samples()?;
+    Ok(vectors.into_iter().map(|vector| (format!("vector-{}", vector.name), vector.bytes)).collect())
+}
+
+fn streams() -> anyhow::Result<Seeds> {
+    let input = |role: u8, stream: &[u8]| [&[role], &PIECES[..], stream].concat();
+    let mut seeds = vec![
+        ("upgrade".to_owned(), input(AS_SERVER, &request("localhost:7400", "/", &[7; 16])?)),
+        ("close".to_owned(), input(AS_CLIENT, &close_frame(1001, "restart", None))),
+    ];
+    for vector in samples()? {
+        for (role, mask) in [(AS_SERVER, Some(MASK)), (AS_CLIENT, None)] {
+            let mut stream = Vec::new();
+            control_into(&mut stream, OpCode::Ping, b"?", mask);
+            message_into(&mut stream, &vector.bytes, mask);
+            seeds.push((format!("role-{role}-{}", vector.name), input(role, &stream)));
+        }
+    }
+    Ok(seeds)
+}

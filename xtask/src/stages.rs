@@ -1,0 +1,40 @@
+//! What `cargo xtask test` does, in order: cheap stages first, so that what fails most fails soonest.
+//!
+//! A stage that needs something longer than CI has time for runs a sample of it here; the whole has a verb of
+//! its own. Budgets are those of a machine with two cores that has nothing built yet; CONTRIBUTING.md shows
+//! the same table. A stage over its budget is marked, not failed: how long something takes says nothing
+//! about whether it is right.
+
+use crate::suite::{Stage, Work};
+use crate::{fuzz, system, tidy};
+
+/// Seconds for which CI runs each fuzz target; a release runs `cargo xtask fuzz --seconds` with far more.
+const FUZZ_SAMPLE_SECONDS: u32 = 10;
+
+/// The stages.
+pub const STAGES: &[Stage] = &[
+    Stage { name: "system", budget_minutes: 1, work: Work::Task(system::ensure) },
+    Stage { name: "tidy", budget_minutes: 1, work: Work::Task(tidy::run) },
+    Stage { name: "format", budget_minutes: 1, work: Work::Cargo(&["fmt", "--all", "--check"], &[]) },
+    Stage {
+        name: "lint",
+        budget_minutes: 8,
+        work: Work::Cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]),
+    },
+    Stage { name: "test", budget_minutes: 15, work: Work::Tests(&["test", "--workspace", "--no-fail-fast"]) },
+    Stage {
+        name: "docs",
+        budget_minutes: 4,
+        work: Work::Cargo(&["doc", "--no-deps", "--workspace"], &[("RUSTDOCFLAGS", "-D warnings")]),
+    },
+    Stage {
+        name: "fuzz",
+        budget_minutes: 8,
+        work: Work::Task(|root| fuzz::run(root, FUZZ_SAMPLE_SECONDS, None)),
+    },
+    Stage {
+        name: "release",
+        budget_minutes: 15,
+        work: Work::Cargo(&["build", "--release", "--workspace", "--bins"], &[]),
+    },
+];
