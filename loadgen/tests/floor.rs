@@ -1,5 +1,7 @@
 //! The whole generator against its own relay: sockets, executors, schedule, counting, report.
 
+#![allow(clippy::unwrap_used)]
+
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -11,7 +13,8 @@ fn loadgen(arguments: &[&str]) -> Output {
 }
 
 fn floor(out: &Path) -> Output {
-    let shape = ["--documents", "6", "--members", "5", "--rate", "400", "--duration", "1", "--warmup", "0.25"];
+    let shape =
+        ["--documents", "6", "--members", "5", "--rate", "400", "--duration", "1", "--warmup", "0.25"];
     let mut arguments = vec!["floor", "--json", "--out", out.to_str().unwrap()];
     arguments.extend(shape);
     loadgen(&arguments)
@@ -32,7 +35,10 @@ fn every_message_through_the_relay_is_counted_once() {
     assert_eq!((count("/deliveries/expected"), count("/deliveries/received")), (2_000, 2_000));
     assert_eq!((count("/deliveries/lost"), count("/deliveries/duplicated")), (0, 0));
     // The warm-up's 100 edits are counted, but not measured.
-    assert_eq!((count("/delivery_us/count"), count("/ack_us/count"), count("/send_lag_us/count")), (1_600, 400, 400));
+    assert_eq!(
+        (count("/delivery_us/count"), count("/ack_us/count"), count("/send_lag_us/count")),
+        (1_600, 400, 400)
+    );
     let sends = report.pointer("/server/sends_per_delivery").and_then(Value::as_f64).unwrap();
     // Four members and the sender's answer; fewer only if several messages came together.
     assert!(sends > 0.0 && sends <= 1.25, "{sends}");
@@ -47,8 +53,20 @@ fn a_server_that_is_not_there_fails_the_claims() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("tcp://{address}");
     let output = loadgen(&[
-        "edits", "--url", &url, "--documents", "1", "--members", "2", "--rate", "10", "--duration", "0.1",
-        "--warmup", "0", "--json",
+        "edits",
+        "--url",
+        &url,
+        "--documents",
+        "1",
+        "--members",
+        "2",
+        "--rate",
+        "10",
+        "--duration",
+        "0.1",
+        "--warmup",
+        "0",
+        "--json",
     ]);
     assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
