@@ -5,6 +5,7 @@
 //! changes without documents; `verify` builds the documents at the end.
 
 mod args;
+mod cleanup;
 mod follow;
 mod fresh;
 mod ledger;
@@ -51,6 +52,10 @@ fn main() -> ExitCode {
 
 fn run(scenario: Scenario) -> Result<bool> {
     let live = Live::new();
+    // The relay handles signals itself.
+    if !matches!(scenario, Scenario::FloorRelay { .. }) {
+        cleanup::watch()?;
+    }
     match scenario {
         Scenario::Edits(args) => {
             let common = args.common.clone();

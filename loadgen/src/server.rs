@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
+use crate::cleanup;
 use crate::procfs;
 
 /// Time for a server to say that it listens.
@@ -65,9 +66,10 @@ impl Server {
             .stderr(log)
             .spawn()
             .with_context(|| format!("{} cannot be started", name_of(&program.binary)))?;
+        cleanup::add_process(child.id());
         let stdout = child.stdout.take().context("the server has no output")?;
         let (tell, told) = mpsc::channel();
-        let (end, last_words) = mpsc::channel();
+        let (tell_rest, last_words) = mpsc::channel();
         std::thread::spawn(move || {
             let mut lines = BufReader::new(stdout);
             let mut line = String::new();
@@ -78,13 +80,12 @@ impl Server {
             let mut rest = String::new();
             drop(lines.by_ref().take(LAST_WORDS_BYTES_MAX).read_to_string(&mut rest));
             drop(std::io::copy(&mut lines, &mut std::io::sink()));
-            drop(end.send(rest));
+            drop(tell_rest.send(rest));
         });
         let line = told.recv_timeout(START_TIMEOUT);
         let ready = line.ok().and_then(Result::ok).and_then(|line| serde_json::from_str::<Ready>(&line).ok());
         let Some(Ready { listen, control }) = ready else {
-            drop(child.kill());
-            drop(child.wait());
+            end(&mut child);
             bail!("{} did not start:\n{}", name_of(&program.binary), tail_of(&program.log));
         };
         let mut server = Self { child, last_words, listen, control, ready_after: started.elapsed() };
@@ -123,13 +124,13 @@ impl Server {
         let asked = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
+                cleanup::remove_process(self.pid());
                 if status.success() {
                     return Ok(self.last_words.recv_timeout(HTTP_TIMEOUT).unwrap_or_default());
                 }
                 bail!("the server ended with {status} after it was asked to stop");
             }
             if asked.elapsed() > STOP_TIMEOUT {
-                drop(self.child.kill());
                 bail!("the server did not stop within {} s", STOP_TIMEOUT.as_secs());
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -140,6 +141,7 @@ impl Server {
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
+        cleanup::remove_process(self.pid());
         Ok(())
     }
 
@@ -190,10 +192,16 @@ impl Drop for Server {
     fn drop(&mut self) {
         // A run that fails half-way must not leave its server behind.
         if let Ok(None) = self.child.try_wait() {
-            drop(self.child.kill());
-            drop(self.child.wait());
+            end(&mut self.child);
         }
     }
+}
+
+fn end(child: &mut Child) {
+    // Neither can fail but for a process that has ended by itself.
+    drop(child.kill());
+    drop(child.wait());
+    cleanup::remove_process(child.id());
 }
 
 /// Metrics in Prometheus' text format.

@@ -226,7 +226,7 @@ fn claims(report: &Report, scheduled: u64, on_disk: bool) -> Vec<Claim> {
 
 /// Runs the hidden comparison.
 pub fn verify_command(export: &Path, ledger: &Path, samples: Option<&Path>) -> Result<()> {
-    let findings = verify::verify(export, ledger, samples)?;
+    let findings = verify::verify(export, ledger, samples, |_| true)?;
     println!("{}", serde_json::to_string(&findings)?);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::live::Live;
 use crate::net::{Command, Fleet, MemberOutcome, Outcome, Session};
@@ -51,6 +51,10 @@ pub fn run<S: Session>(plan: Plan, server: Option<&Server>, live: &Live) -> Resu
     std::thread::sleep(IDLE);
     let after_hello = rss();
     let established = level(&gauges.connected);
+    if established == 0 {
+        let reason = merge(fleet.finish()?)?.stats.failures.into_iter().next().unwrap_or_default();
+        bail!("not one of {asked} connections came about: {reason}");
+    }
     fleet.command(&Command::Open)?;
     live.wait("opening documents", &gauges, OPEN_LIMIT, || level(&gauges.opened) >= established);
     std::thread::sleep(IDLE);

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::args::Common;
+use crate::cleanup;
 use crate::plan::Target;
 use crate::server::{Program, find_server};
 
@@ -54,7 +55,9 @@ impl Workspace {
             Some(parent) => builder.tempdir_in(parent),
             None => builder.tempdir(),
         };
-        Ok(Self { root: root.context("no temporary directory can be made")? })
+        let root = root.context("no temporary directory can be made")?;
+        cleanup::add_folder(root.path());
+        Ok(Self { root })
     }
 
     /// A path in it.
