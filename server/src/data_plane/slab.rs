@@ -55,7 +55,7 @@ impl<T> Slab<T> {
     }
 
     fn index(id: u64) -> usize {
-        (id & u64::from(u32::MAX)) as usize
+        usize::try_from(id & u64::from(u32::MAX)).unwrap_or(usize::MAX)
     }
 }
 
