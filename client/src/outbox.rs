@@ -155,11 +155,8 @@ impl Outbox {
         self.in_flight.pushes += 1;
         self.in_flight.bytes += entry.push.bytes.len();
         let push = &entry.push;
-        let body = kinds::Push {
-            push: push.number,
-            generation: entry.generation,
-            lengths: push.lengths.clone(),
-        };
+        let body =
+            kinds::Push { push: push.number, generation: entry.generation, lengths: push.lengths.clone() };
         Some((body, &push.bytes))
     }
 

@@ -3,12 +3,12 @@
 //! Nothing is held between two inputs but the beginning of a frame that is not whole yet, so that an idle
 //! connection owns no buffer.
 
+use etherply_wire::MAGIC;
 use etherply_wire::frame::frame_length;
 use etherply_wire::limits::{FRAME_BYTES_MAX, HANDSHAKE_BYTES_MAX};
 use etherply_wire::websocket::{
     Decoder, Event, OpCode, Role, WS_HEADER_BYTES_MAX, apply_mask, control_into, handshake, write_header,
 };
-use etherply_wire::MAGIC;
 
 use crate::error::ClientError;
 

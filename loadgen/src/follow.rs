@@ -53,7 +53,8 @@ impl Follower {
         if own.is_some_and(|(actor, seq)| change.actor() == actor && change.seq() <= seq) {
             return Ok(Received::Own);
         }
-        let stamp = Stamp::parse(change.value_bytes()?).context("a change that no writer of this run made")?;
+        let stamp =
+            Stamp::parse(change.value_bytes()?).context("a change that no writer of this run made")?;
         let seen = self.seen.get_mut(usize::from(stamp.writer)).context("a writer that this run has not")?;
         let number = u32::try_from(change.seq()).context("an actor with 2^32 changes")?;
         if number <= *seen {
@@ -104,7 +105,7 @@ mod tests {
         let mut follower = Follower::new(2, true);
         let mut made = Vec::new();
         for due_us in 0..3 {
-            made.push(writer.edit(&mut heads, Stamp { due_us, writer: 1 }.text(16), 0).unwrap().bytes);
+            made.push(writer.edit(&mut heads, Stamp { due_us, writer: 1 }.text(16), 0).unwrap());
         }
         assert_eq!(follower.receive(&made[0], None).unwrap(), Received::New { due_us: 0 });
         assert_eq!(follower.receive(&made[0], None).unwrap(), Received::Again);

@@ -107,10 +107,10 @@ mod tests {
         let path = folder.path().join("ledger");
         let ledger = Ledger::create(&path, |document| format!("d/{document}")).unwrap();
         let entries = ledger.entries().unwrap();
-        for round in 1..=20u64 {
-            (0..5).for_each(|document| entries.send((document, [round as u8; 32])).unwrap());
-            assert_eq!(ledger.sync().unwrap(), 5 * round);
-            assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count() as u64, 5 * round);
+        for round in 1..=20u8 {
+            (0..5).for_each(|document| entries.send((document, [round; 32])).unwrap());
+            assert_eq!(ledger.sync().unwrap(), 5 * u64::from(round));
+            assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 5 * usize::from(round));
         }
         drop(entries);
         ledger.end().unwrap();

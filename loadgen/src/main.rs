@@ -60,9 +60,7 @@ fn run(scenario: Scenario) -> Result<bool> {
             let common = args.common.clone();
             finish(&scenario::edits::prove(args, &live)?, &common, &live, true)
         }
-        Scenario::Crash(args) => {
-            finish(&scenario::crash::crash(&args, &live)?, &args.common, &live, false)
-        }
+        Scenario::Crash(args) => finish(&scenario::crash::crash(&args, &live)?, &args.common, &live, false),
         Scenario::Floor(args) => {
             let common = args.common.clone();
             finish(&scenario::floor::floor(args, &live)?, &common, &live, false)

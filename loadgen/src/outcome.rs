@@ -43,7 +43,8 @@ pub fn default_folder(report: &Report) -> Option<PathBuf> {
 /// The source's revision, with `-dirty` if it was changed since. Recorded runs are not source.
 fn revision() -> String {
     let Some(revision) = git(&["rev-parse", "--short", "HEAD"]) else { return "unknown".to_owned() };
-    let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results"]);
+    let changed =
+        git(&["status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)results"]);
     if changed.is_none_or(|changed| changed.is_empty()) { revision } else { format!("{revision}-dirty") }
 }
 

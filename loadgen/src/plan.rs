@@ -101,7 +101,8 @@ impl Plan {
     /// A writer's actor: fresh in each run.
     pub fn actor(&self, document: u32, member: u32) -> [u8; 16] {
         let mut actor = [0; 16];
-        let parts = self.run.to_be_bytes().into_iter().chain(document.to_be_bytes()).chain(member.to_be_bytes());
+        let parts =
+            self.run.to_be_bytes().into_iter().chain(document.to_be_bytes()).chain(member.to_be_bytes());
         actor.iter_mut().zip(parts).for_each(|(byte, part)| *byte = part);
         actor
     }

@@ -75,9 +75,15 @@ impl Axes {
         );
         writeln!(svg, "<text x=\"{LEFT}\" y=\"40\" fill=\"#57606a\">{}</text>", escape(&machine))?;
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-        for (percentile, label) in
-            [(0.0, "0"), (50.0, "50"), (90.0, "90"), (99.0, "99"), (99.9, "99.9"), (99.99, "99.99"), (99.999, "99.999")]
-        {
+        for (percentile, label) in [
+            (0.0, "0"),
+            (50.0, "50"),
+            (90.0, "90"),
+            (99.0, "99"),
+            (99.9, "99.9"),
+            (99.99, "99.99"),
+            (99.999, "99.999"),
+        ] {
             if nines(percentile) <= self.nines_max + 1e-9 {
                 let x = self.x(percentile);
                 writeln!(svg, "<path d=\"M{x:.1} {TOP}V{bottom}\" stroke=\"#d0d7de\"/>")?;
@@ -97,10 +103,20 @@ impl Axes {
         let (middle, below) = (LEFT + (right - LEFT) / 2.0, HEIGHT - 20.0);
         writeln!(svg, "<text x=\"{middle}\" y=\"{below}\" text-anchor=\"middle\">percentile</text>")?;
         let half = TOP + (bottom - TOP) / 2.0;
-        writeln!(svg, "<text transform=\"translate(18 {half}) rotate(-90)\" text-anchor=\"middle\">milliseconds</text>")
+        writeln!(
+            svg,
+            "<text transform=\"translate(18 {half}) rotate(-90)\" text-anchor=\"middle\">milliseconds</text>"
+        )
     }
 
-    fn line(&self, svg: &mut String, name: &str, colour: &str, points: &[Point], index: usize) -> std::fmt::Result {
+    fn line(
+        &self,
+        svg: &mut String,
+        name: &str,
+        colour: &str,
+        points: &[Point],
+        index: usize,
+    ) -> std::fmt::Result {
         if points.is_empty() {
             return Ok(());
         }

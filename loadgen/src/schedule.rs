@@ -47,7 +47,10 @@ impl Schedule {
     /// How many edits a shape has.
     pub fn len(shape: &Shape) -> u64 {
         // An edit is due at next × 10⁶ / rate: the last one strictly before the end.
-        (u128::from(shape.length_us) * u128::from(shape.rate)).div_ceil(1_000_000).try_into().unwrap_or(u64::MAX)
+        (u128::from(shape.length_us) * u128::from(shape.rate))
+            .div_ceil(1_000_000)
+            .try_into()
+            .unwrap_or(u64::MAX)
     }
 }
 

@@ -217,7 +217,7 @@ impl Metrics {
     /// How much a counter grew since `before`, as far as the server has it.
     pub fn growth(&self, before: &Self, name: &str) -> Option<u64> {
         let growth = self.get(name)? - before.get(name).unwrap_or(0.0);
-        // Counters hold whole numbers far below 2^53.
+        #[expect(clippy::cast_possible_truncation, reason = "counters hold whole numbers far below 2^53")]
         (growth >= 0.0).then_some(growth as u64)
     }
 }
@@ -278,7 +278,8 @@ mod tests {
 
     #[test]
     fn metrics_are_summed_over_their_labels() {
-        let text = "# TYPE sends counter\nsends 5\nsends_total{core=\"0\"} 7\nsends_total{core=\"1\"} 8 170000\n";
+        let text =
+            "# TYPE sends counter\nsends 5\nsends_total{core=\"0\"} 7\nsends_total{core=\"1\"} 8 170000\n";
         let metrics = Metrics(text.into());
         assert_eq!((metrics.get("sends"), metrics.get("sends_total")), (Some(5.0), Some(15.0)));
         assert_eq!((metrics.get("send"), metrics.get("other")), (None, None));

@@ -108,7 +108,8 @@ fn compare(
     }
     let changes = stored.get_changes(&[]).len();
     findings.changes += changes as u64;
-    let missing = acked.iter().filter(|hash| stored.get_change_by_hash(&ChangeHash(**hash)).is_none()).count();
+    let missing =
+        acked.iter().filter(|hash| stored.get_change_by_hash(&ChangeHash(**hash)).is_none()).count();
     if missing > 0 {
         findings.acked_missing += missing as u64;
         findings.fault(format!("{}: {missing} of {} acked changes are missing", copy.document, acked.len()));
@@ -130,7 +131,13 @@ fn compare(
 }
 
 /// Writes a copy into a folder; the caller lists it in the folder's index.
-pub fn write_copy(folder: &Path, number: usize, document: String, heads: &[[u8; 32]], bytes: &[u8]) -> Result<Copy> {
+pub fn write_copy(
+    folder: &Path,
+    number: usize,
+    document: String,
+    heads: &[[u8; 32]],
+    bytes: &[u8],
+) -> Result<Copy> {
     let file = format!("{number}.automerge");
     std::fs::write(folder.join(&file), bytes)?;
     Ok(Copy { document, file, heads: heads.iter().map(|head| hex(head)).collect() })

@@ -84,15 +84,6 @@ pub struct ThinWriter {
     previous: Option<u64>,
 }
 
-/// A change that was just made.
-#[derive(Debug)]
-pub struct Made {
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-    /// Its hash.
-    pub hash: ChangeHash,
-}
-
 impl ThinWriter {
     /// A writer that made no change yet. The actor has to be fresh and the key its own.
     pub fn new(actor: &[u8], key: String) -> Self {
@@ -109,10 +100,11 @@ impl ThinWriter {
         self.seq
     }
 
-    /// Makes the next change on these heads, which it becomes the only one of.
-    pub fn edit(&mut self, heads: &mut Heads, value: String, unix_s: i64) -> Result<Made> {
+    /// Makes the next change on these heads, which it becomes the only one of. Returns its bytes.
+    pub fn edit(&mut self, heads: &mut Heads, value: String, unix_s: i64) -> Result<Vec<u8>> {
         let counter = heads.max_op + 1;
-        let pred: Vec<OpId> = self.previous.map(|previous| OpId::new(previous, &self.actor)).into_iter().collect();
+        let pred: Vec<OpId> =
+            self.previous.map(|previous| OpId::new(previous, &self.actor)).into_iter().collect();
         let put = Op {
             action: OpType::Put(ScalarValue::Str(value.into())),
             obj: ObjectId::Root,
@@ -135,13 +127,13 @@ impl ThinWriter {
         });
         self.seq += 1;
         self.previous = Some(counter);
-        let hash = change.hash().0;
-        heads.add(hash, &deps, counter);
-        Ok(Made { bytes: change.raw_bytes().to_vec(), hash })
+        heads.add(change.hash().0, &deps, counter);
+        Ok(change.raw_bytes().to_vec())
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)]
 mod tests {
     use super::*;
     use automerge::{AutoCommit, ROOT, ReadDoc};
@@ -167,7 +159,13 @@ mod tests {
     }
 
     /// A change may be delivered once those that it depends on are there.
-    fn deliver(members: &mut [Member], made: &[Vec<Vec<u8>>], to: usize, from: usize, known: &mut [Vec<ChangeHash>]) {
+    fn deliver(
+        members: &mut [Member],
+        made: &[Vec<Vec<u8>>],
+        to: usize,
+        from: usize,
+        known: &mut [Vec<ChangeHash>],
+    ) {
         let Some(bytes) = made[from].get(members[to].has[from]).filter(|_| to != from) else { return };
         let view = ChangeView::parse(bytes).unwrap();
         if view.deps().iter().all(|dep| known[to].contains(dep)) {
@@ -193,8 +191,8 @@ mod tests {
                     let value = Stamp { due_us: index as u64, writer: who as u16 }.text(20);
                     let change = member.writer.edit(&mut member.heads, value.clone(), 1_700_000_000).unwrap();
                     member.values.push(value);
-                    known[who].push(change.hash);
-                    made[who].push(change.bytes);
+                    known[who].push(ChangeView::parse(&change).unwrap().hash());
+                    made[who].push(change);
                 } else {
                     deliver(&mut members, &made, who, from % count, &mut known);
                 }
@@ -224,8 +222,8 @@ mod tests {
             let stamp = Stamp { due_us, writer };
             let (mut heads, mut writer) = (Heads::default(), ThinWriter::new(&[9; 16], "k".into()));
             let made = writer.edit(&mut heads, stamp.text(bytes), 0).unwrap();
-            let view = ChangeView::parse(&made.bytes).unwrap();
-            prop_assert_eq!(view.hash(), made.hash);
+            let view = ChangeView::parse(&made).unwrap();
+            prop_assert_eq!(vec![view.hash()], heads.sorted());
             prop_assert_eq!(view.value_bytes().unwrap().len(), bytes);
             prop_assert_eq!(Stamp::parse(view.value_bytes().unwrap()), Some(stamp));
         }

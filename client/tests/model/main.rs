@@ -2,6 +2,8 @@
 //! cut or restored, everyone ends with the same document, every edit is in it and acked, and no position is
 //! delivered twice.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
 mod peer;
 
 use automerge::transaction::Transactable;
@@ -22,7 +24,7 @@ struct Member {
 
 impl Member {
     fn new(index: usize) -> Self {
-        let transport = if index % 2 == 0 {
+        let transport = if index.is_multiple_of(2) {
             Transport::Tcp
         } else {
             Transport::WebSocket { host: "test".into(), path: "/sync".into() }

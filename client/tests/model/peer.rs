@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use etherply_client::change::ChangeView;
 use etherply_wire::kinds::{
-    Ack, Changes, ClockEntry, Close, Cursor, Hello, Open, Opened, Push, Reconcile, Refused, Snapshot, Welcome,
-    resume,
+    Ack, Changes, ClockEntry, Close, Cursor, Hello, Open, Opened, Push, Reconcile, Refused, Snapshot,
+    Welcome, resume,
 };
 use etherply_wire::websocket::{Decoder, Event, Role, handshake, message_into};
 use etherply_wire::{ErrorCode, Frame, Kind, MAGIC, encode_into};
@@ -228,13 +228,8 @@ impl Peer {
         conn.open = true;
         conn.sent = sent;
         let request = open.request.to_native();
-        let opened = Opened {
-            request,
-            rights: open.rights.to_native(),
-            resume,
-            expires_at_ms: 0,
-            cursor: self.end(),
-        };
+        let opened =
+            Opened { request, rights: open.rights.to_native(), resume, expires_at_ms: 0, cursor: self.end() };
         conn.send(|out| encode_into(out, HANDLE, &opened, &[]));
         if resume == resume::RECONCILE {
             conn.has = None;

@@ -9,7 +9,9 @@ use anyhow::Result;
 use etherply_client::change::ChangeHash;
 use glommio::sync::Semaphore;
 use glommio::timer::Timer;
-use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle, executor, spawn_local_into};
+use glommio::{
+    Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle, executor, spawn_local_into,
+};
 
 use crate::net::fleet::{Command, Controls, Order};
 use crate::net::session::{Outcome, Session};
@@ -24,7 +26,7 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// ordinary backlog survives without dropped SYNs, each of which costs a second.
 const CONNECTING_MAX: u64 = 256;
 /// Attempts to make a connection.
-const ATTEMPTS_MAX: u32 = 8;
+const ATTEMPTS_MAX: u32 = 6;
 /// Time for one attempt, until the server's welcome.
 const ATTEMPT_MS: u64 = 10_000;
 /// Pause before another attempt; grows with each.
@@ -153,7 +155,8 @@ async fn obey<S: Session>(ctx: &Rc<Ctx>, index: usize, orders: flume::Receiver<O
             Command::Finish { outcome } => {
                 let stats = std::mem::replace(&mut *ctx.stats.borrow_mut(), Stats::new()?);
                 let acked = ctx.acked.take();
-                let members = slots.iter().filter_map(|slot| slot.act(ctx, |s| Ok(s.outcome())).ok()).collect();
+                let members =
+                    slots.iter().filter_map(|slot| slot.act(ctx, |s| Ok(s.outcome())).ok()).collect();
                 drop(outcome.send(Outcome { stats, members, acked }));
                 slots.iter().for_each(|slot| slot.abort());
                 let _ = done.send(());
@@ -296,5 +299,5 @@ async fn tick<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>) {
 
 /// Whether every executor has made all its edits.
 pub fn schedules_done(controls: &Controls, executors: usize) -> bool {
-    read(&controls.schedules_done) as usize >= executors
+    read(&controls.schedules_done) >= executors as u64
 }

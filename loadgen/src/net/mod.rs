@@ -2,8 +2,8 @@
 //! [`Session`]'s to know.
 
 pub mod executor;
-pub mod floor;
 pub mod fleet;
+pub mod floor;
 pub mod session;
 pub mod slot;
 pub mod sync;

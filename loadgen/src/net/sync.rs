@@ -8,8 +8,8 @@ use etherply_client::{Client, Event, OpenOptions, Push, StreamId, StreamState, T
 use etherply_wire::Rights;
 
 use crate::follow::{Follower, Received};
-use crate::net::session::{MemberOutcome, Session};
 use crate::net::Ctx;
+use crate::net::session::{MemberOutcome, Session};
 use crate::stats::{count, shift};
 use crate::writer::{Stamp, ThinWriter};
 
@@ -137,8 +137,8 @@ impl Session for SyncSession {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_s = i64::try_from(now.as_secs()).unwrap_or(0);
         let made = writer.edit(&mut self.follower.heads, stamp.text(ctx.plan.value_bytes), unix_s)?;
-        self.follower.keep(&made.bytes);
-        self.client.push(stream, &[&made.bytes], due_us)?;
+        self.follower.keep(&made);
+        self.client.push(stream, &[&made], due_us)?;
         self.made += 1;
         count(&ctx.gauges.sent);
         Ok(())

@@ -11,7 +11,7 @@ use crate::fresh;
 use crate::ledger::Ledger;
 use crate::live::Live;
 use crate::net::sync::SyncSession;
-use crate::net::{Command, Fleet};
+use crate::net::{Command, Fleet, Outcome};
 use crate::plan::Plan;
 use crate::procfs;
 use crate::random::Random;
@@ -49,7 +49,8 @@ pub fn crash(args: &CrashArgs, live: &Live) -> Result<Report> {
     let ledger = Ledger::create(&workspace.path("ledger"), move |document| names.document_name(document))?;
     let fleet = Fleet::start::<SyncSession>(plan, ledger.entries())?;
     let program = server_program(&args.common, &workspace, server.listen)?;
-    let mut run = Run { live, workspace, program, server, fleet, ledger, kills: Vec::new(), faults: Vec::new() };
+    let mut run =
+        Run { live, workspace, program, server, fleet, ledger, kills: Vec::new(), faults: Vec::new() };
     run.begin()?;
     let mut random = Random::new(args.common.seed);
     for number in 1..=args.kills {
@@ -108,7 +109,11 @@ impl Run<'_> {
     fn all_open(&self, what: &str) -> Result<()> {
         let (gauges, asked) = (&self.fleet.gauges, u64::from(self.fleet.plan.connections()));
         let all = self.live.wait(what, gauges, TURN_LIMIT, || level(&gauges.opened) >= asked);
-        if all { Ok(()) } else { bail!("{} of {asked} members have their document open", level(&gauges.opened)) }
+        if all {
+            Ok(())
+        } else {
+            bail!("{} of {asked} members have their document open", level(&gauges.opened))
+        }
     }
 
     fn kill(&mut self, number: u32, of: u32, after_ms: u64) -> Result<()> {
@@ -118,7 +123,8 @@ impl Run<'_> {
         self.fleet.hold(true);
         let pushes_in_flight = level(&gauges.in_flight);
         self.server.kill()?;
-        let gone = self.live.wait("the server is dead", &gauges, TURN_LIMIT, || level(&gauges.connected) == 0);
+        let gone =
+            self.live.wait("the server is dead", &gauges, TURN_LIMIT, || level(&gauges.connected) == 0);
         if !gone {
             bail!("{} connections live on though the server is dead", level(&gauges.connected));
         }
@@ -178,7 +184,7 @@ impl Run<'_> {
             lost: read(&gauges.lost),
         };
         let (plan, refused) = (fleet.plan.clone(), read(&gauges.refused));
-        let (stats, members, _) = merge(fleet.finish()?)?;
+        let Outcome { stats, members, .. } = merge(fleet.finish()?)?;
         ledger.end()?;
         let tally = Tally::of(&members, &plan).settle();
         let figures =
@@ -195,7 +201,8 @@ impl Run<'_> {
 
         let converged = converged(&findings, &tally);
         let generator = GeneratorFigures { cpu_s: procfs::cpu_s(std::process::id())? };
-        let measured = Measured { connections, server: figures, generator, stats, members, acked: Vec::new(), refused };
+        let measured =
+            Measured { connections, server: figures, generator, stats, members, acked: Vec::new(), refused };
         let settings = settings_of(args, &plan, workspace.filesystem());
         let mut report = measured.report("crash", args.common.transport, settings, tally);
         report.documents.converged = Some(converged);
@@ -239,7 +246,11 @@ fn claims(report: &Report) -> Vec<Claim> {
     vec![
         Claim::new(
             "pushes were in flight at every kill",
-            format!("{} to {}, median {median}", in_flight.first().unwrap_or(&0), in_flight.last().unwrap_or(&0)),
+            format!(
+                "{} to {}, median {median}",
+                in_flight.first().unwrap_or(&0),
+                in_flight.last().unwrap_or(&0)
+            ),
             in_flight.first().is_none_or(|&fewest| fewest > 0),
         ),
         Claim::new(

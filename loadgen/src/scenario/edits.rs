@@ -1,6 +1,7 @@
 //! `edits` and `prove`: members edit at a fixed rate; afterwards everything is compared with everything.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -37,12 +38,16 @@ pub fn prove(args: ProveArgs, live: &Live) -> Result<Report> {
 pub fn plan_of(args: &EditsArgs, target: Target, transport: TransportChoice) -> Result<Plan> {
     let writers = args.writers.unwrap_or(args.members);
     check(args.documents, args.members, writers, args.value_bytes)?;
-    let us = |seconds: f64| (seconds.clamp(0.0, 1e6) * 1e6) as u64;
+    let us = |seconds: f64| {
+        let length = Duration::try_from_secs_f64(seconds).context("a duration is a number of seconds")?;
+        Ok::<_, anyhow::Error>(u64::try_from(length.as_micros())?)
+    };
+    let (warmup_us, duration_us) = (us(args.warmup)?, us(args.duration)?);
     let shape = Shape {
         documents: args.documents,
         writers,
         rate: args.rate,
-        length_us: us(args.warmup) + us(args.duration),
+        length_us: warmup_us.saturating_add(duration_us),
         seed: args.common.seed,
     };
     Ok(Plan {
@@ -53,7 +58,7 @@ pub fn plan_of(args: &EditsArgs, target: Target, transport: TransportChoice) -> 
         writers,
         value_bytes: args.value_bytes,
         shape,
-        warmup_us: us(args.warmup),
+        warmup_us,
         executors: executors(&args.common),
         run: run_number(),
         pipeline: 0,

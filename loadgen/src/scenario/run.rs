@@ -62,8 +62,9 @@ pub fn run<S: Session>(plan: Plan, server: Option<&Server>, live: &Live) -> Resu
     let length = Duration::from_micros(shape.length_us) + STRAGGLERS_LIMIT;
     live.wait("editing", &gauges, length, || fleet.is_schedule_done());
     let others = u64::from(fleet.plan.members.saturating_sub(1));
-    let arrived =
-        || read(&gauges.acked) >= read(&gauges.sent) && read(&gauges.received) >= read(&gauges.acked) * others;
+    let arrived = || {
+        read(&gauges.acked) >= read(&gauges.sent) && read(&gauges.received) >= read(&gauges.acked) * others
+    };
     live.wait("waiting for the last deliveries", &gauges, STRAGGLERS_LIMIT, arrived);
     let generator = GeneratorFigures { cpu_s: procfs::cpu_s(std::process::id())? - before.generator_cpu_s };
 
@@ -80,14 +81,19 @@ pub fn run<S: Session>(plan: Plan, server: Option<&Server>, live: &Live) -> Resu
         lost: read(&gauges.lost),
     };
     let refused = read(&gauges.refused);
-    let outcomes = fleet.finish()?;
-    let (stats, members, acked) = merge(outcomes)?;
+    let Outcome { stats, members, acked } = merge(fleet.finish()?)?;
     Ok(Measured { connections, server: figures, generator, stats, members, acked, refused })
 }
 
 impl Measured {
     /// A report of all this, still without its verdict.
-    pub fn report(self, scenario: &str, transport: TransportChoice, settings: Settings, tally: Tally) -> Report {
+    pub fn report(
+        self,
+        scenario: &str,
+        transport: TransportChoice,
+        settings: Settings,
+        tally: Tally,
+    ) -> Report {
         let Frame { machine, revision, date, command } = report_frame();
         let total = u64::from(settings.documents);
         let Stats { delivery, ack, lag, failures } = self.stats;
@@ -117,14 +123,14 @@ impl Measured {
 }
 
 /// Puts the executors' outcomes together.
-pub fn merge(outcomes: Vec<Outcome>) -> Result<(Stats, Vec<MemberOutcome>, Vec<(u32, [u8; 32])>)> {
-    let (mut stats, mut members, mut acked) = (Stats::new()?, Vec::new(), Vec::new());
+pub fn merge(outcomes: Vec<Outcome>) -> Result<Outcome> {
+    let mut all = Outcome { stats: Stats::new()?, members: Vec::new(), acked: Vec::new() };
     for outcome in outcomes {
-        stats.merge(&outcome.stats)?;
-        members.extend(outcome.members);
-        acked.extend(outcome.acked);
+        all.stats.merge(&outcome.stats)?;
+        all.members.extend(outcome.members);
+        all.acked.extend(outcome.acked);
     }
-    Ok((stats, members, acked))
+    Ok(all)
 }
 
 /// What stood on the meters before the first edit.

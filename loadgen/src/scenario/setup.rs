@@ -95,7 +95,8 @@ impl Workspace {
 /// The server that is started, on a data directory within the workspace.
 pub fn server_program(common: &Common, workspace: &Workspace, listen: SocketAddr) -> Result<Program> {
     let data = text_of(&workspace.path("data"))?;
-    let mut arguments: Vec<String> = ["serve", "--ready-json", "--control", "127.0.0.1:0"].map(str::to_owned).into();
+    let mut arguments: Vec<String> =
+        ["serve", "--ready-json", "--control", "127.0.0.1:0"].map(str::to_owned).into();
     arguments.extend(["--listen".into(), listen.to_string(), "--data".into(), data]);
     if let Some(cores) = common.server_cores {
         arguments.extend(["--cores".into(), cores.to_string()]);
