@@ -1,11 +1,33 @@
 //! What clients do of themselves, and what they do with what they receive.
 
-use etherply_wire::kinds::{BroadcastSend, PresenceLeave, PresenceSet};
-use etherply_wire::{ErrorCode, Rights, encode};
+use etherply_wire::kinds::{Ack, BroadcastSend, Changes, PresenceLeave, PresenceSet, Refused};
+use etherply_wire::{ErrorCode, Kind, Rights, encode};
 
 use crate::client::{Client, Event as Told, Output, Purpose, State};
+use crate::frames::{body, parse};
 use crate::mischief;
 use crate::world::{Event, World};
+
+/// A frame, for people.
+fn describe(bytes: &[u8]) -> Result<String, String> {
+    let frame = parse(bytes)?;
+    Ok(match frame.kind() {
+        Some(Kind::Changes) => {
+            let changes: Changes = body(&frame)?;
+            let (after, through) = (changes.after_seq, changes.cursor.seq);
+            format!("{} changes in ({after}, {through}]", changes.lengths.len())
+        }
+        Some(Kind::Ack) => {
+            let ack: Ack = body(&frame)?;
+            format!("an ack of {} in ({}, {}]: {:?}", ack.push, ack.after_seq, ack.cursor.seq, ack.positions)
+        }
+        Some(Kind::Refused) => {
+            let refused: Refused = body(&frame)?;
+            format!("a refusal of {} in {}: {}", refused.push, refused.generation, refused.message)
+        }
+        other => format!("{other:?}"),
+    })
+}
 
 impl World {
     /// A client's next deed.
@@ -80,11 +102,11 @@ impl World {
         let Some(link) = member.link else { return };
         for replica in &mut member.client.replicas {
             let Some(handle) = replica.open_handle() else { continue };
-            let is_set = self.last_presence.contains_key(&(link, handle));
+            let is_set = self.last_presence.contains_key(&(link, handle, replica.openings));
             if replica.rights.has(Rights::PRESENCE) && !is_set {
                 let state = self.rng.next().to_le_bytes().to_vec();
                 out.frames.push(encode(handle, &PresenceSet { ttl_ms: u32::MAX }, &[&state]));
-                self.last_presence.insert((link, handle), state);
+                self.last_presence.insert((link, handle, replica.openings), state);
             }
         }
     }
@@ -243,6 +265,9 @@ impl World {
             return Ok(());
         }
         let (owner, core) = (link.member, link.core);
+        if self.trace.verbose {
+            eprintln!("{:>12} link {number}, member {owner} receives {}", self.now_us, describe(bytes)?);
+        }
         self.trace.note(self.now_us, "to client", bytes);
         let Some(member) = self.members.get_mut(owner) else { return Ok(()) };
         if member.link != Some(number) {
@@ -252,7 +277,7 @@ impl World {
         let client: &mut Client = &mut member.client;
         client
             .on_frame(bytes, context, &mut self.rng, &mut out)
-            .map_err(|what| format!("member {owner}: {what}"))?;
+            .map_err(|what| format!("member {owner} on link {number}: {what}"))?;
         if self.rng.chance(70) {
             self.redo_and_pump(owner, &mut out);
         }
@@ -269,7 +294,10 @@ impl World {
             match event {
                 Told::Acked { document, changes } => self.check.acked(&document, &changes, &self.disk)?,
                 Told::Refused { code } => self.count(&format!("refused: {code}")),
-                Told::Rebuilt => self.count("rebuilt"),
+                Told::Rebuilt => {
+                    self.trace.note(self.now_us, &format!("member {number} gave a copy up"), &[]);
+                    self.count("rebuilt");
+                }
                 Told::Broadcasts { handle, first, last } => {
                     self.check.broadcasts(self.lives, link, peer, handle, first, last)?;
                     self.count(if first == last { "broadcast received" } else { "broadcast gap" });

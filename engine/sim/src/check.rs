@@ -43,11 +43,6 @@ pub struct Checker {
 }
 
 impl Checker {
-    /// How many acked changes are remembered.
-    pub fn ledger_len(&self) -> usize {
-        self.ledger.len()
-    }
-
     /// The server knows a document by this handle.
     pub fn loading(&mut self, life: u64, handle: u32, document: &DocumentId) {
         self.documents.insert((life, handle), document.clone());

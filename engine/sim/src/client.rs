@@ -147,6 +147,10 @@ pub struct Replica {
     in_flight: VecDeque<InFlight>,
     /// Every push on this stream that was not acked.
     unacked: BTreeMap<u64, Vec<[u8; 32]>>,
+    /// How often it was opened: tells streams with the same handle apart.
+    pub openings: u64,
+    /// Clocks that were sent on this stream without being asked for.
+    clocks: usize,
     /// No push before this time.
     pub not_before_us: u64,
     /// Who is here, as far as this member was told.
@@ -173,6 +177,8 @@ impl Replica {
             next_push: 1,
             in_flight: VecDeque::new(),
             unacked: BTreeMap::new(),
+            openings: 0,
+            clocks: 0,
             not_before_us: 0,
             presence: BTreeMap::new(),
             presence_version: 0,
@@ -247,6 +253,7 @@ impl Replica {
         self.unacked.clear();
         self.generation = 1;
         self.not_before_us = 0;
+        self.clocks = 0;
         self.presence.clear();
         self.presence_version = 0;
         for own in &mut self.outbox {
@@ -471,7 +478,8 @@ impl Replica {
             let hash = change.hash().0;
             if self.known.get(&name).is_some_and(|ours| *ours != hash) {
                 let ours = self.known.get(&name).copied().unwrap_or_default();
-                if self.outbox.iter().any(|own| own.edit.hash == ours) {
+                // What is in flight may be taken, and would never be sent to its writer.
+                if self.in_flight.is_empty() && self.outbox.iter().any(|own| own.edit.hash == ours) {
                     self.rebuild(None, rng, out);
                 }
                 if self.known.get(&name).is_some_and(|ours| *ours != hash) {
@@ -496,7 +504,15 @@ impl Replica {
             .map_err(|error| format!("changes through {} do not apply: {error}", changes.cursor.seq))?;
         let missing = self.doc.get_missing_deps(&[]);
         if !missing.is_empty() {
-            return Err(format!("changes through {} lack {missing:?}", changes.cursor.seq));
+            return Err(format!(
+                "changes after {} through {} lack {missing:?} (known: {}); rights {}, position {:?}, ahead {:?}",
+                changes.after_seq,
+                changes.cursor.seq,
+                missing.iter().all(|hash| self.known.values().any(|known| *known == hash.0)),
+                self.rights.0,
+                self.position.map(|cursor| cursor.seq),
+                self.ahead.iter().map(|(after, cursor)| (*after, cursor.seq)).collect::<Vec<_>>(),
+            ));
         }
         self.known.extend(fresh.into_iter().map(|(name, hash, _)| (name, hash)));
         self.covered(changes.after_seq, changes.cursor)
@@ -538,7 +554,13 @@ impl Replica {
         let code = ErrorCode::from_number(refused.code).ok_or("an unknown code")?;
         let is_it = |push: &InFlight| push.push == refused.push && push.generation == refused.generation;
         let Some(at) = self.in_flight.iter().position(is_it) else { return Ok(()) };
+        if at != 0 {
+            return Err(format!("push {} is refused before an earlier one is answered", refused.push));
+        }
         let taken_back = self.in_flight.split_off(at);
+        let is_same = |push: &InFlight| push.generation == refused.generation;
+        // Pushes of a later generation may be taken all the same.
+        let all_refused = taken_back.iter().all(is_same);
         for push in &taken_back {
             for own in self.outbox.iter_mut().filter(|own| push.hashes.contains(&own.edit.hash)) {
                 own.sent = false;
@@ -552,20 +574,30 @@ impl Replica {
                 code,
                 ErrorCode::StorageUnavailable | ErrorCode::MissingDependencies | ErrorCode::SequenceGap
             );
-            let fits = code == expected || excused;
+            // The genesis actor may hear of the server's genesis first.
+            let is_genesis = (code, expected) == (ErrorCode::GenesisConflict, ErrorCode::ActorForked);
+            let fits = code == expected || excused || is_genesis;
             return if fits { Ok(()) } else { Err(format!("refused with {code}, not with {expected}")) };
         }
         match code {
             ErrorCode::StorageUnavailable | ErrorCode::Overloaded => {
                 self.not_before_us = context.now_us + u64::from(refused.retry_after_ms) * 1_000;
             }
-            ErrorCode::ActorForked if context.cloned || context.restored => self.rebuild(None, rng, out),
+            ErrorCode::ActorForked if !context.cloned && !context.restored => {
+                return Err(format!("push {} of {} is called forked", refused.push, self.document));
+            }
             ErrorCode::GenesisConflict => {
                 if Change::from_bytes(tail.to_vec()).is_err() {
                     return Err("a genesis conflict without the server's genesis".to_owned());
                 }
-                self.rebuild(Some(tail), rng, out);
+                if all_refused {
+                    self.rebuild(Some(tail), rng, out);
+                } else {
+                    self.start_over(rng, out);
+                }
             }
+            ErrorCode::ActorForked if all_refused => self.rebuild(None, rng, out),
+            ErrorCode::ActorForked => self.start_over(rng, out),
             ErrorCode::MissingDependencies | ErrorCode::SequenceGap if context.restored => {
                 if !refused.clock_complete {
                     self.force_reconcile = true;
@@ -604,6 +636,7 @@ impl Replica {
 
     /// Says what this copy has. A server takes that at any time.
     pub fn send_clock(&mut self, handle: u32, rng: &mut Rng, out: &mut Output) {
+        self.clocks += 1;
         let mut latest: BTreeMap<Vec<u8>, ([u8; 32], u64)> = BTreeMap::new();
         for ((actor, seq), hash) in &self.known {
             latest.insert(actor.clone(), (*hash, *seq));
@@ -629,6 +662,8 @@ impl Replica {
             Some(ErrorCode::ActorForked) => self.start_over(rng, out),
             Some(_) if was_asked => {}
             Some(ErrorCode::StorageUnavailable) => {}
+            // The server takes one clock at a time.
+            Some(ErrorCode::ProtocolViolation) if self.clocks > 1 => {}
             _ => return Err(format!("closed with {}: {}", close.code, close.message)),
         }
         self.end_stream();
@@ -638,6 +673,7 @@ impl Replica {
     fn on_opened(&mut self, opened: &Opened, handle: u32) -> Result<(), String> {
         let start = Cursor { epoch: opened.cursor.epoch, seq: 0, chain: [0; 32] };
         self.state = State::Open { handle };
+        self.openings += 1;
         match (opened.resume, self.position) {
             (resume::START, position) => {
                 if self.force_reconcile || position.is_some_and(|cursor| cursor.seq > 0) {

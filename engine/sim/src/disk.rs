@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, Log, MemoryLog};
+use etherply_engine::log::{Append, Log, LogReader, MemoryLog};
 use etherply_engine::record::Record;
 
 use crate::rng::Rng;

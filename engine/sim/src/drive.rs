@@ -3,7 +3,7 @@
 use etherply_engine::document::recover;
 use etherply_engine::feed::Gathered;
 use etherply_engine::ids::ChainHash;
-use etherply_engine::log::Log;
+use etherply_engine::log::LogReader;
 use etherply_engine::peer::{Now, Peer};
 use etherply_engine::placement::shard_of;
 use etherply_engine::shard::{Effect, Input, Observation, OpenRequest, PushRequest, Shard};
@@ -292,6 +292,7 @@ impl World {
                 }
             }
             Effect::StopFeed { handle, .. } => core.feeds.stop(handle),
+            Effect::OpenRefused { .. } => {}
             _ => return Err("an effect of no core was sent to one".to_owned()),
         }
         Ok(())

@@ -65,10 +65,10 @@ impl World {
             let chain = chain(&document, FIRST_EPOCH, &self.disk)?;
             let records = self.disk.records(&document);
             let mut reference = AutoCommit::new();
-            for record in records {
-                let change = Change::from_bytes(record.change.to_vec()).map_err(|error| error.to_string())?;
-                reference.apply_changes([change]).map_err(|error| format!("{document}: {error}"))?;
-            }
+            let changes: Result<Vec<Change>, _> =
+                records.iter().map(|record| Change::from_bytes(record.change.to_vec())).collect();
+            let changes = changes.map_err(|error| format!("{document}: {error}"))?;
+            reference.apply_changes(changes).map_err(|error| format!("{document}: {error}"))?;
             let mut heads: Vec<[u8; 32]> = reference.get_heads().iter().map(|head| head.0).collect();
             heads.sort_unstable();
             let engine: Vec<[u8; 32]> = recovered.heads().iter().map(|head| head.hash.0).collect();
@@ -131,10 +131,10 @@ impl World {
         let mut expected: BTreeMap<u32, BTreeMap<[u8; 16], Vec<u8>>> = BTreeMap::new();
         for member in &self.members {
             let Some(link) = member.link else { continue };
-            for handle in member.client.replicas.iter().filter_map(|replica| replica.open_handle()) {
-                if let (Some(state), Some(session)) =
-                    (self.last_presence.get(&(link, handle)), sessions.get(&link))
-                {
+            for replica in &member.client.replicas {
+                let Some(handle) = replica.open_handle() else { continue };
+                let state = self.last_presence.get(&(link, handle, replica.openings));
+                if let (Some(state), Some(session)) = (state, sessions.get(&link)) {
                     expected.entry(handle).or_default().insert(*session, state.clone());
                 }
             }

@@ -8,8 +8,7 @@ impl World {
         if self.healing {
             return;
         }
-        let next_us = self.rng.below(self.config.nemesis_us);
-        self.after(next_us, Event::Nemesis);
+        let mut next_us = self.rng.below(self.config.nemesis_us);
         match self.rng.below(10) {
             0..=4 => {
                 let up: Vec<u64> = self.links.iter().filter(|(_, l)| !l.is_cut).map(|(n, _)| *n).collect();
@@ -23,13 +22,14 @@ impl World {
                     self.restore();
                 }
             }
-            7 if self.config.disk_fails => {
+            7 if self.config.disk_fails && self.server.is_some() => {
                 self.disk.poisoned = true;
                 self.count("disk failed");
             }
-            8 if self.rng.chance(20) => self.lull(),
+            8 if self.rng.chance(20) && !self.counts.contains_key("lull") => next_us += self.lull(),
             _ => {}
         }
+        self.after(next_us, Event::Nemesis);
     }
 
     /// Power is gone, and comes back.
@@ -59,8 +59,9 @@ impl World {
     }
 
     /// Everybody leaves for more than a minute, so that the server lets documents go.
-    fn lull(&mut self) {
-        let until_us = self.now_us + self.rng.range(61, 90) * 1_000_000;
+    fn lull(&mut self) -> u64 {
+        let lull_us = self.rng.range(61, 90) * 1_000_000;
+        let until_us = self.now_us + lull_us;
         let up: Vec<u64> = self.links.iter().filter(|(_, link)| !link.is_cut).map(|(n, _)| *n).collect();
         for link in up {
             self.cut(link);
@@ -68,8 +69,9 @@ impl World {
         for member in &mut self.members {
             member.asleep_until_us = until_us;
         }
-        self.config.active_us += until_us - self.now_us;
+        self.config.active_us += lull_us;
         self.count("lull");
+        lull_us
     }
 
     /// All faults stop.

@@ -151,7 +151,6 @@ impl fmt::Display for Failure {
 /// Everything.
 #[derive(Debug)]
 pub struct World {
-    pub(crate) seed: u64,
     pub(crate) config: Config,
     pub(crate) rng: Rng,
     pub(crate) now_us: u64,
@@ -170,8 +169,8 @@ pub struct World {
     pub(crate) restored: bool,
     pub(crate) cloned: bool,
     pub(crate) counts: BTreeMap<String, u64>,
-    /// Presence that stands in the end, by link and handle.
-    pub(crate) last_presence: BTreeMap<(u64, u32), Vec<u8>>,
+    /// Presence that stands in the end, by link, handle and opening.
+    pub(crate) last_presence: BTreeMap<(u64, u32, u64), Vec<u8>>,
 }
 
 /// Runs a seed to its end.
@@ -179,7 +178,12 @@ pub fn run(seed: u64, verbose: bool) -> Result<Report, Failure> {
     let mut world = World::new(seed, verbose);
     match world.live() {
         Ok(()) => Ok(world.report()),
-        Err(what) => Err(Failure { seed, now_us: world.now_us, what }),
+        Err(what) => {
+            if verbose {
+                world.explain();
+            }
+            Err(Failure { seed, now_us: world.now_us, what })
+        }
     }
 }
 
@@ -194,20 +198,19 @@ impl World {
             commit_us: rng.range(100, 8_000) * slow,
             answer_us: rng.range(100, 8_000) * slow,
             link_delay_us: rng.range(100, 20_000) * slow,
-            pause_us: rng.range(1_000, 30_000),
-            active_us: rng.range(500, 3_000) * 1_000,
+            pause_us: rng.range(2_000, 40_000),
+            active_us: rng.range(200, 1_000) * 1_000,
             in_flight_max: rng.range(1, 12) as usize,
             clones: rng.chance(30),
             restores: rng.chance(20),
             disk_fails: rng.chance(30),
             client_faults: [0, 5, 20].get(rng.index(3)).copied().unwrap_or(0),
-            nemesis_us: rng.range(20, 2_000) * 1_000,
+            nemesis_us: rng.range(10, 500) * 1_000,
         };
         let names = rng.range(1, 4);
         let documents: Vec<DocumentId> =
             (0..names).map(|n| DocumentId::new(&format!("rooms/{seed}/{n}")).expect("a name")).collect();
         let mut world = Self {
-            seed,
             config,
             rng,
             now_us: 0,
@@ -381,6 +384,22 @@ impl World {
         self.after(to_client, Event::ClientSees { link: number });
         let life = self.lives;
         self.after(to_server, Event::ServerSees { life, link: number });
+    }
+
+    /// The logs, for looking at a failure.
+    fn explain(&self) {
+        for document in &self.documents {
+            for record in self.disk.records(document) {
+                let change = automerge::Change::from_bytes(record.change.to_vec()).expect("it was admitted");
+                let (actor, seq) = (change.actor_id(), change.seq());
+                eprintln!(
+                    "{document} {}: {} {actor} {seq} deps {:?}",
+                    record.seq,
+                    record.hash,
+                    change.deps()
+                );
+            }
+        }
     }
 
     fn report(&self) -> Report {
