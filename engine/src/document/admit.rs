@@ -111,7 +111,8 @@ pub enum AdmitError {
 /// Why one change was not admitted.
 enum Stop {
     Refused(ErrorCode, String),
-    Lookup,
+    /// The log has to say first whether it has this one.
+    Lookup(ChangeHash),
 }
 
 impl Stop {
@@ -157,9 +158,9 @@ impl Document {
                     self.take_back(&admitted);
                     return Err(AdmitError::Refused { index, code, message });
                 }
-                Err(Stop::Lookup) => {
+                Err(Stop::Lookup(hash)) => {
                     self.take_back(&admitted);
-                    return Err(AdmitError::Lookup(self.unknown(&parsed, resolved)));
+                    return Err(AdmitError::Lookup(self.unknown(hash, &parsed, resolved)));
                 }
             }
         }
@@ -247,7 +248,7 @@ impl Document {
                 ErrorCode::ActorForked,
                 format!("the server has another change {} of this actor: go on as a fresh actor", change.seq),
             )),
-            None => Err(Stop::Lookup),
+            None => Err(Stop::Lookup(change.hash)),
         }
     }
 
@@ -281,7 +282,7 @@ impl Document {
                     let message = format!("the change depends on {dep}, which is not here: push it first");
                     return Err(Stop::refuse(ErrorCode::MissingDependencies, message));
                 }
-                None => return Err(Stop::Lookup),
+                None => return Err(Stop::Lookup(dep)),
             }
         }
         Ok(max_op)
@@ -420,10 +421,18 @@ impl Document {
         self.clock.insert(actor, state);
     }
 
-    /// The hashes that the log has to be asked about before this push can be decided.
-    fn unknown(&self, changes: &[Change<'_>], resolved: &Resolved) -> Vec<ChangeHash> {
+    /// The hashes that the log has to be asked about before this push can be decided: the one that admission
+    /// stopped at, and as many as can be told now of those that it would stop at next.
+    fn unknown(
+        &self,
+        stopped_at: ChangeHash,
+        changes: &[Change<'_>],
+        resolved: &Resolved,
+    ) -> Vec<ChangeHash> {
         let own: BTreeSet<ChangeHash> = changes.iter().map(|change| change.hash).collect();
-        let mut unknown = BTreeSet::new();
+        // Never without this one, which may be open only behind other changes of the push: each question
+        // has to bring the push closer to its end.
+        let mut unknown = BTreeSet::from([stopped_at]);
         let is_open = |hash: &ChangeHash| {
             self.window.get(hash).is_none() && resolved.get(hash, self.admitted.seq).is_none()
         };
@@ -436,6 +445,7 @@ impl Document {
                 break;
             }
         }
-        unknown.into_iter().take(LOOKUPS_MAX).collect()
+        unknown.remove(&stopped_at);
+        std::iter::once(stopped_at).chain(unknown).take(LOOKUPS_MAX).collect()
     }
 }

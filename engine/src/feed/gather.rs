@@ -166,7 +166,7 @@ impl Feed {
                             return;
                         }
                         member.seq = segment.cursor.seq;
-                        if segment.writer != Some(peer) {
+                        if segment.writer != Some(member.stream) {
                             gathered.take_segment(segment, sink);
                         }
                     }
