@@ -204,6 +204,7 @@ impl Document {
         }
         self.check_genesis(change)?;
         let deps_max_op = self.check_deps(change, resolved)?;
+        self.check_ancestry(change, before)?;
         self.check_counters(change, before, deps_max_op)?;
         self.check_references(change)?;
         self.check_room(change, before)?;
@@ -288,6 +289,24 @@ impl Document {
         Ok(max_op)
     }
 
+    /// An actor's change follows its previous one. Two instances of one actor, as of a cloned device, can
+    /// break this without a gap in the numbers; Automerge panics on such a pair. Ordinary edits depend on the
+    /// previous change directly. An edit on an old version (`changeAt`) may do so through others: those are
+    /// found if they are in the window, and for one so old a fresh actor is no hardship.
+    fn check_ancestry(&self, change: &Change<'_>, before: Option<ActorState>) -> Result<(), Stop> {
+        let Some(last) = before else { return Ok(()) };
+        if change.deps.contains(&last.hash)
+            || self.window.follows(change.deps.iter(), &last.hash, last.position)
+        {
+            return Ok(());
+        }
+        let message = format!(
+            "the actor's change {} does not follow its change {}: go on as a fresh actor",
+            change.seq, last.seq
+        );
+        Err(Stop::refuse(ErrorCode::ActorForked, message))
+    }
+
     fn known(&self, hash: &ChangeHash) -> Option<Option<Found>> {
         self.window.get(hash).map(Some)
     }
@@ -304,7 +323,8 @@ impl Document {
     ) -> Result<(), Stop> {
         let own_max_op = before.map_or(0, |state| state.max_op);
         let lowest = deps_max_op.max(own_max_op) + 1;
-        let highest = self.max_op + 1;
+        // A change without operations that leaves a gap before it cannot be loaded again.
+        let highest = if change.ops() == 0 { lowest } else { self.max_op + 1 };
         if change.start_op < lowest || change.start_op > highest {
             let message = format!(
                 "the change's operations begin at {}, but its dependencies allow {lowest} to {highest}",
@@ -407,8 +427,9 @@ impl Document {
         deps: impl Iterator<Item = ChangeHash>,
         chain: ChainHash,
     ) {
-        for dep in deps {
-            if let Ok(at) = self.heads.binary_search_by(|head| head.hash.cmp(&dep)) {
+        let deps: Box<[ChangeHash]> = deps.collect();
+        for dep in &deps {
+            if let Ok(at) = self.heads.binary_search_by(|head| head.hash.cmp(dep)) {
                 self.heads.remove(at);
             }
         }
@@ -416,7 +437,7 @@ impl Document {
         let at = self.heads.partition_point(|other| other.hash < head.hash);
         self.heads.insert(at, head);
         self.max_op = self.max_op.max(state.max_op);
-        self.window.push(state.hash, Found { seq: state.position, max_op: state.max_op });
+        self.window.push(state.hash, Found { seq: state.position, max_op: state.max_op }, deps);
         self.admitted = Cursor { epoch: self.admitted.epoch, seq: state.position, chain: chain.0 };
         self.clock.insert(actor, state);
     }

@@ -71,7 +71,9 @@ mod tests {
         assert_eq!(slab.remove(a), Some(a));
         let b = slab.insert(|id| id);
         assert_ne!(a, b);
-        assert_eq!((slab.get_mut(a), slab.remove(a), slab.len()), (None, None, 1));
+        assert_eq!(slab.get_mut(a), None);
+        assert_eq!(slab.remove(a), None);
+        assert_eq!(slab.len(), 1);
         assert_eq!(slab.iter_mut().count(), 1);
     }
 }
