@@ -386,7 +386,8 @@ impl Document {
             let message = format!("a document may have {DOCUMENT_ACTORS_MAX} actors");
             return Err(Stop::refuse(ErrorCode::DocumentTooLarge, message));
         }
-        let adds_head = !change.deps.iter().any(|dep| self.heads.iter().any(|head| head.hash == dep));
+        let is_head = |dep: ChangeHash| self.heads.binary_search_by(|head| head.hash.cmp(&dep)).is_ok();
+        let adds_head = !change.deps.iter().any(is_head);
         if adds_head && self.heads.len() >= DOCUMENT_HEADS_MAX {
             let message = format!("a document may have {DOCUMENT_HEADS_MAX} heads: merge before you edit");
             return Err(Stop::refuse(ErrorCode::DocumentTooLarge, message));

@@ -112,6 +112,12 @@ impl Shard {
             Input::Broadcast { peer, handle, topic, payload } => {
                 self.broadcast(peer, handle, topic, payload, effects);
             }
+            Input::Fail { peer, handle, code, message } => {
+                let hosted = self.hosted.get(&handle);
+                if hosted.is_some_and(|hosted| hosted.streams.contains_key(&peer)) {
+                    self.end_stream(peer, handle, code, &message, now, effects);
+                }
+            }
             Input::Close { peer, handle } => {
                 // A `Close` of each side may cross: then the server's own has answered, and another one would
                 // end a stream that the client opens next.

@@ -44,6 +44,7 @@ impl Shard {
         if is_waiting || hosted.streams.contains_key(&request.peer) {
             let message =
                 "this document is open on this connection already: use that stream, or close it first";
+            effects.push(Effect::OpenRefused { peer: request.peer });
             refuse_request(
                 request.peer,
                 handle,
@@ -194,7 +195,7 @@ impl Shard {
             refused_generation: None,
             parked: std::collections::VecDeque::new(),
             attached: true,
-            reconcile: None,
+            reconcile: foreign.then(Reconciling::default),
         };
         hosted.streams.insert(peer, stream);
         if foreign {
@@ -222,7 +223,11 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
-        let collected = stream.reconcile.get_or_insert_with(Reconciling::default);
+        let Some(collected) = &mut stream.reconcile else {
+            let message = "a clock is sent only where the server has asked for one, with its own";
+            self.end_stream(peer, handle, ErrorCode::ProtocolViolation, message, now, effects);
+            return;
+        };
         if collected.asked || collected.clock.len() + clock.len() > CLOCK_ENTRIES_MAX {
             let message = "one clock at a time, with as many entries as the server takes";
             self.end_stream(peer, handle, ErrorCode::ProtocolViolation, message, now, effects);

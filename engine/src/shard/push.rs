@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use etherply_wire::kinds::{ClockEntry, Refused};
-use etherply_wire::limits::{PUSH_CHANGES_MAX, REFUSED_CLOCK_ENTRIES_MAX};
+use etherply_wire::limits::{FRAME_BYTES_MAX, PUSH_BYTES_MAX, PUSH_CHANGES_MAX, REFUSED_CLOCK_ENTRIES_MAX};
 use etherply_wire::{ErrorCode, Rights};
 
 use super::batch::{Entry, Listener, Pending, Pushed};
@@ -18,6 +18,12 @@ use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer};
 use crate::record::Record;
 use crate::segment::Segment;
+
+/// Bytes of a frame with changes beside the changes and their lengths, rounded up.
+const CHANGES_FRAME_OVERHEAD_BYTES: usize = 128;
+// What is taken can be sent on: members refuse a longer frame.
+const _: () =
+    assert!(PUSH_BYTES_MAX + 4 * PUSH_CHANGES_MAX + CHANGES_FRAME_OVERHEAD_BYTES <= FRAME_BYTES_MAX);
 
 /// Why a push is refused.
 struct Refusal {
@@ -288,8 +294,12 @@ fn admit(
     }
     let changes = split(push.lengths, push.changes);
     let bytes: usize = changes.iter().map(|change| change.len()).sum();
-    if changes.is_empty() || changes.len() > PUSH_CHANGES_MAX || bytes != push.changes.len() {
-        let message = format!("a push has 1 to {PUSH_CHANGES_MAX} changes whose lengths add up to its tail");
+    let is_whole = bytes == push.changes.len() && bytes <= PUSH_BYTES_MAX;
+    if changes.is_empty() || changes.len() > PUSH_CHANGES_MAX || !is_whole {
+        let message = format!(
+            "a push has 1 to {PUSH_CHANGES_MAX} changes and {PUSH_BYTES_MAX} bytes, and its lengths add up to \
+             its tail"
+        );
         return refuse(0, ErrorCode::PushInvalid, &message);
     }
     let State::Ready(document) = &mut hosted.state else {
