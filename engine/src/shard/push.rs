@@ -288,7 +288,8 @@ fn admit(
     }
     let changes = split(push.lengths, push.changes);
     let bytes: usize = changes.iter().map(|change| change.len()).sum();
-    if changes.is_empty() || changes.len() > PUSH_CHANGES_MAX || bytes != push.changes.len() {
+    let lengths_fit = changes.len() == push.lengths.len() && bytes == push.changes.len();
+    if changes.is_empty() || changes.len() > PUSH_CHANGES_MAX || !lengths_fit {
         let message = format!("a push has 1 to {PUSH_CHANGES_MAX} changes whose lengths add up to its tail");
         return refuse(0, ErrorCode::PushInvalid, &message);
     }
