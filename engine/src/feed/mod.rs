@@ -165,7 +165,8 @@ impl Feeds {
         }
     }
 
-    /// Hands a member records that were read back for it. Returns whether it has something to be sent now.
+    /// Hands a member records that were read back for it. Returns whether it was idle and has something to be
+    /// sent now.
     pub fn fill(&mut self, handle: u32, number: u32, peer: Peer, records: &[Record]) -> bool {
         let Some(feed) = self.feeds.get_mut(&handle) else { return false };
         let epoch = feed.tail.end().epoch;
@@ -190,7 +191,7 @@ impl Feeds {
     }
 
     /// A member that had to say first what it has (after a cursor that did not fit) may be sent now what it
-    /// lacks. Returns whether it has something to be sent.
+    /// lacks. Returns whether it was idle and has something to be sent now.
     pub fn reconciled(&mut self, handle: u32, number: u32, peer: Peer, known: Known) -> bool {
         let Some(feed) = self.feeds.get_mut(&handle) else { return false };
         let end = feed.tail.end().seq;

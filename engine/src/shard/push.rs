@@ -294,8 +294,8 @@ fn admit(
     }
     let changes = split(push.lengths, push.changes);
     let bytes: usize = changes.iter().map(|change| change.len()).sum();
-    let is_whole = bytes == push.changes.len() && bytes <= PUSH_BYTES_MAX;
-    if changes.is_empty() || changes.len() > PUSH_CHANGES_MAX || !is_whole {
+    let lengths_fit = changes.len() == push.lengths.len() && bytes == push.changes.len();
+    if changes.is_empty() || changes.len() > PUSH_CHANGES_MAX || !lengths_fit || bytes > PUSH_BYTES_MAX {
         let message = format!(
             "a push has 1 to {PUSH_CHANGES_MAX} changes and {PUSH_BYTES_MAX} bytes, and its lengths add up to \
              its tail"

@@ -187,6 +187,11 @@ impl Host {
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
+            // Members of other cores are only heard: their feeds are not simulated.
+            let is_reply = matches!(effect, Effect::Reply { .. });
+            if effect.core().is_some_and(|core| core != 0) && !is_reply {
+                continue;
+            }
             match effect {
                 Effect::Commit { batch, appends } => {
                     self.commits.push_back((batch, appends));
