@@ -9,6 +9,10 @@ pub struct Peer {
     pub id: u64,
 }
 
+/// One opening of one document by one connection: a number that its shard never uses twice. A document that
+/// is closed and opened again on the same connection is another stream, which did not push what the first did.
+pub type StreamNumber = u64;
+
 /// A session's public name: what members see of one another in presence and broadcasts.
 pub type SessionId = [u8; 16];
 

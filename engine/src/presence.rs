@@ -75,12 +75,16 @@ impl PresenceTable {
     /// Takes a change over, from [`PresenceTable::next`] of this table or of the one it copies.
     pub fn apply(&mut self, change: &PresenceChange) {
         self.version = change.version;
-        if let Some((version, _)) = self.members.remove(&change.member) {
-            self.by_version.remove(&version);
+        let before = self.members.remove(&change.member);
+        if let Some((version, _)) = &before {
+            self.by_version.remove(version);
         }
         match &change.state {
             Some(state) => {
-                self.departures.retain(|_, member| member != &change.member);
+                // Whoever has a state is not among those that left.
+                if before.is_none() {
+                    self.departures.retain(|_, member| member != &change.member);
+                }
                 self.members.insert(change.member, (change.version, state.clone()));
                 self.by_version.insert(change.version, change.member);
             }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use etherply_wire::kinds::{Changes, Cursor};
 
 use crate::outgoing::Outgoing;
-use crate::peer::Peer;
+use crate::peer::StreamNumber;
 
 /// Most bytes of segments that a document's tail keeps in memory.
 pub const TAIL_BYTES_MAX: usize = 128 * 1024;
@@ -22,8 +22,8 @@ pub struct Segment {
     pub after_seq: u64,
     /// The cursor of a member that has it.
     pub cursor: Cursor,
-    /// Who pushed it and therefore does not get it; `None` for records read back from the log.
-    pub writer: Option<Peer>,
+    /// The stream that pushed it and therefore does not get it; `None` for records read back from the log.
+    pub writer: Option<StreamNumber>,
     /// When the server took the push, on the monotonic clock.
     pub received_us: u64,
     /// The frame.
@@ -38,7 +38,7 @@ impl Segment {
         cursor: Cursor,
         lengths: Vec<u32>,
         changes: &[&[u8]],
-        writer: Option<Peer>,
+        writer: Option<StreamNumber>,
         received_us: u64,
     ) -> Self {
         let message = Changes { after_seq, cursor, lengths };

@@ -85,6 +85,9 @@ pub struct Common {
     /// Print the report as one JSON object on standard output
     #[arg(long)]
     pub json: bool,
+    /// Show claims about time, but do not fail for them: for a machine that does other things as well
+    #[arg(long)]
+    pub ignore_times: bool,
     /// Keep report.json, command.txt and latency.svg in this folder
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

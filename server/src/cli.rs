@@ -50,7 +50,12 @@ pub struct ServeArgs {
     #[arg(long, env = "ETHERPLY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
     /// What is logged, as a tracing filter: error, warn, info, debug, or per module
-    #[arg(long, env = "ETHERPLY_LOG", default_value = "info,fjall=warn,lsm_tree=warn", value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "ETHERPLY_LOG",
+        default_value = "info,fjall=warn,lsm_tree=warn",
+        value_name = "FILTER"
+    )]
     pub log: String,
     /// Print one line of JSON with the addresses on standard output when ready, instead of the greeting
     #[arg(long, env = "ETHERPLY_READY_JSON")]

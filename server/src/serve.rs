@@ -4,7 +4,8 @@ use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -13,7 +14,7 @@ use signal_hook::iterator::Signals;
 use crate::cli::ServeArgs;
 use crate::control::{Control, Observed};
 use crate::data_plane::limits::STOP_TIMEOUT;
-use crate::data_plane::{Acceptor, CoreSetup, Listener, Mailbox, Mailboxes, Message, StopStage, run};
+use crate::data_plane::{Acceptor, CoreSetup, Listener, Mailbox, Mailboxes, Message, Room, StopStage, run};
 use crate::metrics::Metrics;
 use crate::preflight::{self, Problem};
 use crate::runtime::{self, CoreThread};
@@ -23,7 +24,7 @@ use crate::storage::{self, StorageThread};
 struct Running {
     acceptor: Acceptor,
     control: Control,
-    cores: Vec<CoreThread>,
+    cores: Vec<JoinHandle<()>>,
     mailboxes: Mailboxes,
     drained: flume::Receiver<u16>,
     committer: StorageThread,
@@ -88,6 +89,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let mailboxes: Mailboxes = mailboxes.into();
     let (drained_sender, drained) = flume::unbounded();
     let mut threads = Vec::with_capacity(cores);
+    let (started, open_connections) = (Instant::now(), Arc::new(AtomicU64::new(0)));
     let numbers = 0_u16..;
     for ((core, cpu), messages) in numbers.zip(processors).zip(receivers) {
         let setup = CoreSetup {
@@ -96,13 +98,17 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             mailboxes: Arc::clone(&mailboxes),
             storage: Some((committer.clone(), questions.clone())),
             metrics: Arc::clone(&metrics),
+            started,
+            open_connections: Arc::clone(&open_connections),
+            is_loopback: listen.ip().is_loopback(),
             drained: drained_sender.clone(),
         };
         let thread = runtime::spawn_core(&format!("core-{core}"), cpu, move || run(setup, messages))
             .map_err(Problem::system("start an executor"))?;
-        threads.push(thread);
+        threads.push(watch(thread).map_err(Problem::system("start a thread"))?);
     }
-    let acceptor = Acceptor::start(listener, Arc::clone(&mailboxes), metrics)
+    let room = Room { open: open_connections, max: connections_max };
+    let acceptor = Acceptor::start(listener, Arc::clone(&mailboxes), metrics, room)
         .map_err(Problem::system("start the thread that accepts connections"))?;
     is_serving.store(true, Ordering::Release);
     let facts = Facts { listen, control: control.address(), data: args.data.clone(), cores, connections_max };
@@ -117,6 +123,17 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         is_serving,
     };
     Ok((running, facts))
+}
+
+/// Ends the process if an executor ends by a panic: its documents would never answer again. What was acked is
+/// on disk, and a restart begins from there.
+fn watch(core: CoreThread) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
+        if let Err(error) = core.join() {
+            tracing::error!("an executor has ended, so the server does: {error}");
+            std::process::abort();
+        }
+    })
 }
 
 /// Opens the data directory on a thread of low priority, which the database's own threads inherit.
@@ -205,9 +222,8 @@ fn stop(running: Running) {
         mailbox.send(Message::Stop(StopStage::End));
     }
     for core in cores {
-        if let Err(error) = core.join() {
-            tracing::error!("an executor ended with an error: {error}");
-        }
+        // It aborts the process instead of failing.
+        drop(core.join());
     }
     drop(mailboxes);
     committer.join();

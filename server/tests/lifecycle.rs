@@ -22,7 +22,8 @@ fn health_and_metrics_answer() {
     assert_eq!(server.get("/nothing").0, 404);
     let (status, text) = server.get("/metrics");
     assert_eq!(status, 200);
-    for name in ["etherply_connections_active", "etherply_operations_total", "etherply_sync_latency_ms_count"] {
+    for name in ["etherply_connections_active", "etherply_operations_total", "etherply_sync_latency_ms_count"]
+    {
         assert!(text.contains(name), "{name} is missing");
     }
 }
@@ -94,7 +95,9 @@ fn more_cores_than_there_are_is_refused() {
 fn too_few_descriptors_are_refused_with_advice() {
     let data = tempfile::tempdir().unwrap();
     let mut shell = std::process::Command::new("sh");
-    shell.arg("-c").arg("ulimit -n 100 && exec \"$0\" serve --listen 127.0.0.1:0 --control 127.0.0.1:0 --data \"$1\"");
+    shell
+        .arg("-c")
+        .arg("ulimit -n 100 && exec \"$0\" serve --listen 127.0.0.1:0 --control 127.0.0.1:0 --data \"$1\"");
     shell.arg(env!("CARGO_BIN_EXE_etherply")).arg(data.path());
     let text = refused(&mut shell);
     assert!(text.contains("ulimit -n"), "{text}");

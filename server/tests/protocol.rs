@@ -6,8 +6,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use common::{Member, PATIENCE, Server, Told};
-use etherply_wire::kinds::{Error, Hello, Kind, Open, Ping, Pong, Push, Welcome};
-use etherply_wire::limits::{FRAME_BYTES_MAX, HELLO_FRAME_BYTES_MAX};
+use etherply_wire::kinds::{Error, Hello, Kind, Open, Ping, Pong, Push, Refused, Welcome};
+use etherply_wire::limits::{FRAME_BYTES_MAX, HELLO_FRAME_BYTES_MAX, PUSH_BYTES_MAX, PUSH_CHANGES_MAX};
 use etherply_wire::{ErrorCode, Frame, MAGIC, encode};
 use tungstenite::Message;
 
@@ -185,6 +185,76 @@ fn a_forked_actor_is_told_so() {
 }
 
 #[test]
+fn more_in_one_read_than_may_be_under_way_is_answered_in_full() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path());
+    let mut raw = Raw::connect(&server, true);
+    // Answers to these pings are far more than may wait for a connection.
+    let pings: Vec<u8> = (0..20_000).flat_map(|nonce| encode(0, &Ping { nonce }, &[])).collect();
+    let mut writer = raw.0.try_clone().unwrap();
+    let writing = std::thread::spawn(move || writer.write_all(&pings).unwrap());
+    for nonce in 0..20_000 {
+        let frame = raw.frame().unwrap();
+        assert_eq!(Frame::parse(&frame).unwrap().unwrap().body::<Pong>().unwrap().nonce.to_native(), nonce);
+    }
+    writing.join().unwrap();
+}
+
+#[test]
+fn a_push_that_could_not_be_sent_on_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path());
+    let mut raw = Raw::connect(&server, true);
+    let document = "a".to_owned();
+    raw.send(&encode(0, &Open { request: 1, rights: 3, document, token: None, cursor: None }, &[]));
+    let opened = raw.frame().unwrap();
+    let stream = Frame::parse(&opened).unwrap().unwrap().stream();
+    for (generation, bytes, code) in
+        [(1, PUSH_BYTES_MAX, ErrorCode::ChangeTooLarge), (2, PUSH_BYTES_MAX + 1, ErrorCode::PushInvalid)]
+    {
+        let push = Push { push: 1, generation, lengths: vec![u32::try_from(bytes).unwrap()] };
+        raw.send(&encode(stream, &push, &[&vec![0; bytes]]));
+        let answer = raw.frame().unwrap();
+        let refused = Frame::parse(&answer).unwrap().unwrap();
+        let refused = refused.body::<Refused>().unwrap();
+        assert_eq!(ErrorCode::from_number(refused.code.to_native()), Some(code), "{}", refused.message);
+    }
+    let lengths = vec![0; PUSH_CHANGES_MAX + 1];
+    raw.send(&encode(stream, &Push { push: 2, generation: 3, lengths }, &[]));
+    raw.ends_with(ErrorCode::ProtocolViolation);
+}
+
+#[test]
+fn there_is_no_connection_beyond_the_room_for_them() {
+    let data = tempfile::tempdir().unwrap();
+    let program = env!("CARGO_BIN_EXE_etherply");
+    // 512 descriptors, of which the server keeps 256 for itself.
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -n 512 && exec \"$0\" serve --ready-json --data \"$1\"", program]);
+    shell.arg(data.path());
+    let server = Server::spawn(&mut shell);
+    let mut held: Vec<Raw> = (0..256).map(|_| Raw::connect(&server, true)).collect();
+    let mut refused = TcpStream::connect(server.listen).unwrap();
+    refused.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Closed at once, without a word.
+    assert!(matches!(refused.read(&mut [0]), Ok(0) | Err(_)));
+    // Those that are here are served, and the log still works.
+    held[0].send(&encode(0, &Ping { nonce: 1 }, &[]));
+    assert_eq!(kind_of(&held[0].frame().unwrap()), Kind::Pong);
+    drop(held.pop());
+    let mut member = loop {
+        // The place is free again once the server has noticed the end of that connection.
+        let mut stream = TcpStream::connect(server.listen).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let asked = stream.write_all(&MAGIC).and_then(|()| stream.write_all(&hello()));
+        if asked.is_ok() && matches!(stream.peek(&mut [0]), Ok(1)) {
+            break Raw(stream);
+        }
+    };
+    assert_eq!(member.frame().map(|frame| kind_of(&frame)), Some(Kind::Welcome));
+}
+
+#[test]
 fn a_websocket_of_another_make_is_served() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path());
@@ -214,7 +284,9 @@ fn pages_of_other_sites_may_not_connect() {
     for origin in ["http://localhost:5173", "http://127.0.0.1", "http://[::1]:80"] {
         assert!(connect(origin).is_ok(), "{origin}");
     }
-    for origin in ["https://example.com", "http://localhost.example.com", "null", "http://127.0.0.1.evil.test"] {
+    for origin in
+        ["https://example.com", "http://localhost.example.com", "null", "http://127.0.0.1.evil.test"]
+    {
         let Err(tungstenite::Error::Http(answer)) = connect(origin) else { panic!("{origin}") };
         assert_eq!(answer.status(), 403, "{origin}");
     }

@@ -12,10 +12,8 @@ fn members_on_both_transports_and_on_any_core_converge() {
     let mut members: Vec<Member> = (0..6).map(|n| Member::connect(&server, n % 2 == 1, n)).collect();
     // Many documents, so that every core is the home of some.
     let names: Vec<String> = (0..8).map(|n| format!("rooms/{n}")).collect();
-    let streams: Vec<Vec<_>> = members
-        .iter_mut()
-        .map(|member| names.iter().map(|name| member.open(name)).collect())
-        .collect();
+    let streams: Vec<Vec<_>> =
+        members.iter_mut().map(|member| names.iter().map(|name| member.open(name)).collect()).collect();
     for round in 0..5 {
         for (n, member) in members.iter_mut().enumerate() {
             for &stream in &streams[n] {

@@ -26,7 +26,9 @@ fn every_limit_is_documented_with_its_value() {
     for path in page.lines().filter_map(|line| line.strip_prefix("In `")?.strip_suffix("`.")) {
         let source = read(path);
         for line in source.lines().filter(|line| line.trim_start().starts_with("pub const ")) {
-            let Some((name, value)) = line.trim_start()["pub const ".len()..].split_once(" = ") else { continue };
+            let Some((name, value)) = line.trim_start()["pub const ".len()..].split_once(" = ") else {
+                continue;
+            };
             let name = name.split(':').next().unwrap();
             if !["_MAX", "_MIN", "_BYTES", "_MS", "_US", "_S"].iter().any(|unit| name.ends_with(unit)) {
                 continue;

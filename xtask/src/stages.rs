@@ -11,6 +11,23 @@ use crate::{fuzz, system, tidy};
 /// Seconds for which CI runs each fuzz target; a release runs `cargo xtask fuzz --seconds` with far more.
 const FUZZ_SAMPLE_SECONDS: u32 = 10;
 
+/// The whole is `etherply-loadgen prove`, which measures for 30 s.
+const PROVE_SAMPLE: &[&str] = &[
+    "run",
+    "--release",
+    "-p",
+    "etherply-loadgen",
+    "--",
+    "prove",
+    "--duration",
+    "5",
+    "--warmup",
+    "2",
+    "--ignore-times",
+    "--out",
+    "target/prove-sample",
+];
+
 /// The stages.
 pub const STAGES: &[Stage] = &[
     Stage { name: "system", budget_minutes: 1, work: Work::Task(system::ensure) },
@@ -37,4 +54,14 @@ pub const STAGES: &[Stage] = &[
         budget_minutes: 15,
         work: Work::Cargo(&["build", "--release", "--workspace", "--bins"], &[]),
     },
+    // A claim about time says as much about the machine as about the server: shown, but no reason to fail.
+    Stage {
+        name: "crash",
+        budget_minutes: 3,
+        work: Work::Cargo(
+            &["run", "--release", "-p", "etherply-loadgen", "--", "crash", "--kills", "25", "--ignore-times"],
+            &[],
+        ),
+    },
+    Stage { name: "prove", budget_minutes: 2, work: Work::Cargo(PROVE_SAMPLE, &[]) },
 ];

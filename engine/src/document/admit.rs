@@ -111,7 +111,8 @@ pub enum AdmitError {
 /// Why one change was not admitted.
 enum Stop {
     Refused(ErrorCode, String),
-    Lookup,
+    /// The log has to say first whether it has this one.
+    Lookup(ChangeHash),
 }
 
 impl Stop {
@@ -157,9 +158,9 @@ impl Document {
                     self.take_back(&admitted);
                     return Err(AdmitError::Refused { index, code, message });
                 }
-                Err(Stop::Lookup) => {
+                Err(Stop::Lookup(hash)) => {
                     self.take_back(&admitted);
-                    return Err(AdmitError::Lookup(self.unknown(&parsed, resolved)));
+                    return Err(AdmitError::Lookup(self.unknown(hash, &parsed, resolved)));
                 }
             }
         }
@@ -203,6 +204,7 @@ impl Document {
         }
         self.check_genesis(change)?;
         let deps_max_op = self.check_deps(change, resolved)?;
+        self.check_ancestry(change, before)?;
         self.check_counters(change, before, deps_max_op)?;
         self.check_references(change)?;
         self.check_room(change, before)?;
@@ -247,7 +249,7 @@ impl Document {
                 ErrorCode::ActorForked,
                 format!("the server has another change {} of this actor: go on as a fresh actor", change.seq),
             )),
-            None => Err(Stop::Lookup),
+            None => Err(Stop::Lookup(change.hash)),
         }
     }
 
@@ -281,10 +283,28 @@ impl Document {
                     let message = format!("the change depends on {dep}, which is not here: push it first");
                     return Err(Stop::refuse(ErrorCode::MissingDependencies, message));
                 }
-                None => return Err(Stop::Lookup),
+                None => return Err(Stop::Lookup(dep)),
             }
         }
         Ok(max_op)
+    }
+
+    /// An actor's change follows its previous one. Two instances of one actor, as of a cloned device, can
+    /// break this without a gap in the numbers; Automerge panics on such a pair. Ordinary edits depend on the
+    /// previous change directly. An edit on an old version (`changeAt`) may do so through others: those are
+    /// found if they are in the window, and for one so old a fresh actor is no hardship.
+    fn check_ancestry(&self, change: &Change<'_>, before: Option<ActorState>) -> Result<(), Stop> {
+        let Some(last) = before else { return Ok(()) };
+        if change.deps.contains(&last.hash)
+            || self.window.follows(change.deps.iter(), &last.hash, last.position)
+        {
+            return Ok(());
+        }
+        let message = format!(
+            "the actor's change {} does not follow its change {}: go on as a fresh actor",
+            change.seq, last.seq
+        );
+        Err(Stop::refuse(ErrorCode::ActorForked, message))
     }
 
     fn known(&self, hash: &ChangeHash) -> Option<Option<Found>> {
@@ -303,7 +323,8 @@ impl Document {
     ) -> Result<(), Stop> {
         let own_max_op = before.map_or(0, |state| state.max_op);
         let lowest = deps_max_op.max(own_max_op) + 1;
-        let highest = self.max_op + 1;
+        // A change without operations that leaves a gap before it cannot be loaded again.
+        let highest = if change.ops() == 0 { lowest } else { self.max_op + 1 };
         if change.start_op < lowest || change.start_op > highest {
             let message = format!(
                 "the change's operations begin at {}, but its dependencies allow {lowest} to {highest}",
@@ -365,7 +386,8 @@ impl Document {
             let message = format!("a document may have {DOCUMENT_ACTORS_MAX} actors");
             return Err(Stop::refuse(ErrorCode::DocumentTooLarge, message));
         }
-        let adds_head = !change.deps.iter().any(|dep| self.heads.iter().any(|head| head.hash == dep));
+        let is_head = |dep: ChangeHash| self.heads.binary_search_by(|head| head.hash.cmp(&dep)).is_ok();
+        let adds_head = !change.deps.iter().any(is_head);
         if adds_head && self.heads.len() >= DOCUMENT_HEADS_MAX {
             let message = format!("a document may have {DOCUMENT_HEADS_MAX} heads: merge before you edit");
             return Err(Stop::refuse(ErrorCode::DocumentTooLarge, message));
@@ -406,8 +428,9 @@ impl Document {
         deps: impl Iterator<Item = ChangeHash>,
         chain: ChainHash,
     ) {
-        for dep in deps {
-            if let Ok(at) = self.heads.binary_search_by(|head| head.hash.cmp(&dep)) {
+        let deps: Box<[ChangeHash]> = deps.collect();
+        for dep in &deps {
+            if let Ok(at) = self.heads.binary_search_by(|head| head.hash.cmp(dep)) {
                 self.heads.remove(at);
             }
         }
@@ -415,15 +438,23 @@ impl Document {
         let at = self.heads.partition_point(|other| other.hash < head.hash);
         self.heads.insert(at, head);
         self.max_op = self.max_op.max(state.max_op);
-        self.window.push(state.hash, Found { seq: state.position, max_op: state.max_op });
+        self.window.push(state.hash, Found { seq: state.position, max_op: state.max_op }, deps);
         self.admitted = Cursor { epoch: self.admitted.epoch, seq: state.position, chain: chain.0 };
         self.clock.insert(actor, state);
     }
 
-    /// The hashes that the log has to be asked about before this push can be decided.
-    fn unknown(&self, changes: &[Change<'_>], resolved: &Resolved) -> Vec<ChangeHash> {
+    /// The hashes that the log has to be asked about before this push can be decided: the one that admission
+    /// stopped at, and as many as can be told now of those that it would stop at next.
+    fn unknown(
+        &self,
+        stopped_at: ChangeHash,
+        changes: &[Change<'_>],
+        resolved: &Resolved,
+    ) -> Vec<ChangeHash> {
         let own: BTreeSet<ChangeHash> = changes.iter().map(|change| change.hash).collect();
-        let mut unknown = BTreeSet::new();
+        // Never without this one, which may be open only behind other changes of the push: each question
+        // has to bring the push closer to its end.
+        let mut unknown = BTreeSet::from([stopped_at]);
         let is_open = |hash: &ChangeHash| {
             self.window.get(hash).is_none() && resolved.get(hash, self.admitted.seq).is_none()
         };
@@ -436,6 +467,7 @@ impl Document {
                 break;
             }
         }
-        unknown.into_iter().take(LOOKUPS_MAX).collect()
+        unknown.remove(&stopped_at);
+        std::iter::once(stopped_at).chain(unknown).take(LOOKUPS_MAX).collect()
     }
 }

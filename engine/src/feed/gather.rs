@@ -69,9 +69,10 @@ impl Feeds {
     ) -> Gathered {
         let mut gathered = Gathered::default();
         let Some(feed) = self.feeds.get_mut(&handle) else { return gathered };
+        // What is durable goes before what nobody keeps: a flood of broadcasts must not hold changes up.
+        feed.gather_changes(number, peer, budget_bytes, &mut gathered, &mut sink);
         feed.gather_presence(handle, number, peer, &mut gathered, &mut sink);
         feed.gather_broadcasts(handle, number, peer, budget_bytes, &mut gathered, &mut sink);
-        feed.gather_changes(number, peer, budget_bytes, &mut gathered, &mut sink);
         if let Some(member) = feed.member(number, peer) {
             member.ready = gathered.more;
         }
@@ -166,7 +167,7 @@ impl Feed {
                             return;
                         }
                         member.seq = segment.cursor.seq;
-                        if segment.writer != Some(peer) {
+                        if segment.writer != Some(member.stream) {
                             gathered.take_segment(segment, sink);
                         }
                     }

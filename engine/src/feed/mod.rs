@@ -141,10 +141,10 @@ impl Feeds {
     /// something to be sent now.
     pub fn publish(&mut self, handle: u32, event: FeedEvent, mut wake: impl FnMut(Peer, u32)) {
         let Some(feed) = self.feeds.get_mut(&handle) else { return };
-        let (needs, from) = match &event {
-            FeedEvent::Segment(segment) => (Rights::READ, segment.writer),
-            FeedEvent::Presence(_) => (Rights::PRESENCE, None),
-            FeedEvent::Broadcast(sent) => (Rights::PRESENCE, Some(sent.from)),
+        let (needs, segment, sender) = match &event {
+            FeedEvent::Segment(segment) => (Rights::READ, Some(Arc::clone(segment)), None),
+            FeedEvent::Presence(_) => (Rights::PRESENCE, None, None),
+            FeedEvent::Broadcast(sent) => (Rights::PRESENCE, None, Some(sent.from)),
         };
         match event {
             FeedEvent::Segment(segment) => feed.tail.push(segment),
@@ -153,8 +153,11 @@ impl Feeds {
         }
         for (number, member) in (0_u32..).zip(&mut feed.members) {
             let Some(member) = member else { continue };
-            // A writer's own segment is passed over when its cursor next moves.
-            if member.ready || !member.rights.has(needs) || from == Some(member.peer) {
+            let is_own = match &segment {
+                Some(segment) => member.pass_over(segment),
+                None => sender == Some(member.peer),
+            };
+            if is_own || member.ready || !member.rights.has(needs) {
                 continue;
             }
             member.ready = true;
@@ -162,13 +165,18 @@ impl Feeds {
         }
     }
 
-    /// Hands a member records that were read back for it. Returns whether it has something to be sent now.
+    /// Hands a member records that were read back for it. Returns whether it was idle and has something to be
+    /// sent now.
     pub fn fill(&mut self, handle: u32, number: u32, peer: Peer, records: &[Record]) -> bool {
         let Some(feed) = self.feeds.get_mut(&handle) else { return false };
         let epoch = feed.tail.end().epoch;
         let Some(member) = feed.member(number, peer) else { return false };
         member.reading = false;
-        let Some(last) = records.last() else { return false };
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return false };
+        if first.seq != member.seq + 1 || member.must_reconcile {
+            // Read for where the member stood before it began anew: what it lacks now has to be read again.
+            return !std::mem::replace(&mut member.ready, true);
+        }
         let cursor = Cursor { epoch, seq: last.seq, chain: last.chain.0 };
         let is_lacking = |record: &&Record| match &member.known {
             Some(known) => !known_to(known, record),
@@ -183,7 +191,7 @@ impl Feeds {
     }
 
     /// A member that had to say first what it has (after a cursor that did not fit) may be sent now what it
-    /// lacks. Returns whether it has something to be sent.
+    /// lacks. Returns whether it was idle and has something to be sent now.
     pub fn reconciled(&mut self, handle: u32, number: u32, peer: Peer, known: Known) -> bool {
         let Some(feed) = self.feeds.get_mut(&handle) else { return false };
         let end = feed.tail.end().seq;

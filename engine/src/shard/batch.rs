@@ -1,34 +1,61 @@
-//! What was admitted and waits for the disk.
+//! What was admitted and waits for the disk, and what may not be told before that is durable.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use etherply_wire::kinds::Ack;
 
 use super::Shard;
 use super::effect::{Effect, Observation};
-use super::hosted::State;
-use crate::document::Admitted;
+use super::hosted::{Hosted, State};
+use super::open::clock_frames;
+use crate::document::{Admitted, Document};
 use crate::feed::FeedEvent;
 use crate::log::Append;
-use crate::peer::Peer;
+use crate::outgoing::Outgoing;
+use crate::peer::{Peer, StreamNumber};
 use crate::segment::Segment;
 
-/// Pushes that become durable together.
+/// What becomes durable together.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) number: u64,
     pub(super) appends: Vec<Append>,
-    pub(super) pushes: Vec<Pending>,
+    pub(super) entries: Vec<Entry>,
+}
+
+/// One answer that a batch holds back.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// A push that was admitted.
+    Push(Pending),
+    /// A push that was refused, with a clock or a genesis that is not durable yet.
+    Refusal(Pushed, Outgoing),
+    /// The clock for a member that has to say what it has.
+    Clock(Listener, Vec<Outgoing>),
+}
+
+/// A stream that waits for an answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Listener {
+    pub(super) peer: Peer,
+    pub(super) handle: u32,
+    pub(super) stream: StreamNumber,
+}
+
+/// A push, without its changes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pushed {
+    pub(super) listener: Listener,
+    pub(super) push: u64,
+    pub(super) generation: u32,
+    pub(super) bytes: usize,
 }
 
 /// A push that was admitted.
 #[derive(Debug)]
 pub(super) struct Pending {
-    pub(super) peer: Peer,
-    pub(super) handle: u32,
-    pub(super) push: u64,
-    pub(super) generation: u32,
-    pub(super) bytes: usize,
+    pub(super) pushed: Pushed,
     pub(super) admitted: Admitted,
     /// What members are sent; none if the push brought nothing new.
     pub(super) segment: Option<Arc<Segment>>,
@@ -36,7 +63,28 @@ pub(super) struct Pending {
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
-        self.pushes.is_empty()
+        self.entries.is_empty()
+    }
+
+    /// Whether it has only to wait for the batch before it.
+    fn stores_nothing(&self) -> bool {
+        self.appends.is_empty() && self.entries.iter().all(|entry| entry.segment().is_none())
+    }
+}
+
+impl Entry {
+    fn segment(&self) -> Option<&Arc<Segment>> {
+        match self {
+            Self::Push(pending) => pending.segment.as_ref(),
+            Self::Refusal(..) | Self::Clock(..) => None,
+        }
+    }
+}
+
+impl Hosted {
+    /// Whether the stream is still the one that asked.
+    pub(super) fn listens(&self, listener: &Listener) -> bool {
+        self.streams.get(&listener.peer).is_some_and(|stream| stream.number == listener.stream)
     }
 }
 
@@ -53,7 +101,7 @@ impl Shard {
         let number = batch.number;
         self.batches.push_back(batch);
         if appends.is_empty() {
-            // Nothing but duplicates: acked when what they may duplicate is on disk.
+            // Nothing but answers: given when what they tell of is on disk.
             if self.batches.len() == 1 {
                 self.committed(number, effects);
             }
@@ -64,26 +112,44 @@ impl Shard {
 
     /// Everything up to this batch is durable: ack it and relay it.
     pub(super) fn committed(&mut self, number: u64, effects: &mut Vec<Effect>) {
-        while self.batches.front().is_some_and(|batch| batch.number <= number) {
-            let Some(batch) = self.batches.pop_front() else { break };
-            for pending in batch.pushes {
-                self.complete(pending, effects);
-            }
-        }
-        // Batches of duplicates only have nothing to wait for but the one before them.
-        let is_done = |batch: &Batch| batch.pushes.iter().all(|pending| pending.segment.is_none());
+        let is_done = |batch: &Batch| batch.number <= number || batch.stores_nothing();
         while self.batches.front().is_some_and(is_done) {
             let Some(batch) = self.batches.pop_front() else { break };
-            for pending in batch.pushes {
-                self.complete(pending, effects);
+            for entry in batch.entries {
+                self.complete(entry, effects);
             }
         }
     }
 
-    fn complete(&mut self, pending: Pending, effects: &mut Vec<Effect>) {
-        let Pending { peer, handle, push, bytes, admitted, segment, .. } = pending;
+    fn complete(&mut self, entry: Entry, effects: &mut Vec<Effect>) {
+        match entry {
+            Entry::Push(pending) => self.complete_push(pending, effects),
+            Entry::Refusal(pushed, frame) => {
+                self.answer(&pushed.listener, frame, effects);
+                effects.push(Effect::Settle { peer: pushed.listener.peer, bytes: pushed.bytes });
+            }
+            Entry::Clock(listener, frames) => {
+                for frame in frames {
+                    self.answer(&listener, frame, effects);
+                }
+            }
+        }
+    }
+
+    /// Replies to a stream, if it is still there.
+    fn answer(&self, listener: &Listener, frame: Outgoing, effects: &mut Vec<Effect>) {
+        let &Listener { peer, handle, .. } = listener;
+        if self.hosted.get(&handle).is_some_and(|hosted| hosted.listens(listener)) {
+            effects.push(Effect::Reply { peer, handle, frame });
+        }
+    }
+
+    fn complete_push(&mut self, pending: Pending, effects: &mut Vec<Effect>) {
+        let Pending { pushed: Pushed { listener, push, bytes, .. }, admitted, segment } = pending;
+        let Listener { peer, handle, .. } = listener;
+        effects.push(Effect::Settle { peer, bytes });
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        if hosted.streams.contains_key(&peer) {
+        if hosted.listens(&listener) {
             let ack = Ack {
                 push,
                 after_seq: admitted.after_seq,
@@ -92,7 +158,6 @@ impl Shard {
             };
             effects.push(Effect::reply(peer, handle, &ack));
         }
-        effects.push(Effect::Settle { peer, bytes });
         let Some(segment) = segment else { return };
         if let State::Ready(document) = &mut hosted.state {
             document.commit(admitted.cursor);
@@ -116,25 +181,35 @@ impl Shard {
         debug_assert!(self.batches.front().is_none_or(|batch| batch.number == number));
         self.storage_failure = Some(why);
         let open = std::mem::take(&mut self.open_batch);
-        let mut failed: Vec<Pending> = Vec::new();
-        for batch in self.batches.drain(..).chain([open]) {
-            failed.extend(batch.pushes);
-        }
-        for pending in failed.iter().rev() {
-            let hosted = self.hosted.get_mut(&pending.handle);
+        let failed: Vec<Entry> =
+            self.batches.drain(..).chain([open]).flat_map(|batch| batch.entries).collect();
+        for entry in failed.iter().rev() {
+            let Entry::Push(pending) = entry else { continue };
+            let hosted = self.hosted.get_mut(&pending.pushed.listener.handle);
             if let Some(State::Ready(document)) = hosted.map(|hosted| &mut hosted.state) {
                 document.take_back(&pending.admitted);
             }
         }
-        for pending in failed {
-            self.refuse_for_storage(
-                pending.peer,
-                pending.handle,
-                pending.push,
-                pending.generation,
-                pending.bytes,
-                effects,
-            );
+        // The first of each generation speaks for those behind it. Each is told, even if a later push of its
+        // generation was refused before: it waited for an answer all the same.
+        let mut told = BTreeSet::new();
+        for entry in failed {
+            match entry {
+                Entry::Push(Pending { pushed, .. }) | Entry::Refusal(pushed, _) => {
+                    if told.insert((pushed.listener.stream, pushed.generation)) {
+                        self.refuse_for_storage(&pushed, effects);
+                    } else {
+                        effects.push(Effect::Settle { peer: pushed.listener.peer, bytes: pushed.bytes });
+                    }
+                }
+                Entry::Clock(listener, _) => {
+                    let hosted = self.hosted.get(&listener.handle);
+                    let clock = |document: &Document| clock_frames(document, listener.handle);
+                    for frame in hosted.and_then(Hosted::document).map(clock).unwrap_or_default() {
+                        self.answer(&listener, frame, effects);
+                    }
+                }
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::feed::{FeedEvent, FeedStart, Known, MemberStart};
 use crate::ids::DocumentId;
 use crate::log::Append;
 use crate::outgoing::Outgoing;
-use crate::peer::Peer;
+use crate::peer::{Peer, StreamNumber};
 
 /// A member for the feeds of its core.
 #[derive(Debug)]
@@ -50,13 +50,13 @@ pub enum Observation {
     },
 }
 
-/// Who asked the log for changes.
+/// Who asked the log for changes: a stream that may have been closed before the answer comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FindFor {
     /// A push that waits.
-    Push,
+    Push(StreamNumber),
     /// A member that says what it has.
-    Reconcile,
+    Reconcile(StreamNumber),
 }
 
 /// One thing to do. Effects for one core are carried out in their order.

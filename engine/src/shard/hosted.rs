@@ -8,7 +8,7 @@ use etherply_wire::kinds::ClockEntry;
 use super::input::OpenRequest;
 use crate::document::{Document, Resolved};
 use crate::ids::DocumentId;
-use crate::peer::{Peer, SessionId};
+use crate::peer::{Peer, SessionId, StreamNumber};
 use crate::presence::PresenceTable;
 use crate::segment::Tail;
 
@@ -43,6 +43,7 @@ pub(super) struct Hosted {
 /// A connection that has the document open.
 #[derive(Debug)]
 pub(super) struct Stream {
+    pub(super) number: StreamNumber,
     pub(super) session: SessionId,
     pub(super) rights: Rights,
     /// Pushes of generations up to this one are passed over.

@@ -1,7 +1,7 @@
 //! What can happen to a shard.
 
-use etherply_wire::Rights;
 use etherply_wire::kinds::{ClockEntry, Cursor};
+use etherply_wire::{ErrorCode, Rights};
 
 use super::effect::FindFor;
 use crate::change::ChangeHash;
@@ -129,6 +129,17 @@ pub enum Input<'a> {
         topic: &'a str,
         /// The payload.
         payload: &'a [u8],
+    },
+    /// A member cannot be served any more.
+    Fail {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// Why.
+        code: ErrorCode,
+        /// The same for people.
+        message: String,
     },
     /// A connection closes a document.
     Close {

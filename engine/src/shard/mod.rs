@@ -23,7 +23,7 @@ use etherply_wire::kinds::{Close, Error};
 use crate::change::ChangeLimits;
 use crate::ids::DocumentId;
 use crate::outgoing::Outgoing;
-use crate::peer::{Now, Peer, SessionId};
+use crate::peer::{Now, Peer, SessionId, StreamNumber};
 use batch::Batch;
 use hosted::Hosted;
 
@@ -43,6 +43,7 @@ pub struct Shard {
     by_name: BTreeMap<DocumentId, u32>,
     hosted: BTreeMap<u32, Hosted>,
     next_handle: u32,
+    next_stream: StreamNumber,
     /// Documents that each connection has open, or is opening.
     peers: BTreeMap<Peer, BTreeSet<u32>>,
     /// What was admitted since the last flush.
@@ -68,6 +69,7 @@ impl Shard {
             by_name: BTreeMap::new(),
             hosted: BTreeMap::new(),
             next_handle: 1,
+            next_stream: 1,
             peers: BTreeMap::new(),
             open_batch: Batch::default(),
             batches: VecDeque::new(),
@@ -110,9 +112,20 @@ impl Shard {
             Input::Broadcast { peer, handle, topic, payload } => {
                 self.broadcast(peer, handle, topic, payload, effects);
             }
+            Input::Fail { peer, handle, code, message } => {
+                let hosted = self.hosted.get(&handle);
+                if hosted.is_some_and(|hosted| hosted.streams.contains_key(&peer)) {
+                    self.end_stream(peer, handle, code, &message, now, effects);
+                }
+            }
             Input::Close { peer, handle } => {
-                self.leave(peer, handle, now, effects);
-                effects.push(Effect::reply(peer, handle, &Close { code: 0, message: String::new() }));
+                // A `Close` of each side may cross: then the server's own has answered, and another one would
+                // end a stream that the client opens next.
+                let hosted = self.hosted.get(&handle);
+                if hosted.is_some_and(|hosted| hosted.streams.contains_key(&peer)) {
+                    self.leave(peer, handle, now, effects);
+                    effects.push(Effect::reply(peer, handle, &Close { code: 0, message: String::new() }));
+                }
             }
             Input::Disconnected { peer } => {
                 for handle in self.peers.remove(&peer).unwrap_or_default() {

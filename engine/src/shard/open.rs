@@ -1,9 +1,12 @@
 //! Opening a document: load it, find out where the member stands, attach it.
 
+use std::collections::BTreeSet;
+
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::{ClockEntry, Cursor, Opened, Reconcile, resume};
 use etherply_wire::limits::{CLOCK_ENTRIES_MAX, RECONCILE_ENTRIES_MAX};
 
+use super::batch::{Entry, Listener};
 use super::effect::{Attach, Effect, FindFor, Observation};
 use super::hosted::{Hosted, OPENS_WAITING_MAX, Reconciling, State, Stream};
 use super::input::OpenRequest;
@@ -13,6 +16,7 @@ use crate::document::Document;
 use crate::feed::{FeedStart, Known, MemberStart};
 use crate::ids::ChainHash;
 use crate::log::{Found, LogError};
+use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer};
 use crate::segment::Tail;
 
@@ -40,6 +44,7 @@ impl Shard {
         if is_waiting || hosted.streams.contains_key(&request.peer) {
             let message =
                 "this document is open on this connection already: use that stream, or close it first";
+            effects.push(Effect::OpenRefused { peer: request.peer });
             refuse_request(
                 request.peer,
                 handle,
@@ -166,11 +171,10 @@ impl Shard {
             expires_at_ms: 0,
             cursor: document.committed(),
         };
+        let number = self.next_stream;
+        self.next_stream += 1;
         effects.push(Effect::reply(peer, handle, &opened));
         effects.push(Effect::Observe(Observation::Opened { resume: how }));
-        if foreign {
-            send_clock(document, peer, handle, effects);
-        }
         let members = hosted.cores.entry(peer.core).or_insert(0);
         *members += 1;
         let feed = (*members == 1).then(|| {
@@ -182,17 +186,28 @@ impl Shard {
             })
         });
         let seq = request.cursor.map_or(0, |cursor| cursor.seq);
-        let member = MemberStart { rights: request.rights, seq, must_reconcile: foreign };
+        let member = MemberStart { stream: number, rights: request.rights, seq, must_reconcile: foreign };
         effects.push(Effect::Attach(Box::new(Attach { peer, handle, member, feed })));
         let stream = Stream {
+            number,
             session: request.session,
             rights: request.rights,
             refused_generation: None,
             parked: std::collections::VecDeque::new(),
             attached: true,
-            reconcile: None,
+            reconcile: foreign.then(Reconciling::default),
         };
         hosted.streams.insert(peer, stream);
+        if foreign {
+            self.send_clock(Listener { peer, handle, stream: number });
+        }
+    }
+
+    /// Tells a member what the server has, as soon as all of it is durable: the member will take it for stored.
+    fn send_clock(&mut self, listener: Listener) {
+        let document = self.hosted.get(&listener.handle).and_then(Hosted::document);
+        let frames = document.map(|document| clock_frames(document, listener.handle));
+        self.open_batch.entries.push(Entry::Clock(listener, frames.unwrap_or_default()));
     }
 
     /// A member says what it has: to be checked against the log, so that nobody builds on a forked actor.
@@ -208,7 +223,11 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
-        let collected = stream.reconcile.get_or_insert_with(Reconciling::default);
+        let Some(collected) = &mut stream.reconcile else {
+            let message = "a clock is sent only where the server has asked for one, with its own";
+            self.end_stream(peer, handle, ErrorCode::ProtocolViolation, message, now, effects);
+            return;
+        };
         if collected.asked || collected.clock.len() + clock.len() > CLOCK_ENTRIES_MAX {
             let message = "one clock at a time, with as many entries as the server takes";
             self.end_stream(peer, handle, ErrorCode::ProtocolViolation, message, now, effects);
@@ -230,7 +249,8 @@ impl Shard {
         }
         collected.asked = true;
         let (document, epoch) = (hosted.id.clone(), document.committed().epoch);
-        effects.push(Effect::Find { handle, peer, document, epoch, asked_for: FindFor::Reconcile, hashes });
+        let asked_for = FindFor::Reconcile(stream.number);
+        effects.push(Effect::Find { handle, peer, document, epoch, asked_for, hashes });
     }
 
     /// The log's answer for [`Shard::reconcile`].
@@ -246,14 +266,14 @@ impl Shard {
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
         let Some(reconciling) = stream.reconcile.take() else { return };
-        let missing =
-            |hash: &[u8; 32]| found.iter().any(|(other, found)| other.0 == *hash && found.is_none());
+        let missing: BTreeSet<[u8; 32]> =
+            found.iter().filter(|(_, found)| found.is_none()).map(|(hash, _)| hash.0).collect();
         let mut known = Known::new();
         for entry in &reconciling.clock {
             let state = document.actor(&entry.actor);
             let differs = state.is_some_and(|state| state.seq == entry.seq && state.hash.0 != entry.hash);
             let pending = document.is_known(&ChangeHash(entry.hash));
-            if differs || (missing(&entry.hash) && !pending) {
+            if differs || (missing.contains(&entry.hash) && !pending) {
                 let message = "this copy holds changes of an actor that differ from the server's: open the \
                                document without a cursor and apply your own edits anew as a fresh actor";
                 self.end_stream(peer, handle, ErrorCode::ActorForked, message, now, effects);
@@ -286,19 +306,21 @@ fn check_cursor(document: &Document, tail: &Tail, cursor: Option<Cursor>) -> Che
     }
 }
 
-/// Tells a member what the server has, in as many frames as it takes.
-fn send_clock(document: &Document, peer: Peer, handle: u32, effects: &mut Vec<Effect>) {
+/// What the server has, in as many frames as it takes.
+pub(super) fn clock_frames(document: &Document, handle: u32) -> Vec<Outgoing> {
     let cursor = document.committed();
     let entries: Vec<ClockEntry> =
         document.clock().map(|(actor, state)| Document::clock_entry(actor, state)).collect();
+    let frame = |more, clock| Outgoing::new(handle, &Reconcile { cursor, more, clock }, &[]);
     let mut chunks = entries.chunks(RECONCILE_ENTRIES_MAX).peekable();
-    if chunks.peek().is_none() {
-        effects.push(Effect::reply(peer, handle, &Reconcile { cursor, more: false, clock: Vec::new() }));
-    }
+    let mut frames = Vec::new();
     while let Some(chunk) = chunks.next() {
-        let more = chunks.peek().is_some();
-        effects.push(Effect::reply(peer, handle, &Reconcile { cursor, more, clock: chunk.to_vec() }));
+        frames.push(frame(chunks.peek().is_some(), chunk.to_vec()));
     }
+    if frames.is_empty() {
+        frames.push(frame(false, Vec::new()));
+    }
+    frames
 }
 
 /// How a member hears of a log that does not answer.

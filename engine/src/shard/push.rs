@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use etherply_wire::kinds::{ClockEntry, Refused};
-use etherply_wire::limits::{PUSH_CHANGES_MAX, REFUSED_CLOCK_ENTRIES_MAX};
+use etherply_wire::limits::{FRAME_BYTES_MAX, PUSH_BYTES_MAX, PUSH_CHANGES_MAX, REFUSED_CLOCK_ENTRIES_MAX};
 use etherply_wire::{ErrorCode, Rights};
 
-use super::batch::Pending;
+use super::batch::{Entry, Listener, Pending, Pushed};
 use super::effect::{Effect, FindFor, Observation};
 use super::hosted::{Hosted, Parked, State};
 use super::input::PushRequest;
@@ -18,6 +18,12 @@ use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer};
 use crate::record::Record;
 use crate::segment::Segment;
+
+/// Bytes of a frame with changes beside the changes and their lengths, rounded up.
+const CHANGES_FRAME_OVERHEAD_BYTES: usize = 128;
+// What is taken can be sent on: members refuse a longer frame.
+const _: () =
+    assert!(PUSH_BYTES_MAX + 4 * PUSH_CHANGES_MAX + CHANGES_FRAME_OVERHEAD_BYTES <= FRAME_BYTES_MAX);
 
 /// Why a push is refused.
 struct Refusal {
@@ -62,8 +68,9 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) -> bool {
         if self.storage_failure.is_some() {
-            let PushRequest { peer, handle, push, generation, changes, .. } = push;
-            self.refuse_for_storage(peer, handle, push, generation, changes.len(), effects);
+            if let Some(pushed) = self.pushed(&push) {
+                self.refuse_for_storage(&pushed, effects);
+            }
             return true;
         }
         let limits = self.limits;
@@ -115,7 +122,7 @@ impl Shard {
         let mut resolved = resolved.clone();
         resolved.asking(admitted);
         stream.parked.push_front(parked(push, resolved, looked_up, received_us));
-        let (document, asked_for) = (hosted.id.clone(), FindFor::Push);
+        let (document, asked_for) = (hosted.id.clone(), FindFor::Push(stream.number));
         effects.push(Effect::Find { handle, peer, document, epoch, asked_for, hashes });
     }
 
@@ -130,7 +137,9 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        let Some(stream) = hosted.streams.get_mut(&peer) else { return };
+        let (FindFor::Push(number) | FindFor::Reconcile(number)) = asked_for;
+        let stream = hosted.streams.get_mut(&peer).filter(|stream| stream.number == number);
+        let Some(stream) = stream else { return };
         let found = match result {
             Ok(found) => found,
             Err(error) => {
@@ -139,7 +148,7 @@ impl Shard {
                 return;
             }
         };
-        if asked_for == FindFor::Reconcile {
+        if matches!(asked_for, FindFor::Reconcile(_)) {
             self.reconcile_found(peer, handle, &found, now, effects);
             return;
         }
@@ -170,6 +179,7 @@ impl Shard {
 
     /// Puts an admitted push into the open batch.
     fn take(&mut self, push: PushRequest<'_>, admitted: Admitted, received_us: u64, now: Now) {
+        let Some(pushed) = self.pushed(&push) else { return };
         let Some(hosted) = self.hosted.get_mut(&push.handle) else { return };
         let segment = (!admitted.fresh.is_empty()).then(|| {
             let changes = split(push.lengths, push.changes);
@@ -178,7 +188,8 @@ impl Shard {
             let length = |change: &&[u8]| u32::try_from(change.len()).unwrap_or(u32::MAX);
             let lengths: Vec<u32> = fresh.iter().map(length).collect();
             let bytes: usize = fresh.iter().map(|change| change.len()).sum();
-            let (after, cursor, writer) = (admitted.after_seq, admitted.cursor, Some(push.peer));
+            let (after, cursor) = (admitted.after_seq, admitted.cursor);
+            let writer = Some(pushed.listener.stream);
             let segment = Segment::new(push.handle, after, cursor, lengths, &fresh, writer, received_us);
             let mut rest = segment.changes(bytes);
             let records = admitted.fresh.iter().zip(&fresh).map(|(fresh, change)| Record {
@@ -194,19 +205,20 @@ impl Shard {
             self.open_batch.appends.push(Append { document, epoch, records: records.collect() });
             Arc::new(segment)
         });
-        self.open_batch.pushes.push(Pending {
-            peer: push.peer,
-            handle: push.handle,
-            push: push.push,
-            generation: push.generation,
-            bytes: push.changes.len(),
-            admitted,
-            segment,
-        });
+        self.open_batch.entries.push(Entry::Push(Pending { pushed, admitted, segment }));
+    }
+
+    /// The push as it is remembered while its answer is not given.
+    fn pushed(&self, push: &PushRequest<'_>) -> Option<Pushed> {
+        let &PushRequest { peer, handle, push, generation, changes, .. } = push;
+        let stream = self.hosted.get(&handle)?.streams.get(&peer)?.number;
+        let listener = Listener { peer, handle, stream };
+        Some(Pushed { listener, push, generation, bytes: changes.len() })
     }
 
     fn refuse(&mut self, push: PushRequest<'_>, refusal: Refusal, effects: &mut Vec<Effect>) {
         let (peer, handle) = (push.peer, push.handle);
+        let Some(pushed) = self.pushed(&push) else { return };
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let (clock, clock_complete) = match hosted.document() {
             Some(document) => refused_clock(document, &push, &self.limits),
@@ -231,31 +243,27 @@ impl Shard {
         if let Some(stream) = hosted.streams.get_mut(&peer) {
             stream.refused_generation = Some(push.generation);
         }
-        effects.push(Effect::Reply { peer, handle, frame });
-        effects.push(Effect::Settle { peer, bytes: push.changes.len() });
         effects.push(Effect::Observe(Observation::Refused { code: refusal.code }));
+        // It tells of changes, and may hold a genesis, that are not durable yet; and answers keep the order of
+        // the pushes, so that whoever is refused knows what became of everything before.
+        self.open_batch.entries.push(Entry::Refusal(pushed, frame));
     }
 
-    pub(super) fn refuse_for_storage(
-        &mut self,
-        peer: Peer,
-        handle: u32,
-        push: u64,
-        generation: u32,
-        bytes: usize,
-        effects: &mut Vec<Effect>,
-    ) {
-        effects.push(Effect::Settle { peer, bytes });
+    /// Refuses a push because storage takes no writes, however far its generation was refused before.
+    pub(super) fn refuse_for_storage(&mut self, pushed: &Pushed, effects: &mut Vec<Effect>) {
+        let Listener { peer, handle, .. } = pushed.listener;
+        effects.push(Effect::Settle { peer, bytes: pushed.bytes });
         effects.push(Effect::Observe(Observation::Refused { code: ErrorCode::StorageUnavailable }));
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        let Some(stream) = hosted.streams.get_mut(&peer) else { return };
-        if stream.refused_generation.is_some_and(|refused| generation <= refused) {
+        if !hosted.listens(&pushed.listener) {
             return;
         }
-        stream.refused_generation = Some(generation);
+        if let Some(stream) = hosted.streams.get_mut(&peer) {
+            stream.refused_generation = stream.refused_generation.max(Some(pushed.generation));
+        }
         let refused = Refused {
-            push,
-            generation,
+            push: pushed.push,
+            generation: pushed.generation,
             index: 0,
             code: ErrorCode::StorageUnavailable as u16,
             retry_after_ms: STORAGE_RETRY_MS,
@@ -286,8 +294,12 @@ fn admit(
     }
     let changes = split(push.lengths, push.changes);
     let bytes: usize = changes.iter().map(|change| change.len()).sum();
-    if changes.is_empty() || changes.len() > PUSH_CHANGES_MAX || bytes != push.changes.len() {
-        let message = format!("a push has 1 to {PUSH_CHANGES_MAX} changes whose lengths add up to its tail");
+    let lengths_fit = changes.len() == push.lengths.len() && bytes == push.changes.len();
+    if changes.is_empty() || changes.len() > PUSH_CHANGES_MAX || !lengths_fit || bytes > PUSH_BYTES_MAX {
+        let message = format!(
+            "a push has 1 to {PUSH_CHANGES_MAX} changes and {PUSH_BYTES_MAX} bytes, and its lengths add up to \
+             its tail"
+        );
         return refuse(0, ErrorCode::PushInvalid, &message);
     }
     let State::Ready(document) = &mut hosted.state else {

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -38,6 +38,16 @@ impl Listener {
     }
 }
 
+/// How many connections there may be. The log needs descriptors as well: without one for a new file it fails,
+/// and takes no writes any more.
+#[derive(Debug, Clone)]
+pub struct Room {
+    /// Those that are there.
+    pub open: Arc<AtomicU64>,
+    /// Most that may be.
+    pub max: u64,
+}
+
 /// The thread that accepts.
 #[derive(Debug)]
 pub struct Acceptor {
@@ -47,14 +57,19 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts to accept.
-    pub fn start(listener: Listener, cores: Mailboxes, metrics: Arc<Metrics>) -> io::Result<Self> {
+    /// Starts to accept, up to `room.max` connections at a time.
+    pub fn start(
+        listener: Listener,
+        cores: Mailboxes,
+        metrics: Arc<Metrics>,
+        room: Room,
+    ) -> io::Result<Self> {
         let listener = Arc::new(listener.0);
         let stopping = Arc::new(AtomicBool::new(false));
         let (accepting, stop) = (Arc::clone(&listener), Arc::clone(&stopping));
         let thread = std::thread::Builder::new()
             .name("accept".to_owned())
-            .spawn(move || accept_loop(&accepting, &cores, &metrics, &stop))?;
+            .spawn(move || accept_loop(&accepting, &cores, &metrics, &room, &stop))?;
         Ok(Self { thread, listener, stopping })
     }
 
@@ -67,7 +82,7 @@ impl Acceptor {
     }
 }
 
-fn accept_loop(listener: &TcpListener, cores: &Mailboxes, metrics: &Metrics, stop: &AtomicBool) {
+fn accept_loop(listener: &TcpListener, cores: &Mailboxes, metrics: &Metrics, room: &Room, stop: &AtomicBool) {
     // Given up when there are no descriptors left, so that a connection can be taken and closed: it would
     // otherwise stay in the backlog and time out slowly.
     let mut spare = File::open("/dev/null").ok();
@@ -79,11 +94,16 @@ fn accept_loop(listener: &TcpListener, cores: &Mailboxes, metrics: &Metrics, sto
         }
         match accepted {
             Ok((stream, address)) => {
+                if room.open.load(Ordering::Relaxed) >= room.max {
+                    metrics.rejected.with_label_values(&["too_many_connections"]).inc();
+                    continue;
+                }
                 if let Err(error) = prepare(&stream) {
                     tracing::debug!("a new connection cannot be set up: {error}");
                     continue;
                 }
                 if let Some(core) = turn.next() {
+                    room.open.fetch_add(1, Ordering::Relaxed);
                     core.send(Message::Adopt(OwnedFd::from(stream), address));
                 }
             }

@@ -13,7 +13,7 @@ use etherply_wire::kinds::Error;
 use etherply_wire::limits::{MESSAGE_BYTES_MAX, PUSH_BYTES_IN_FLIGHT_MAX, PUSHES_IN_FLIGHT_MAX};
 use etherply_wire::websocket::Decoder;
 
-use super::limits::CONTROL_BYTES_MAX;
+use super::limits::{CONTROL_BYTES_MAX, CONTROL_OVERHEAD_BYTES};
 
 /// What a connection speaks.
 #[derive(Debug)]
@@ -65,8 +65,8 @@ pub(super) struct Connection {
     pub(super) session: SessionId,
     pub(super) control: VecDeque<Control>,
     pub(super) control_bytes: usize,
-    /// What a write left over.
-    pub(super) unsent: Vec<u8>,
+    /// What a write left over: shared with other connections where it is the same for them.
+    pub(super) unsent: VecDeque<Bytes>,
     /// Open documents, sorted by handle.
     pub(super) streams: Vec<OpenStream>,
     /// Opens that are not answered.
@@ -83,6 +83,10 @@ pub(super) struct Connection {
     pub(super) is_blocked: bool,
     /// It is not read from, because of what it has under way.
     pub(super) is_paused: bool,
+    /// Frames that have arrived wait, because of what it has under way.
+    pub(super) has_backlog: bool,
+    /// Bytes that it holds of frames that have not arrived whole.
+    pub(super) partial_bytes: usize,
     /// When something was heard last; for a new connection, when it was accepted.
     pub(super) heard_s: u32,
     /// When draining ends at the latest.
@@ -100,7 +104,7 @@ impl Connection {
             session,
             control: VecDeque::new(),
             control_bytes: 0,
-            unsent: Vec::new(),
+            unsent: VecDeque::new(),
             streams: Vec::new(),
             opening: 0,
             homes: Vec::new(),
@@ -110,6 +114,8 @@ impl Connection {
             is_dirty: false,
             is_blocked: false,
             is_paused: false,
+            has_backlog: false,
+            partial_bytes: 0,
             heard_s: now_s,
             drain_until_s: 0,
             waker: None,
@@ -136,7 +142,12 @@ impl Connection {
         Some(stream)
     }
 
+    /// Queues an answer. Behind the last word of a connection that ends, nothing is said any more.
     pub(super) fn push_control(&mut self, control: Control) {
+        if matches!(self.stage, Stage::Draining | Stage::Dead) {
+            return;
+        }
+        self.control_bytes += CONTROL_OVERHEAD_BYTES;
         self.control_bytes += match &control {
             Control::Frame(frame) => frame.len(),
             Control::Raw(bytes) => bytes.len(),
@@ -144,11 +155,28 @@ impl Connection {
         self.control.push_back(control);
     }
 
+    /// A sign of life of the transport. It does not count before the hello, nor in the middle of a message:
+    /// pings must not keep a connection open that says nothing.
+    pub(super) fn hear(&mut self, now_s: u32) {
+        if self.stage == Stage::Ready && self.partial_bytes == 0 {
+            self.heard_s = now_s;
+        }
+    }
+
     /// Whether it has as much under way as it may.
     pub(super) fn is_at_limit(&self) -> bool {
         self.in_flight as usize >= PUSHES_IN_FLIGHT_MAX
             || self.in_flight_bytes >= PUSH_BYTES_IN_FLIGHT_MAX
             || self.control_bytes >= CONTROL_BYTES_MAX
+    }
+
+    /// Notes that a document has something for it; whether there is any point in that.
+    pub(super) fn make_ready(&mut self, handle: u32) -> bool {
+        let is_open = matches!(self.stage, Stage::Greeting | Stage::Ready);
+        if is_open {
+            self.ready.push_back(handle);
+        }
+        is_open
     }
 
     pub(super) fn wake(&mut self) {

@@ -5,11 +5,12 @@
 //! mailbox, one that flushes at the end of a turn, one for the time.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,7 +25,7 @@ use etherply_wire::kinds::GoingAway;
 use super::connection::{Connection, Control, Stage};
 use super::limits::{
     CONNECTIONS_PER_CORE_MAX, CORE_IN_FLIGHT_BYTES_MAX, DRAIN_TIMEOUT_S, HELLO_TIMEOUT_S, IDLE_TIMEOUT_S,
-    READ_BYTES, RETRY_AFTER_STOP_MS, RETRY_JITTER_MS,
+    MESSAGES_PER_TURN_MAX, READ_BYTES, RETRY_AFTER_STOP_MS, RETRY_JITTER_MS,
 };
 use super::mailbox::{Mailboxes, Message, Request, StopStage};
 use super::slab::Slab;
@@ -46,6 +47,12 @@ pub struct CoreSetup {
     pub storage: Option<(Committer, Questions)>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Where every core's clock begins.
+    pub started: Instant,
+    /// Connections of all cores, those that are on their way to a core included.
+    pub open_connections: Arc<AtomicU64>,
+    /// Whether only programs on this machine can connect.
+    pub is_loopback: bool,
     /// Told when this core has nothing under way any more during a stop.
     pub drained: flume::Sender<u16>,
 }
@@ -62,7 +69,7 @@ pub(super) struct State {
     /// Requests of this core's connections that are under way.
     pub(super) in_flight_bytes: usize,
     /// Connections that wait for the core's own limit.
-    pub(super) paused: Vec<u64>,
+    pub(super) paused: BTreeSet<u64>,
     /// Jobs that the commit thread's queue had no room for.
     pub(super) jobs: VecDeque<Job>,
     /// Questions that the reader thread's queue had no room for.
@@ -72,9 +79,12 @@ pub(super) struct State {
     pub(super) pieces: Vec<bytes::Bytes>,
     pub(super) lengths: Vec<u32>,
     pub(super) stopping: Option<StopStage>,
+    /// Bytes of frames that have arrived in part.
+    pub(super) partial_bytes: usize,
+    /// The engine's state is being changed: a panic now leaves it half changed.
+    pub(super) is_stepping: bool,
     flusher: Option<Waker>,
     is_flush_due: bool,
-    started: Instant,
 }
 
 pub(super) struct Core {
@@ -92,16 +102,17 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         effects: Vec::new(),
         dirty: VecDeque::new(),
         in_flight_bytes: 0,
-        paused: Vec::new(),
+        paused: BTreeSet::new(),
         jobs: VecDeque::new(),
         waiting_questions: VecDeque::new(),
         out: Vec::new(),
         pieces: Vec::new(),
         lengths: Vec::new(),
         stopping: None,
+        partial_bytes: 0,
+        is_stepping: false,
         flusher: None,
         is_flush_due: false,
-        started: Instant::now(),
         setup,
     };
     let core = Rc::new(Core { state: RefCell::new(state), scratch: RefCell::new(vec![0; READ_BYTES]) });
@@ -111,8 +122,9 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
     runtime::spawn(async move { clock.keep_time().await });
     while let Ok(message) = messages.recv_async().await {
         let mut adopted = core.handle(message);
-        // Whatever else is there belongs to the same turn.
-        while let Ok(message) = messages.try_recv() {
+        // Whatever else is there belongs to the same turn, up to a bound: connections want theirs as well.
+        for _ in 0..MESSAGES_PER_TURN_MAX {
+            let Ok(message) = messages.try_recv() else { break };
             adopted.extend(core.handle(message));
         }
         for socket in adopted.drain(..) {
@@ -121,6 +133,9 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         if core.state.borrow().stopping == Some(StopStage::End) {
             core.end();
             return;
+        }
+        if !messages.is_empty() {
+            runtime::yield_now().await;
         }
     }
 }
@@ -134,12 +149,17 @@ impl Core {
             Message::Adopt(socket, _) => return vec![socket],
             Message::Request(request) => state.serve(request, now),
             Message::Effect(effect) => effects::apply(&mut state, effect),
-            Message::Loaded { handle, result } => state.step(Input::Loaded { handle, result }, now),
+            Message::Loaded { handle, result } => {
+                state.step(Input::Loaded { handle, result }, now);
+                effects::retry_storage(&mut state);
+            }
             Message::Found { handle, peer, asked_for, result } => {
                 state.step(Input::Found { handle, peer, asked_for, result }, now);
+                effects::retry_storage(&mut state);
             }
             Message::ChainRead { handle, peer, result } => {
                 state.step(Input::ChainRead { handle, peer, result }, now);
+                effects::retry_storage(&mut state);
             }
             Message::Filled { handle, number, peer, result } => {
                 effects::filled(&mut state, handle, number, peer, result, now);
@@ -164,11 +184,13 @@ impl Core {
         if state.connections.len() >= CONNECTIONS_PER_CORE_MAX || state.stopping.is_some() {
             let reason = if state.stopping.is_some() { "stopping" } else { "too_many_connections" };
             state.setup.metrics.rejected.with_label_values(&[reason]).inc();
+            state.setup.open_connections.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         let mut session = [0; 16];
         if let Err(error) = getrandom::fill(&mut session) {
             tracing::error!("no randomness for a session: {error}");
+            state.setup.open_connections.fetch_sub(1, Ordering::Relaxed);
             return;
         }
         let now_s = state.now_s();
@@ -232,19 +254,21 @@ impl Core {
 
 impl State {
     pub(super) fn now(&self) -> Now {
-        let mono_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mono_us = u64::try_from(self.setup.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { mono_us, wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
     }
 
     pub(super) fn now_s(&self) -> u32 {
-        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+        u32::try_from(self.setup.started.elapsed().as_secs()).unwrap_or(u32::MAX)
     }
 
     /// A step of this core's shard, and what it wants done.
     pub(super) fn step(&mut self, input: Input<'_>, now: Now) {
+        self.is_stepping = true;
         self.shard.step(input, now, &mut self.effects);
         effects::carry_out(self);
+        self.is_stepping = false;
         // What was admitted goes to the disk at the end of the turn.
         self.request_flush();
     }
@@ -277,20 +301,20 @@ impl State {
 
     /// A connection has one more request under way.
     pub(super) fn count_in(&mut self, peer: Peer, bytes: usize) {
+        self.in_flight_bytes += bytes;
         if let Some(connection) = self.connections.get_mut(peer.id) {
             connection.in_flight += 1;
             connection.in_flight_bytes += bytes;
-            self.in_flight_bytes += bytes;
         }
     }
 
-    /// A request is done.
+    /// A request is done. It counted for the core even if its connection has gone meanwhile.
     pub(super) fn count_out(&mut self, peer: Peer, bytes: usize) {
         let was_full = self.in_flight_bytes >= CORE_IN_FLIGHT_BYTES_MAX;
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
         if let Some(connection) = self.connections.get_mut(peer.id) {
             connection.in_flight = connection.in_flight.saturating_sub(1);
             connection.in_flight_bytes = connection.in_flight_bytes.saturating_sub(bytes);
-            self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes);
             if connection.is_paused && !connection.is_at_limit() {
                 connection.wake();
             }
@@ -329,7 +353,9 @@ impl State {
     pub(super) fn disconnect(&mut self, id: u64) {
         let Some(connection) = self.connections.remove(id) else { return };
         self.setup.metrics.connections.dec();
-        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(connection.in_flight_bytes);
+        self.setup.open_connections.fetch_sub(1, Ordering::Relaxed);
+        self.partial_bytes = self.partial_bytes.saturating_sub(connection.partial_bytes);
+        self.paused.remove(&id);
         for stream in &connection.streams {
             self.feeds.detach(stream.handle, stream.number, connection.peer);
         }
@@ -350,7 +376,8 @@ impl State {
                 Stage::Greeting if silent_s > HELLO_TIMEOUT_S => {
                     overdue.push((connection.peer.id, ErrorCode::HelloTimeout));
                 }
-                Stage::Ready if silent_s > IDLE_TIMEOUT_S => {
+                // Not one that this server does not read from.
+                Stage::Ready if silent_s > IDLE_TIMEOUT_S && !connection.is_paused => {
                     overdue.push((connection.peer.id, ErrorCode::IdleTimeout));
                 }
                 Stage::Draining if now_s > connection.drain_until_s => {
@@ -399,7 +426,7 @@ impl State {
         if self.stopping != Some(StopStage::Drain) || !self.dirty.is_empty() || !self.shard.is_settled() {
             return;
         }
-        let is_busy = |connection: &mut Connection| connection.in_flight > 0;
+        let is_busy = |connection: &mut Connection| connection.in_flight > 0 || connection.is_blocked;
         if self.connections.iter_mut().any(is_busy) {
             return;
         }

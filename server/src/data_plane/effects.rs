@@ -10,7 +10,7 @@ use etherply_engine::peer::{Now, Peer};
 use etherply_engine::record::Record;
 use etherply_engine::shard::{Attach, Effect, Input, Observation, Shard};
 use etherply_wire::ErrorCode;
-use etherply_wire::kinds::{Close, resume};
+use etherply_wire::kinds::resume;
 
 use super::connection::{Control, OpenStream};
 use super::core::State;
@@ -124,8 +124,9 @@ fn attach_member(state: &mut State, attach: Attach) {
 }
 
 fn make_ready(state: &mut State, peer: Peer, handle: u32) {
-    if let Some(connection) = state.connections.get_mut(peer.id) {
-        connection.ready.push_back(handle);
+    if let Some(connection) = state.connections.get_mut(peer.id)
+        && connection.make_ready(handle)
+    {
         state.mark_dirty(peer.id);
     }
 }
@@ -134,8 +135,7 @@ fn publish(state: &mut State, handle: u32, event: FeedEvent) {
     let State { feeds, connections, dirty, .. } = state;
     feeds.publish(handle, event, |peer, _| {
         if let Some(connection) = connections.get_mut(peer.id) {
-            connection.ready.push_back(handle);
-            if !connection.is_dirty {
+            if connection.make_ready(handle) && !connection.is_dirty {
                 connection.is_dirty = true;
                 dirty.push_back(peer.id);
             }
@@ -176,13 +176,13 @@ pub(super) fn filled(
                 LogError::Damaged { .. } => ErrorCode::DocumentDamaged,
                 LogError::Unavailable { .. } => ErrorCode::StorageUnavailable,
             };
-            let home = Shard::home_of(handle, state.setup.cores);
-            state.request(home, Input::Close { peer, handle }, now);
-            if let Some(connection) = state.connections.get_mut(peer.id) {
-                let close = Close { code: code as u16, message: error.to_string() };
-                let frame = etherply_engine::outgoing::Outgoing::new(handle, &close, &[]);
-                connection.push_control(Control::Frame(frame));
-                state.mark_dirty(peer.id);
+            let is_member = |connection: &mut super::connection::Connection| {
+                connection.stream(handle).is_some_and(|stream| stream.number == number)
+            };
+            if state.connections.get_mut(peer.id).is_some_and(is_member) {
+                let home = Shard::home_of(handle, state.setup.cores);
+                let message = error.to_string();
+                state.request(home, Input::Fail { peer, handle, code, message }, now);
             }
         }
     }

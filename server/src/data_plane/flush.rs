@@ -13,6 +13,7 @@ use socket2::SockRef;
 use super::connection::{Connection, Control, Stage, Transport};
 use super::core::State;
 use super::effects;
+use super::limits::SENDS_PER_TURN_MAX;
 use super::mailbox::Message;
 
 /// Never wait; a closed socket is an error here, not a signal to the process.
@@ -20,10 +21,12 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// Commits what was admitted, and sends to every connection that has something.
 pub(super) fn flush(state: &mut State) {
+    state.is_stepping = true;
     state.shard.flush(&mut state.effects);
     effects::carry_out(state);
+    state.is_stepping = false;
     // Those that become dirty again while this runs have their next turn after other tasks had theirs.
-    for _ in 0..state.dirty.len() {
+    for _ in 0..state.dirty.len().min(SENDS_PER_TURN_MAX) {
         let Some(id) = state.dirty.pop_front() else { break };
         flush_connection(state, id);
     }
@@ -158,8 +161,14 @@ fn send(state: &mut State, id: u64, pieces: &[bytes::Bytes]) {
         }
     };
     setup.metrics.sent_bytes.inc_by(sent as u64);
-    if let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
-        connection.unsent = rest.to_vec();
+    if sent < bytes.len() {
+        let mut skip = sent;
+        for piece in pieces {
+            if skip < piece.len() {
+                connection.unsent.push_back(piece.slice(skip..));
+            }
+            skip = skip.saturating_sub(piece.len());
+        }
         connection.is_blocked = true;
         // Its task waits for the socket to take more.
         connection.wake();

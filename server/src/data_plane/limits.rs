@@ -13,6 +13,16 @@ pub const CONTROL_BYTES_MAX: usize = 256 * 1024;
 /// Most bytes of pushes and other requests that a core's connections have under way together; beyond, none
 /// of them is read from.
 pub const CORE_IN_FLIGHT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Most bytes of frames that have arrived in part, on all connections of a core together.
+pub const CORE_PARTIAL_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// What every connection may hold of a frame that has arrived in part, whatever the others hold.
+pub const PARTIAL_BYTES_FREE: usize = 64 * 1024;
+/// Messages from other cores and from storage before connections have their turn.
+pub const MESSAGES_PER_TURN_MAX: usize = 1_024;
+/// Connections that are sent to before anything is read again.
+pub const SENDS_PER_TURN_MAX: usize = 512;
+/// What an answer counts beside its bytes while it waits.
+pub const CONTROL_OVERHEAD_BYTES: usize = 128;
 /// What a request counts beside its payload.
 pub const REQUEST_OVERHEAD_BYTES: usize = 64;
 /// Most connections of one core.

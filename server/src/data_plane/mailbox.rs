@@ -15,6 +15,7 @@ use etherply_engine::log::{Found, LogError};
 use etherply_engine::peer::Peer;
 use etherply_engine::record::Record;
 use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest};
+use etherply_wire::ErrorCode;
 use etherply_wire::kinds::ClockEntry;
 
 /// How far a stop has come.
@@ -144,6 +145,17 @@ pub enum Request {
         /// The payload.
         payload: Vec<u8>,
     },
+    /// See [`Input::Fail`].
+    Fail {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// Why.
+        code: ErrorCode,
+        /// The same for people.
+        message: String,
+    },
     /// See [`Input::Close`].
     Close {
         /// The connection.
@@ -179,6 +191,7 @@ impl Request {
             Input::Broadcast { peer, handle, topic, payload } => {
                 Self::Broadcast { peer, handle, topic: topic.to_owned(), payload: payload.to_vec() }
             }
+            Input::Fail { peer, handle, code, message } => Self::Fail { peer, handle, code, message },
             Input::Close { peer, handle } => Self::Close { peer, handle },
             Input::Disconnected { peer } => Self::Disconnected { peer },
             _ => return None,
@@ -216,6 +229,11 @@ impl Request {
                 let settle = Some((*peer, request_bytes(topic.len() + payload.len())));
                 (Input::Broadcast { peer: *peer, handle: *handle, topic, payload }, settle)
             }
+            Self::Fail { peer, handle, code, message } => {
+                let message = std::mem::take(message);
+                let fail = Input::Fail { peer: *peer, handle: *handle, code: *code, message };
+                (fail, Some((*peer, request_bytes(0))))
+            }
             Self::Close { peer, handle } => {
                 (Input::Close { peer: *peer, handle: *handle }, Some((*peer, request_bytes(0))))
             }
@@ -232,6 +250,7 @@ impl Request {
             | Self::PresenceSet { peer, .. }
             | Self::PresenceLeave { peer, .. }
             | Self::Broadcast { peer, .. }
+            | Self::Fail { peer, .. }
             | Self::Close { peer, .. }
             | Self::Disconnected { peer } => *peer,
         }
@@ -244,7 +263,7 @@ impl Request {
             Self::Reconcile { clock, .. } => Some(request_bytes(clock.len() * size_of::<ClockEntry>())),
             Self::PresenceSet { state, .. } => Some(request_bytes(state.len())),
             Self::Broadcast { topic, payload, .. } => Some(request_bytes(topic.len() + payload.len())),
-            Self::PresenceLeave { .. } | Self::Close { .. } => Some(request_bytes(0)),
+            Self::PresenceLeave { .. } | Self::Fail { .. } | Self::Close { .. } => Some(request_bytes(0)),
         }
     }
 }

@@ -22,6 +22,6 @@ mod receive;
 mod session;
 mod slab;
 
-pub use accept::{Acceptor, Listener};
+pub use accept::{Acceptor, Listener, Room};
 pub use core::{CoreSetup, run};
 pub use mailbox::{Mailbox, Mailboxes, Message, StopStage};

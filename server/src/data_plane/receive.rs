@@ -3,6 +3,7 @@
 //! A connection owns a buffer only while part of a frame is there, and no more of it than has arrived.
 
 use std::cell::RefMut;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -16,7 +17,10 @@ use etherply_wire::{ErrorCode, MAGIC, frame_length};
 
 use super::connection::{Control, Stage, Transport};
 use super::core::{Core, State};
-use super::limits::{CORE_IN_FLIGHT_BYTES_MAX, DRAIN_TIMEOUT_S, READ_BYTES, READS_PER_TURN_MAX};
+use super::limits::{
+    CORE_IN_FLIGHT_BYTES_MAX, CORE_PARTIAL_BYTES_MAX, DRAIN_TIMEOUT_S, PARTIAL_BYTES_FREE, READ_BYTES,
+    READS_PER_TURN_MAX,
+};
 use super::session;
 use crate::runtime::Stream;
 
@@ -27,7 +31,13 @@ pub(super) async fn serve(core: Rc<Core>, id: u64, mut stream: Stream) {
         let poll =
             catch_unwind(AssertUnwindSafe(|| poll_connection(&core, context, id, &mut stream, &mut carry)));
         poll.unwrap_or_else(|_| {
-            core.state.borrow().setup.metrics.panics.inc();
+            let state = core.state.borrow();
+            state.setup.metrics.panics.inc();
+            if state.is_stepping {
+                // The documents of this core are half changed. What was acked is on disk: begin anew from it.
+                tracing::error!("the engine panicked: the server ends, to start again from what is on disk");
+                std::process::abort();
+            }
             tracing::error!(peer = id, "a connection's code panicked: the connection ends");
             Poll::Ready(())
         })
@@ -62,16 +72,22 @@ fn poll_connection(
         connection.is_paused = !is_draining && (connection.is_at_limit() || is_core_full || stopping);
         if connection.is_paused {
             if is_core_full {
-                state.paused.push(id);
+                state.paused.insert(id);
             }
             return Poll::Pending;
+        }
+        if std::mem::take(&mut connection.has_backlog) {
+            take_in(&mut state, id, carry, &mut []);
+            continue;
         }
         let mut scratch = core.scratch.borrow_mut();
         match poll_bytes(stream, context, carry, &mut scratch) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(_) | Ok(0)) => return Poll::Ready(()),
-            Poll::Ready(Ok(_)) if is_draining => carry.clear(),
-            Poll::Ready(Ok(bytes)) => take_in(&mut state, id, carry, scratch, bytes),
+            Poll::Ready(Ok(_)) if is_draining => *carry = Vec::new(),
+            Poll::Ready(Ok(bytes)) => {
+                take_in(&mut state, id, carry, scratch.get_mut(..bytes).unwrap_or_default());
+            }
         }
     }
     // The others' turn, then this one's again.
@@ -91,13 +107,17 @@ fn poll_unsent(
         if connection.unsent.is_empty() {
             return Poll::Pending;
         }
-        match stream.poll_write(context, &connection.unsent) {
+        let piece = connection.unsent.front().cloned().unwrap_or_default();
+        match stream.poll_write(context, &piece) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(_)) => return Poll::Ready(()),
             Poll::Ready(Ok(bytes)) => {
-                connection.unsent.drain(..bytes.min(connection.unsent.len()));
+                connection.unsent.pop_front();
+                if bytes < piece.len() {
+                    connection.unsent.push_front(piece.slice(bytes..));
+                }
                 if connection.unsent.is_empty() {
-                    connection.unsent = Vec::new();
+                    connection.unsent = VecDeque::new();
                     connection.is_blocked = false;
                     state.mark_dirty(id);
                 }
@@ -106,46 +126,67 @@ fn poll_unsent(
     }
 }
 
-/// Reads behind a part of a frame that is there already, or else into the shared buffer.
+/// Reads behind the part of a frame that is there already. A small part moves to the front of the shared
+/// buffer, which then holds both; how many bytes of that buffer are in use comes back.
 fn poll_bytes(
     stream: &mut Stream,
     context: &mut Context<'_>,
     carry: &mut Vec<u8>,
     scratch: &mut [u8],
 ) -> Poll<std::io::Result<usize>> {
-    if carry.is_empty() {
-        return stream.poll_read(context, scratch);
+    let held = carry.len();
+    if held < READ_BYTES / 2 {
+        let (front, rest) = scratch.split_at_mut(held);
+        front.copy_from_slice(carry);
+        let poll = stream.poll_read(context, rest);
+        return poll.map_ok(|bytes| {
+            if bytes == 0 {
+                return 0;
+            }
+            *carry = Vec::new();
+            held + bytes
+        });
     }
     // Grown as bytes arrive, not as a header promises.
-    let held = carry.len();
-    carry.resize(held + READ_BYTES.min(held.max(1024)), 0);
-    let poll = stream.poll_read(context, carry.get_mut(held..).unwrap_or_default());
-    let read = match &poll {
-        Poll::Ready(Ok(bytes)) => *bytes,
-        _ => 0,
-    };
-    carry.truncate(held + read);
-    poll
+    let poll = stream.poll_read(context, scratch);
+    poll.map_ok(|bytes| {
+        carry.extend_from_slice(scratch.get(..bytes).unwrap_or_default());
+        // Told apart from an end; the bytes themselves are with the rest.
+        bytes.min(1)
+    })
 }
 
-/// Acts on what was read, and keeps what is not a whole frame yet.
-fn take_in(
-    state: &mut RefMut<'_, State>,
-    id: u64,
-    carry: &mut Vec<u8>,
-    mut scratch: RefMut<'_, Vec<u8>>,
-    bytes: usize,
-) {
+/// Acts on what was read, and keeps what is not a whole frame yet. If something was kept already, what was
+/// read stands behind it.
+fn take_in(state: &mut RefMut<'_, State>, id: u64, carry: &mut Vec<u8>, read: &mut [u8]) {
     if carry.is_empty() {
-        let Some(read) = scratch.get_mut(..bytes) else { return };
         let consumed = consume(state, id, read);
         carry.extend_from_slice(read.get(consumed..).unwrap_or_default());
     } else {
         let consumed = consume(state, id, carry);
         carry.drain(..consumed.min(carry.len()));
-        if carry.is_empty() {
-            *carry = Vec::new();
+        if carry.capacity() > READ_BYTES + 2 * carry.len() {
+            carry.shrink_to_fit();
         }
+    }
+    bound_partial_frames(state, id, carry.capacity());
+}
+
+/// Counts what a connection holds of frames that are not whole. Beyond the core's limit, those that hold much
+/// are ended.
+fn bound_partial_frames(state: &mut RefMut<'_, State>, id: u64, carry_bytes: usize) {
+    let Some(connection) = state.connections.get_mut(id) else { return };
+    let fragments_bytes = match &connection.transport {
+        Transport::WebSocket(decoder) => decoder.held_bytes(),
+        Transport::Unknown | Transport::Tcp => 0,
+    };
+    let held = carry_bytes + fragments_bytes;
+    let before = std::mem::replace(&mut connection.partial_bytes, held);
+    state.partial_bytes = state.partial_bytes.saturating_sub(before) + held;
+    if held > PARTIAL_BYTES_FREE && state.partial_bytes > CORE_PARTIAL_BYTES_MAX {
+        let message =
+            "the server holds too many frames that have arrived in part: send smaller ones, or later";
+        state.fail(id, ErrorCode::Overloaded, 0, message);
     }
 }
 
@@ -157,6 +198,11 @@ fn consume(state: &mut State, id: u64, bytes: &mut [u8]) -> usize {
         let Some(connection) = state.connections.get_mut(id) else { return bytes.len() };
         if matches!(connection.stage, Stage::Draining | Stage::Dead) {
             return bytes.len();
+        }
+        if connection.is_at_limit() {
+            // The rest waits until some of what is under way is answered.
+            connection.has_backlog = true;
+            return consumed;
         }
         let used = match connection.transport {
             Transport::Unknown => greet(state, id, rest),
@@ -182,11 +228,11 @@ fn greet(state: &mut State, id: u64, bytes: &[u8]) -> Option<usize> {
         }
         return Some(MAGIC.len());
     }
-    let now_s = state.now_s();
+    let (now_s, is_loopback) = (state.now_s(), state.setup.is_loopback);
     let connection = state.connections.get_mut(id)?;
     let refused = match handshake::parse_upgrade(bytes) {
         Ok(None) => return None,
-        Ok(Some(upgrade)) if !is_local_origin(&upgrade) => HandshakeError::OriginNotAllowed,
+        Ok(Some(upgrade)) if !is_welcome(&upgrade, is_loopback) => HandshakeError::OriginNotAllowed,
         Ok(Some(upgrade)) => {
             let used = upgrade.head_bytes;
             connection.push_control(Control::Raw(Bytes::from(handshake::response(&upgrade))));
@@ -202,12 +248,14 @@ fn greet(state: &mut State, id: u64, bytes: &[u8]) -> Option<usize> {
     Some(bytes.len())
 }
 
-/// Any web page can reach a loopback port. Until origins can be configured, pages from this machine may
-/// connect, and programs, which send no origin.
-fn is_local_origin(upgrade: &handshake::Upgrade<'_>) -> bool {
+/// Whether a page may connect, judged by its origin; programs send none.
+///
+/// Any web page can reach a loopback port, and can give its own name this machine's address. So on loopback
+/// only pages from this machine may connect; elsewhere also those from the host that they connect to.
+fn is_welcome(upgrade: &handshake::Upgrade<'_>, is_loopback: bool) -> bool {
     let Some(origin) = upgrade.origin else { return true };
     let host = origin.split_once("://").map_or(origin, |(_, host)| host);
-    if host.eq_ignore_ascii_case(upgrade.host) {
+    if !is_loopback && host.eq_ignore_ascii_case(upgrade.host) {
         return true;
     }
     let name = match host.strip_prefix('[') {
@@ -275,11 +323,11 @@ fn take_message(state: &mut State, id: u64, bytes: &mut [u8]) -> Option<usize> {
         Some(Event::Ping(payload)) => {
             let mut pong = Vec::with_capacity(payload.len() + 2);
             control_into(&mut pong, OpCode::Pong, payload, None);
-            connection.heard_s = now_s;
+            connection.hear(now_s);
             connection.push_control(Control::Raw(Bytes::from(pong)));
             state.mark_dirty(id);
         }
-        Some(Event::Pong(_)) => connection.heard_s = now_s,
+        Some(Event::Pong(_)) => connection.hear(now_s),
         Some(Event::Close { code, .. }) => {
             let close = etherply_wire::websocket::close_frame(code.unwrap_or(1000), "", None);
             connection.push_control(Control::Raw(Bytes::from(close)));

@@ -9,7 +9,10 @@ use etherply_wire::kinds::{
     BroadcastSend, ClockEntry, Cursor, Error, Hello, LimitEntry, Open, Ping, Pong, PresenceSet, Push,
     Reconcile, Renew, RightsChanged, Welcome,
 };
-use etherply_wire::limits::{self, AGENT_BYTES_MAX, STREAMS_MAX, TOKEN_BYTES_MAX};
+use etherply_wire::limits::{
+    self, ACTOR_BYTES_MAX, AGENT_BYTES_MAX, PUSH_CHANGES_MAX, RECONCILE_ENTRIES_MAX, STREAMS_MAX,
+    TOKEN_BYTES_MAX,
+};
 use etherply_wire::{Direction, ErrorCode, Frame, FrameError, Kind, PROTOCOL, Rights};
 
 use super::connection::{Control, Stage};
@@ -219,6 +222,15 @@ fn on_stream(state: &mut State, peer: Peer, now: Now, kind: Kind, frame: &Frame<
         Kind::Push => push(state, peer, home, now, frame)?,
         Kind::Reconcile => {
             let body = frame.body::<Reconcile>()?;
+            let is_too_long =
+                |entry: &<ClockEntry as rkyv::Archive>::Archived| entry.actor.len() > ACTOR_BYTES_MAX;
+            if body.clock.len() > RECONCILE_ENTRIES_MAX || body.clock.iter().any(is_too_long) {
+                let message = format!(
+                    "a clock has at most {RECONCILE_ENTRIES_MAX} entries a frame, with actors of at most \
+                     {ACTOR_BYTES_MAX} bytes"
+                );
+                return Err(Fatal(ErrorCode::ProtocolViolation, message));
+            }
             let read = |entry: &<ClockEntry as rkyv::Archive>::Archived| ClockEntry {
                 actor: entry.actor.to_vec(),
                 seq: entry.seq.to_native(),
@@ -244,6 +256,10 @@ fn on_stream(state: &mut State, peer: Peer, now: Now, kind: Kind, frame: &Frame<
 fn push(state: &mut State, peer: Peer, home: u16, now: Now, frame: &Frame<'_>) -> Result<(), Fatal> {
     let body = frame.body::<Push>()?;
     let changes = frame.tail();
+    if body.lengths.len() > PUSH_CHANGES_MAX {
+        let message = format!("a push has at most {PUSH_CHANGES_MAX} changes");
+        return Err(Fatal(ErrorCode::ProtocolViolation, message));
+    }
     let mut lengths = std::mem::take(&mut state.lengths);
     lengths.clear();
     lengths.extend(body.lengths.iter().map(|length| length.to_native()));

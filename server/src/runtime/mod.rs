@@ -69,6 +69,11 @@ pub async fn sleep(time: Duration) {
     glommio::timer::sleep(time).await;
 }
 
+/// Lets other tasks of this core have their turn.
+pub async fn yield_now() {
+    futures_lite::future::yield_now().await;
+}
+
 /// A connected socket of this core.
 #[derive(Debug)]
 pub struct Stream(glommio::net::TcpStream);

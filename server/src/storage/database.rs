@@ -3,8 +3,11 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
-use fjall::{AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, Snapshot};
+use fjall::{
+    AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Snapshot,
+};
 
 use super::error::{OpenError, advice};
 use super::keys::{COMMIT_KEY, KeyspaceId};
@@ -20,7 +23,15 @@ const WORKER_THREADS: usize = 2;
 /// Table files that stay open. Sockets need the process's descriptors more.
 const OPEN_TABLES_MAX: usize = 128;
 
-/// Size at which a keyspace's memtable is flushed. Up to four more can wait for the flush.
+/// Memtables of one keyspace that wait for their flush, at which commits wait. fjall itself waits at 4, and
+/// for ever if the flush has failed; one more can come during a commit.
+const WAITING_MEMTABLES_MAX: usize = 3;
+/// Runs of a keyspace's newest tables that wait for compaction, at which commits wait; fjall itself does at 30.
+const WAITING_RUNS_MAX: usize = 24;
+/// How often a commit that waits looks again.
+const WAIT_POLL_MS: u64 = 5;
+
+/// Size at which a keyspace's memtable is flushed.
 fn memtable_bytes(keyspace: KeyspaceId) -> u64 {
     const MIB: u64 = 1024 * 1024;
     match keyspace {
@@ -73,6 +84,18 @@ impl Keyspaces {
         })
     }
 
+    fn all(&self) -> [&Keyspace; 4] {
+        [&self.changes, &self.hashes, &self.documents, &self.meta]
+    }
+
+    /// Are flushes or compactions so far behind that a commit has to wait for them?
+    pub fn behind(&self) -> bool {
+        self.all().into_iter().any(|keyspace| {
+            keyspace.sealed_memtable_count() >= WAITING_MEMTABLES_MAX
+                || keyspace.tree.l0_run_count() >= WAITING_RUNS_MAX
+        })
+    }
+
     /// Sequence number of the last batch plus 1; 0 if there is none. Every batch writes the row in `meta`.
     pub fn seqno_end(&self) -> u64 {
         self.meta.tree.get_highest_seqno().map_or(0, |seqno| seqno + 1)
@@ -81,8 +104,8 @@ impl Keyspaces {
     /// Sequence number, plus 1, up to which the tables hold all batches; 0 if there are none. Every batch
     /// writes to every keyspace, so a journal may be dropped when all keyspaces' tables are past it.
     pub fn tables_end(&self) -> u64 {
-        let keyspaces = [&self.changes, &self.hashes, &self.documents, &self.meta];
-        let ends = keyspaces
+        let ends = self
+            .all()
             .map(|keyspace| keyspace.tree.get_highest_persisted_seqno().map_or(0, |seqno| seqno + 1));
         ends.into_iter().min().unwrap_or(0)
     }
@@ -115,18 +138,46 @@ pub fn open(path: &Path) -> Result<(Database, Keyspaces), OpenError> {
         .unwrap_or_else(|panic| Err(OpenError::Database { path: path.to_owned(), what: panic_text(&*panic) }))
 }
 
+/// Waits until flushes and compactions have caught up; fails if they cannot any more.
+pub fn wait_until_caught_up(database: &Database, keyspaces: &Keyspaces) -> Result<(), fjall::Error> {
+    while keyspaces.behind() {
+        // Syncs nothing, but says whether a worker has failed.
+        database.persist(PersistMode::Buffer)?;
+        std::thread::sleep(Duration::from_millis(WAIT_POLL_MS));
+    }
+    Ok(())
+}
+
 /// The database's error for people: its cause, and what to do where that is known.
 pub fn advice_for(error: &fjall::Error) -> String {
+    use fjall::{Error, LsmError};
+    let damaged = |what: &str| {
+        format!("{what} is not what was written: keep a copy of the directory and restore the last backup")
+    };
     match error {
-        fjall::Error::Io(io) | fjall::Error::Storage(fjall::LsmError::Io(io)) => {
-            format!("{io}: {}", advice(io))
-        }
-        fjall::Error::Poisoned => {
-            "an earlier write in the background failed: check the disk and the log, then start etherply again"
+        Error::Io(io) | Error::Storage(LsmError::Io(io)) => format!("{io}: {}", advice(io)),
+        Error::Poisoned => {
+            "an earlier write in the background failed: check the disk and the system's log, then start etherply \
+             again"
                 .to_owned()
         }
+        Error::Locked => "another process has the database open: stop it".to_owned(),
+        Error::InvalidVersion(_) | Error::Storage(LsmError::InvalidVersion(_)) => {
+            "it was written by another version of fjall: start the etherply that wrote it".to_owned()
+        }
+        Error::JournalRecovery(_) | Error::InvalidTag(_) | Error::InvalidTrailer => damaged("the journal"),
+        Error::Storage(LsmError::ChecksumMismatch { .. }) => damaged("a table"),
+        Error::Storage(inner) => damaged(&format!("a table ({inner})")),
         other => other.to_string(),
     }
+}
+
+/// Do the bytes on disk differ from what was written, or could they not be read?
+pub fn is_damage(error: &fjall::Error) -> bool {
+    !matches!(
+        error,
+        fjall::Error::Io(_) | fjall::Error::Storage(fjall::LsmError::Io(_)) | fjall::Error::Poisoned
+    )
 }
 
 /// What a panic said.

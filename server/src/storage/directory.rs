@@ -216,7 +216,8 @@ fn remove_incomplete(path: &Path) -> Result<(), OpenError> {
 
 fn random_id(path: &Path) -> Result<DirectoryId, OpenError> {
     let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| OpenError::io(path, "make a random id")(error.into()))?;
+    getrandom::fill(&mut id)
+        .map_err(|error| OpenError::io(path, "make a random id")(io::Error::other(error.to_string())))?;
     Ok(DirectoryId(id))
 }
 

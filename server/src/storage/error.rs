@@ -59,14 +59,11 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The database refused to open although the checks before found nothing.
-    #[error(
-        "{}: the database does not open: {what}: keep a copy of the directory and restore the last backup",
-        path.display()
-    )]
+    #[error("{}: the database does not open: {what}", path.display())]
     Database {
         /// The database's directory.
         path: PathBuf,
-        /// What it said.
+        /// What it said, and what to do.
         what: String,
     },
 }

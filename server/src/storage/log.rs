@@ -17,7 +17,7 @@ use etherply_engine::log::{Append, Found, Log, LogError, LogReader};
 use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
 use fjall::{Database, Keyspace, PersistMode, Readable, Snapshot};
 
-use super::database::{Keyspaces, advice_for, panic_text};
+use super::database::{Keyspaces, advice_for, is_damage, panic_text, wait_until_caught_up};
 use super::directory::DataDirectory;
 use super::keys::{
     COMMIT_KEY, CommitRow, DirectoryId, Head, Lineage, change_key, decode_found, encode_found, hash_key,
@@ -42,7 +42,9 @@ impl FjallLog {
         last: CommitRow,
         seqno_end: u64,
     ) -> Self {
+        let directory = Arc::new(directory);
         let reader = Reader {
+            _directory: Arc::clone(&directory),
             keyspaces: keyspaces.clone(),
             committed: Arc::new(Mutex::new(database.snapshot())),
             database: database.clone(),
@@ -133,7 +135,7 @@ pub struct Writer {
     keyspaces: Keyspaces,
     committed: Arc<Mutex<Snapshot>>,
     database: Database,
-    _directory: DataDirectory,
+    _directory: Arc<DataDirectory>,
     id: DirectoryId,
     last: CommitRow,
     seqno_end: u64,
@@ -185,6 +187,11 @@ impl Writer {
             return Ok(());
         }
         let started = Instant::now();
+        if self.keyspaces.behind() {
+            add(&self.stats.stalls, 1);
+            wait_until_caught_up(&self.database, &self.keyspaces)
+                .map_err(|error| write_failed("write tables in the background", &error))?;
+        }
         let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), 3 * records + 1)
             .durability(Some(PersistMode::SyncData));
         let mut lineage = Lineage::after(self.last.lineage);
@@ -318,8 +325,9 @@ pub struct DocumentEntry {
 pub struct Reader {
     keyspaces: Keyspaces,
     committed: Arc<Mutex<Snapshot>>,
-    // Behind the snapshot and the keyspaces, so that it closes last.
+    // In this order behind the others: the database closes, then the lock ends.
     database: Database,
+    _directory: Arc<DataDirectory>,
 }
 
 impl std::fmt::Debug for Reader {
@@ -367,7 +375,10 @@ impl Reader {
         let mut chain = (after_seq == 0).then(|| chain_start(document, epoch));
         let mut bytes = 0;
         for row in committed.range(&self.keyspaces.changes, range) {
-            let (key, stored) = row.into_inner().map_err(|error| damaged(seq + 1, advice_for(&error)))?;
+            let (key, stored) = row.into_inner().map_err(|error| match is_damage(&error) {
+                true => damaged(seq + 1, advice_for(&error)),
+                false => read_failed(&error),
+            })?;
             seq += 1;
             if parse_change_key(&key).map(|(_, _, seq)| seq) != Some(seq) {
                 return Err(damaged(seq, "the record is missing".to_owned()));

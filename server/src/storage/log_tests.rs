@@ -277,6 +277,51 @@ impl KeyspaceHandles<'_> {
 }
 
 #[test]
+fn a_failed_flush_ends_writing_instead_of_blocking_it() {
+    use fjall::AbstractTree;
+    let directory = tempfile::tempdir().unwrap();
+    let mut author = Author::default();
+    let mut log = open(directory.path()).unwrap();
+    let changes = log.writer.keyspaces.changes.clone();
+    // The flush waits for us, so memtables pile up until commits have to wait.
+    let flush = changes.tree.get_flush_lock();
+    while !log.writer.keyspaces.behind() {
+        log.commit(&[author.append("a", 1)]).unwrap();
+        changes.rotate_memtable().unwrap();
+    }
+    let before = read_all(&log, "a");
+    let next = author.append("a", 1);
+    std::thread::scope(|scope| {
+        let stats = Arc::clone(log.stats());
+        let commit = scope.spawn(|| log.commit(&[next]));
+        while stats.stalls.load(Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
+        // Now it waits. The flush goes on, and has nowhere to write.
+        std::fs::remove_dir_all(changes.path().join("tables")).unwrap();
+        drop(flush);
+        let error = commit.join().unwrap().unwrap_err();
+        let expected = "cannot write tables in the background: an earlier write in the background failed";
+        assert!(error.to_string().contains(expected), "{error}");
+    });
+    assert_eq!(read_all(&log, "a"), before);
+}
+
+#[test]
+fn the_directory_stays_locked_while_anybody_reads() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut author = Author::default();
+    let mut log = open(directory.path()).unwrap();
+    log.commit(&[author.append("a", 1)]).unwrap();
+    let reader = log.reader().clone();
+    drop(log);
+    assert_eq!(open(directory.path()).unwrap_err().code(), "storage_locked");
+    assert_eq!(reader.head(&document("a")).unwrap().unwrap().last_seq, 1);
+    drop(reader);
+    open(directory.path()).unwrap();
+}
+
+#[test]
 fn a_commit_that_the_ledger_could_not_note_is_not_acknowledged_and_not_read() {
     let directory = tempfile::tempdir().unwrap();
     let mut author = Author::default();

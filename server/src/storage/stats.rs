@@ -55,6 +55,8 @@ counters! {
     commits_failed,
     /// Syncs of the journal that commits waited for.
     fsyncs,
+    /// Commits that waited because flushes or compactions were behind.
+    stalls,
     /// Jobs whose appends were committed.
     jobs,
     /// Records committed.

@@ -35,7 +35,13 @@ pub fn command(data: &Path) -> Command {
 
 impl Server {
     pub fn start(data: &Path) -> Self {
-        let mut child = command(data).stdout(Stdio::piped()).spawn().unwrap();
+        Self::spawn(&mut command(data))
+    }
+
+    /// Starts a server by a command of the test's own, which has to ask for `--ready-json`.
+    pub fn spawn(command: &mut Command) -> Self {
+        command.env("ETHERPLY_LISTEN", "127.0.0.1:0").env("ETHERPLY_CONTROL", "127.0.0.1:0");
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -181,7 +187,8 @@ impl Member {
         document.apply().unwrap();
         let doc = document.doc();
         let keys: Vec<String> = doc.keys(automerge::ROOT).collect();
-        let value = |key: &String| doc.get(automerge::ROOT, key.as_str()).unwrap().unwrap().0.into_string().unwrap();
+        let value =
+            |key: &String| doc.get(automerge::ROOT, key.as_str()).unwrap().unwrap().0.into_string().unwrap();
         keys.iter().map(|key| (key.clone(), value(key))).collect()
     }
 

@@ -1,0 +1,260 @@
+//! What must be true at every moment: the ledger of acks, and what may leave the server.
+
+use std::collections::BTreeMap;
+
+use etherply_engine::chain::{chain_next, chain_start};
+use etherply_engine::change::ChangeHash;
+use etherply_engine::feed::{FeedEvent, Known};
+use etherply_engine::ids::{ChainHash, DocumentId};
+use etherply_engine::segment::{TAIL_BYTES_MAX, Tail};
+use etherply_wire::Kind;
+use etherply_wire::kinds::{Ack, Changes, ClockEntry, Reconcile, Refused};
+
+use crate::disk::Disk;
+use crate::frames::{body, parse, split};
+
+/// What one member was sent on one stream.
+#[derive(Debug, Default)]
+struct Sent {
+    document: Option<DocumentId>,
+    through_seq: u64,
+    acked: BTreeMap<u64, u64>,
+    known: Option<Known>,
+    broadcast_index: u64,
+}
+
+/// Everything that is remembered to be compared.
+#[derive(Debug, Default)]
+pub struct Checker {
+    /// Every acked change and its position.
+    ledger: BTreeMap<(DocumentId, [u8; 32]), u64>,
+    /// By link and handle.
+    sent: BTreeMap<(u64, u32), Sent>,
+    /// Who sent a broadcast, by life of the server, handle and index.
+    broadcasts: BTreeMap<(u64, u32, u64), (u16, u64)>,
+    /// The last broadcast that a core was told, by life, core and handle.
+    broadcast_index: BTreeMap<(u64, u16, u32), u64>,
+    /// Documents by handle in this life.
+    documents: BTreeMap<(u64, u32), DocumentId>,
+    /// How much was checked.
+    pub acks: u64,
+    /// How many changes were sent to members.
+    pub deliveries: u64,
+}
+
+impl Checker {
+    /// The server knows a document by this handle.
+    pub fn loading(&mut self, life: u64, handle: u32, document: &DocumentId) {
+        self.documents.insert((life, handle), document.clone());
+    }
+
+    /// A feed begins on a core.
+    pub fn feed_started(
+        &mut self,
+        life: u64,
+        core: u16,
+        handle: u32,
+        index: u64,
+        tail: &Tail,
+    ) -> Result<(), String> {
+        self.broadcast_index.insert((life, core, handle), index);
+        let bytes: usize = tail.segments().map(|segment| segment.frame.len()).sum();
+        if bytes > TAIL_BYTES_MAX && tail.segments().count() > 1 {
+            return Err(format!("a tail of {bytes} bytes"));
+        }
+        Ok(())
+    }
+
+    /// A core was told something.
+    pub fn published(&mut self, life: u64, core: u16, handle: u32, event: &FeedEvent) {
+        if let FeedEvent::Broadcast(sent) = event {
+            self.broadcasts.insert((life, handle, sent.index), (sent.from.core, sent.from.id));
+            self.broadcast_index.insert((life, core, handle), sent.index);
+        }
+    }
+
+    /// A member begins.
+    pub fn attached(&mut self, life: u64, core: u16, link: u64, handle: u32, seq: u64) {
+        let sent = Sent {
+            document: self.documents.get(&(life, handle)).cloned(),
+            through_seq: seq,
+            broadcast_index: self.broadcast_index.get(&(life, core, handle)).copied().unwrap_or(0),
+            ..Sent::default()
+        };
+        self.sent.insert((link, handle), sent);
+    }
+
+    /// A member begins anew, with what it has.
+    pub fn reconciled(&mut self, link: u64, handle: u32, known: &Known) {
+        if let Some(sent) = self.sent.get_mut(&(link, handle)) {
+            sent.through_seq = 0;
+            sent.known = Some(known.clone());
+        }
+    }
+
+    /// A frame leaves the server.
+    pub fn outgoing(&mut self, life: u64, link: u64, bytes: &[u8], disk: &Disk) -> Result<(), String> {
+        let frame = parse(bytes)?;
+        let key = (link, frame.stream());
+        let document = self.documents.get(&(life, frame.stream())).cloned();
+        match frame.kind() {
+            Some(Kind::Changes) => self.changes(key, &body(&frame)?, frame.tail(), disk),
+            Some(Kind::Ack) => self.ack(key, &body(&frame)?, disk),
+            Some(Kind::Refused) => {
+                let refused: Refused = body(&frame)?;
+                let Some(document) = document else { return Err("a refusal for no document".to_owned()) };
+                let records = disk.records(&document);
+                let is_stored = records.iter().any(|record| record.change == frame.tail());
+                if !frame.tail().is_empty() && !is_stored {
+                    return Err(format!("a refusal gives away a genesis of {document} that is not durable"));
+                }
+                clock_is_durable(&document, &refused.clock, disk)
+            }
+            Some(Kind::Reconcile) => {
+                let part: Reconcile = body(&frame)?;
+                let Some(document) = document else { return Err("a clock of no document".to_owned()) };
+                clock_is_durable(&document, &part.clock, disk)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn changes(
+        &mut self,
+        key: (u64, u32),
+        changes: &Changes,
+        tail: &[u8],
+        disk: &Disk,
+    ) -> Result<(), String> {
+        let Some(sent) = self.sent.get_mut(&key) else { return Err("changes without a member".to_owned()) };
+        let Some(document) = &sent.document else { return Err("changes of no document".to_owned()) };
+        let (after, through) = (changes.after_seq, changes.cursor.seq);
+        let range = format!("({after}, {through}] of {document}");
+        if after < sent.through_seq {
+            return Err(format!("{range} is sent after {} was", sent.through_seq));
+        }
+        let own = |from: u64, to: u64| -> u64 {
+            sent.acked.range(from..to).map(|(after, through)| through.min(&to) - after).sum()
+        };
+        if after - sent.through_seq != own(sent.through_seq, after) {
+            return Err(format!("{range} leaves out positions after {}", sent.through_seq));
+        }
+        let records = disk.records(document);
+        let Some(last) = through.checked_sub(1).and_then(|at| records.get(usize::try_from(at).ok()?)) else {
+            return Err(format!("{range} is sent before it is durable"));
+        };
+        if last.chain.0 != changes.cursor.chain {
+            return Err(format!("{range} has another chain than the log"));
+        }
+        let mut expected = records.iter().skip(usize::try_from(after).unwrap_or(usize::MAX));
+        let carried = split(tail, &changes.lengths)?;
+        self.deliveries += carried.len() as u64;
+        let mut skipped = 0;
+        for change in &carried {
+            let found = expected.by_ref().position(|record| record.change == *change);
+            skipped += found.ok_or_else(|| format!("{range} carries a change that does not stand there"))?;
+        }
+        let omitted = through - after - carried.len() as u64;
+        if (skipped > 0 || omitted > 0) && sent.known.is_none() {
+            return Err(format!("{range} leaves out {omitted} changes"));
+        }
+        sent.through_seq = through;
+        Ok(())
+    }
+
+    fn ack(&mut self, key: (u64, u32), ack: &Ack, disk: &Disk) -> Result<(), String> {
+        self.acks += 1;
+        let Some(sent) = self.sent.get_mut(&key) else { return Err("an ack without a member".to_owned()) };
+        let Some(document) = &sent.document else { return Err("an ack of no document".to_owned()) };
+        let durable = disk.records(document).len() as u64;
+        let highest = ack.positions.iter().copied().max().unwrap_or(0).max(ack.cursor.seq);
+        if highest > durable {
+            return Err(format!("position {highest} of {document} is acked, {durable} are durable"));
+        }
+        if ack.cursor.seq > ack.after_seq {
+            sent.acked.insert(ack.after_seq, ack.cursor.seq);
+        }
+        Ok(())
+    }
+
+    /// A client received a broadcast, or the notice of a gap.
+    pub fn broadcasts(
+        &mut self,
+        life: u64,
+        link: u64,
+        peer: (u16, u64),
+        handle: u32,
+        first: u64,
+        last: u64,
+    ) -> Result<(), String> {
+        let Some(sent) = self.sent.get_mut(&(link, handle)) else {
+            return Err("a stray broadcast".to_owned());
+        };
+        if first <= sent.broadcast_index {
+            return Err(format!("broadcast {first} came after {}", sent.broadcast_index));
+        }
+        for index in sent.broadcast_index + 1..first {
+            if self.broadcasts.get(&(life, handle, index)) != Some(&peer) {
+                return Err(format!("broadcast {index} was left out without a word"));
+            }
+        }
+        sent.broadcast_index = last;
+        Ok(())
+    }
+
+    /// A client received an ack.
+    pub fn acked(
+        &mut self,
+        document: &DocumentId,
+        changes: &[([u8; 32], u64)],
+        disk: &Disk,
+    ) -> Result<(), String> {
+        for (hash, position) in changes {
+            let at = usize::try_from(position.saturating_sub(1)).unwrap_or(usize::MAX);
+            match disk.records(document).get(at) {
+                Some(record) if record.hash == ChangeHash(*hash) => {}
+                _ => return Err(format!("a change of {document} is acked at {position}, and is not there")),
+            }
+            self.ledger.insert((document.clone(), *hash), *position);
+        }
+        Ok(())
+    }
+
+    /// An operator put an older copy back: what it lacks is not the server's loss.
+    pub fn restored(&mut self, document: &DocumentId, through_seq: u64) {
+        self.ledger.retain(|(other, _), position| other != document || *position <= through_seq);
+    }
+
+    /// Every acked change is where the ack said, and the chain is whole.
+    pub fn ledger(&self, disk: &Disk) -> Result<(), String> {
+        for ((document, hash), position) in &self.ledger {
+            let at = usize::try_from(position.saturating_sub(1)).unwrap_or(usize::MAX);
+            if disk.records(document).get(at).is_none_or(|record| record.hash.0 != *hash) {
+                return Err(format!("an acked change of {document} at {position} is lost"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn clock_is_durable(document: &DocumentId, clock: &[ClockEntry], disk: &Disk) -> Result<(), String> {
+    let records = disk.records(document);
+    for entry in clock {
+        if !records.iter().any(|record| record.hash.0 == entry.hash) {
+            return Err(format!("a clock of {document} names a change that is not durable: {}", entry.seq));
+        }
+    }
+    Ok(())
+}
+
+/// Walks the chain of a document's records.
+pub fn chain(document: &DocumentId, epoch: u64, disk: &Disk) -> Result<ChainHash, String> {
+    let mut chain = chain_start(document, epoch);
+    for (seq, record) in (1..).zip(disk.records(document)) {
+        chain = chain_next(&chain, seq, &record.hash);
+        if record.seq != seq || record.chain != chain {
+            return Err(format!("the chain of {document} breaks at {seq}"));
+        }
+    }
+    Ok(chain)
+}

@@ -1,0 +1,753 @@
+//! A small client: what a member does with frames, and with a real Automerge document.
+//!
+//! This is a model, written from the wire's documentation, and it is strict: what a server may not do is an
+//! error. It stands in one file so that the production client can take its place. It knows no clock and no
+//! chance but what it is given, and nothing of the server.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use automerge::{ActorId, AutoCommit, Change, ReadDoc};
+use etherply_engine::ids::DocumentId;
+use etherply_wire::kinds::{
+    Ack, Broadcast, BroadcastGap, Changes, ClockEntry, Close, Cursor, Error, Open, Opened, PresenceLeave,
+    PresenceUpdate, Push, Reconcile, Refused, resume,
+};
+use etherply_wire::{ErrorCode, Frame, Kind, Rights, encode};
+
+use crate::edits::{self, Edit};
+use crate::frames::{body, parse, split};
+use crate::rng::Rng;
+
+/// What a push is for, and so what may become of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// Own changes that are not acked.
+    Outbox,
+    /// Changes that the server has.
+    Duplicate,
+    /// Something that no honest client sends, to be refused with this code.
+    Mischief(ErrorCode),
+}
+
+/// What the checkers want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The server said that these changes are on disk, there.
+    Acked {
+        /// The document.
+        document: DocumentId,
+        /// Hashes and positions.
+        changes: Vec<([u8; 32], u64)>,
+    },
+    /// A push was refused.
+    Refused {
+        /// Why.
+        code: ErrorCode,
+    },
+    /// A copy was given up, or a part of it, for a fork, another genesis, or a server that went back.
+    Rebuilt,
+    /// A broadcast came, or a notice that these will not.
+    Broadcasts {
+        /// The document's handle.
+        handle: u32,
+        /// The first one.
+        first: u64,
+        /// The last one.
+        last: u64,
+    },
+}
+
+/// What came of an input.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Frames to be sent, in order.
+    pub frames: Vec<Vec<u8>>,
+    /// What happened.
+    pub events: Vec<Event>,
+}
+
+/// What the world knows and a client may have to put up with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Context {
+    /// The time, in microseconds.
+    pub now_us: u64,
+    /// An operator restored an older copy of a document at some time.
+    pub restored: bool,
+    /// Two clients began from the same image at some time.
+    pub cloned: bool,
+}
+
+/// Where a stream stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Not open.
+    Closed,
+    /// Asked for.
+    Opening {
+        /// The request's number.
+        request: u32,
+    },
+    /// The server's clock is on its way.
+    Reconciling {
+        /// The handle.
+        handle: u32,
+        /// As much as came.
+        clock: Vec<ClockEntry>,
+    },
+    /// Open.
+    Open {
+        /// The handle.
+        handle: u32,
+    },
+    /// The server's `Close` is on its way.
+    Closing {
+        /// The handle.
+        handle: u32,
+    },
+}
+
+#[derive(Debug, Clone)]
+struct InFlight {
+    push: u64,
+    generation: u32,
+    purpose: Purpose,
+    hashes: Vec<[u8; 32]>,
+}
+
+#[derive(Debug, Clone)]
+struct Own {
+    edit: Edit,
+    sent: bool,
+}
+
+/// One document of one client.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    /// The document.
+    pub document: DocumentId,
+    /// What it asks for.
+    pub rights: Rights,
+    /// The copy.
+    pub doc: AutoCommit,
+    actor: [u8; 16],
+    /// Number and hash of every change in `doc`.
+    known: BTreeMap<(Vec<u8>, u64), [u8; 32]>,
+    outbox: VecDeque<Own>,
+    /// Edits that were given up with a copy, to be made anew.
+    pub edits_to_redo: usize,
+    /// Everything up to here was received.
+    pub position: Option<Cursor>,
+    ahead: BTreeMap<u64, Cursor>,
+    /// A cursor that fits nothing, to make the server compare clocks.
+    force_reconcile: bool,
+    /// Where the stream stands.
+    pub state: State,
+    generation: u32,
+    next_push: u64,
+    in_flight: VecDeque<InFlight>,
+    /// Every push on this stream that was not acked.
+    unacked: BTreeMap<u64, Vec<[u8; 32]>>,
+    /// How often it was opened: tells streams with the same handle apart.
+    pub openings: u64,
+    /// Clocks that were sent on this stream without being asked for.
+    clocks: usize,
+    /// No push before this time.
+    pub not_before_us: u64,
+    /// Who is here, as far as this member was told.
+    pub presence: BTreeMap<[u8; 16], Vec<u8>>,
+    presence_version: u64,
+}
+
+impl Replica {
+    /// An empty copy.
+    pub fn new(document: DocumentId, rights: Rights, actor: [u8; 16]) -> Self {
+        Self {
+            document,
+            rights,
+            doc: AutoCommit::new().with_actor(ActorId::from(&actor[..])),
+            actor,
+            known: BTreeMap::new(),
+            outbox: VecDeque::new(),
+            edits_to_redo: 0,
+            position: None,
+            ahead: BTreeMap::new(),
+            force_reconcile: false,
+            state: State::Closed,
+            generation: 1,
+            next_push: 1,
+            in_flight: VecDeque::new(),
+            unacked: BTreeMap::new(),
+            openings: 0,
+            clocks: 0,
+            not_before_us: 0,
+            presence: BTreeMap::new(),
+            presence_version: 0,
+        }
+    }
+
+    /// Whether the server has everything of this copy, and said so.
+    pub fn is_drained(&self) -> bool {
+        self.outbox.is_empty() && self.in_flight.is_empty() && self.edits_to_redo == 0
+    }
+
+    /// What keeps [`Replica::is_drained`] from being true.
+    pub fn backlog(&self) -> (usize, usize, usize) {
+        (self.outbox.len(), self.in_flight.len(), self.edits_to_redo)
+    }
+
+    /// Whether it may write.
+    pub fn may_write(&self) -> bool {
+        self.rights.has(Rights::WRITE)
+    }
+
+    /// The handle, while the stream is open and not reconciling.
+    pub fn open_handle(&self) -> Option<u32> {
+        match self.state {
+            State::Open { handle } => Some(handle),
+            _ => None,
+        }
+    }
+
+    /// Goes on as another actor, as a process that was started does.
+    pub fn take_actor(&mut self, actor: [u8; 16]) {
+        self.actor = actor;
+        self.doc.set_actor(ActorId::from(&actor[..]));
+    }
+
+    /// Gives a copy without any change its initial content.
+    pub fn begin(&mut self, variant: u64) {
+        if self.known.is_empty() && self.may_write() {
+            let genesis = edits::genesis(variant);
+            let change = Change::from_bytes(genesis.bytes.clone()).expect("Automerge wrote it");
+            self.doc.apply_changes([change]).expect("Automerge wrote it");
+            self.own(vec![genesis]);
+        }
+    }
+
+    /// Makes a random edit.
+    pub fn edit(&mut self, rng: &mut Rng, now_us: u64) {
+        if self.may_write() {
+            let time = i64::try_from(now_us / 1_000).unwrap_or(0);
+            let edits = edits::edit(&mut self.doc, rng, time);
+            self.own(edits);
+        }
+    }
+
+    fn own(&mut self, edits: Vec<Edit>) {
+        for edit in edits {
+            let change = Change::from_bytes(edit.bytes.clone()).expect("Automerge wrote it");
+            self.known.insert((change.actor_id().to_bytes().to_vec(), change.seq()), edit.hash);
+            self.outbox.push_back(Own { edit, sent: false });
+        }
+    }
+
+    /// The connection is gone.
+    pub fn disconnected(&mut self) {
+        self.state = State::Closed;
+        self.end_stream();
+    }
+
+    fn end_stream(&mut self) {
+        self.ahead.clear();
+        self.in_flight.clear();
+        self.unacked.clear();
+        self.generation = 1;
+        self.not_before_us = 0;
+        self.clocks = 0;
+        self.presence.clear();
+        self.presence_version = 0;
+        for own in &mut self.outbox {
+            own.sent = false;
+        }
+    }
+
+    /// Asks for the stream.
+    pub fn open(&mut self, request: u32, out: &mut Output) {
+        let cursor = if self.force_reconcile {
+            Some(Cursor { epoch: 0, seq: 0, chain: [0; 32] })
+        } else {
+            self.position.filter(|cursor| cursor.seq > 0)
+        };
+        let document = self.document.as_str().to_owned();
+        let open = Open { request, rights: self.rights.0, document, token: None, cursor };
+        out.frames.push(encode(0, &open, &[]));
+        self.state = State::Opening { request };
+    }
+
+    /// Asks for the stream to be closed.
+    pub fn close(&mut self, out: &mut Output) {
+        if let State::Open { handle } | State::Reconciling { handle, .. } = self.state {
+            out.frames.push(encode(handle, &Close { code: 0, message: String::new() }, &[]));
+            self.state = State::Closing { handle };
+        }
+    }
+
+    /// Pushes what is not on its way, with at most so many pushes in flight.
+    pub fn pump(&mut self, in_flight_max: usize, changes_max: usize, now_us: u64, out: &mut Output) {
+        while self.open_handle().is_some() && now_us >= self.not_before_us {
+            let edits: Vec<Edit> = self
+                .outbox
+                .iter()
+                .filter(|own| !own.sent)
+                .take(changes_max)
+                .map(|own| own.edit.clone())
+                .collect();
+            if edits.is_empty() || self.in_flight.len() >= in_flight_max {
+                return;
+            }
+            for own in self.outbox.iter_mut().filter(|own| !own.sent).take(changes_max) {
+                own.sent = true;
+            }
+            self.push(&edits, Purpose::Outbox, out);
+        }
+    }
+
+    /// Pushes these changes.
+    pub fn push(&mut self, edits: &[Edit], purpose: Purpose, out: &mut Output) {
+        let Some(handle) = self.open_handle() else { return };
+        let (push, generation) = (self.next_push, self.generation);
+        self.next_push += 1;
+        let hashes: Vec<[u8; 32]> = edits.iter().map(|edit| edit.hash).collect();
+        self.unacked.insert(push, hashes.clone());
+        self.in_flight.push_back(InFlight { push, generation, purpose, hashes });
+        let lengths = edits.iter().map(|edit| u32::try_from(edit.bytes.len()).unwrap_or(0)).collect();
+        let tails: Vec<&[u8]> = edits.iter().map(|edit| edit.bytes.as_slice()).collect();
+        out.frames.push(encode(handle, &Push { push, generation, lengths }, &tails));
+    }
+
+    /// Changes of this copy that the server has, as far as this client knows.
+    pub fn stored(&mut self) -> Vec<Edit> {
+        let outbox: Vec<[u8; 32]> = self.outbox.iter().map(|own| own.edit.hash).collect();
+        let changes = self.doc.get_changes(&[]);
+        changes.iter().map(Edit::of).filter(|edit| !outbox.contains(&edit.hash)).collect()
+    }
+
+    /// Everything of this copy that the server lacks goes into the outbox. False if the copies contradict
+    /// each other.
+    fn resync(&mut self, clock: &[ClockEntry]) -> bool {
+        for entry in clock {
+            let ours = self.known.get(&(entry.actor.clone(), entry.seq));
+            if ours.is_some_and(|hash| *hash != entry.hash) {
+                return false;
+            }
+        }
+        let server: BTreeMap<&[u8], u64> =
+            clock.iter().map(|entry| (entry.actor.as_slice(), entry.seq)).collect();
+        let lacks =
+            |change: &Change| server.get(change.actor_id().to_bytes()).is_none_or(|seq| change.seq() > *seq);
+        let changes = self.doc.get_changes(&[]);
+        // Only an ack ends a change's stay in the outbox, so those that the server seems to have stay too.
+        let waiting: Vec<[u8; 32]> = self.outbox.iter().map(|own| own.edit.hash).collect();
+        self.outbox = changes
+            .iter()
+            .filter(|change| lacks(change) || waiting.contains(&change.hash().0))
+            .map(|change| Own { edit: Edit::of(change), sent: false })
+            .collect();
+        self.generation += 1;
+        self.may_write() || self.outbox.is_empty()
+    }
+
+    /// Gives up what is not stored, and goes on as a fresh actor on what is left.
+    fn rebuild(&mut self, genesis: Option<&[u8]>, rng: &mut Rng, out: &mut Output) {
+        out.events.push(Event::Rebuilt);
+        let stored = self.stored();
+        let given_up = self.outbox.len();
+        let mut changes: Vec<Change> = Vec::new();
+        for bytes in genesis.into_iter().chain(stored.iter().map(|edit| edit.bytes.as_slice())) {
+            changes.push(Change::from_bytes(bytes.to_vec()).expect("it was applied before"));
+        }
+        let actor = rng.name();
+        let mut doc = AutoCommit::new().with_actor(ActorId::from(&actor[..]));
+        if doc.apply_changes(changes).is_err() || !doc.get_missing_deps(&[]).is_empty() {
+            self.start_over(rng, out);
+            return;
+        }
+        self.doc = doc;
+        self.actor = actor;
+        self.outbox.clear();
+        self.edits_to_redo += given_up;
+        // Pushes that are under way are of the old actor and will be refused.
+        self.generation += 1;
+        self.known = self
+            .doc
+            .get_changes_meta(&[])
+            .iter()
+            .map(|change| ((change.actor.to_bytes().to_vec(), change.seq), change.hash.0))
+            .collect();
+    }
+
+    /// Gives the whole copy up.
+    pub fn start_over(&mut self, rng: &mut Rng, out: &mut Output) {
+        out.events.push(Event::Rebuilt);
+        self.actor = rng.name();
+        self.doc = AutoCommit::new().with_actor(ActorId::from(&self.actor[..]));
+        self.known.clear();
+        self.edits_to_redo += self.outbox.len();
+        self.outbox.clear();
+        self.position = None;
+        self.ahead.clear();
+        self.force_reconcile = false;
+        self.close(out);
+    }
+
+    fn covered(&mut self, after_seq: u64, cursor: Cursor) -> Result<(), String> {
+        let Some(position) = &mut self.position else { return Err("a range before `Opened`".to_owned()) };
+        if cursor.epoch != position.epoch {
+            return Err(format!("a range of epoch {} in one of {}", cursor.epoch, position.epoch));
+        }
+        self.ahead.insert(after_seq, cursor);
+        while let Some((&after_seq, &cursor)) = self.ahead.first_key_value() {
+            if after_seq > position.seq {
+                break;
+            }
+            self.ahead.pop_first();
+            if cursor.seq > position.seq {
+                *position = cursor;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a frame of this stream.
+    fn on_frame(
+        &mut self,
+        frame: &Frame<'_>,
+        context: Context,
+        rng: &mut Rng,
+        out: &mut Output,
+    ) -> Result<(), String> {
+        match frame.kind() {
+            Some(Kind::Changes) => self.on_changes(&body(frame)?, frame.tail(), rng, out),
+            Some(Kind::Ack) => self.on_ack(&body(frame)?, out),
+            Some(Kind::Refused) => self.on_refused(&body(frame)?, frame.tail(), context, rng, out),
+            Some(Kind::Reconcile) => self.on_reconcile(body(frame)?, rng, out),
+            Some(Kind::Close) => self.on_close(&body(frame)?, rng, out),
+            Some(Kind::PresenceUpdate) => {
+                let update: PresenceUpdate = body(frame)?;
+                if update.full {
+                    self.presence.clear();
+                }
+                self.presence.extend(update.entries.into_iter().map(|entry| (entry.member, entry.state)));
+                self.presence_at(update.version)
+            }
+            Some(Kind::PresenceLeave) => {
+                let leave: PresenceLeave = body(frame)?;
+                self.presence.retain(|member, _| !leave.members.contains(member));
+                self.presence_at(leave.version)
+            }
+            Some(Kind::Broadcast) => {
+                let Broadcast { index, .. } = body(frame)?;
+                out.events.push(Event::Broadcasts { handle: frame.stream(), first: index, last: index });
+                Ok(())
+            }
+            Some(Kind::BroadcastGap) => {
+                let BroadcastGap { first, last } = body(frame)?;
+                out.events.push(Event::Broadcasts { handle: frame.stream(), first, last });
+                Ok(())
+            }
+            Some(Kind::Error) => {
+                let error: Error = body(frame)?;
+                Err(format!("error {} for {}: {}", error.code, self.document, error.message))
+            }
+            other => Err(format!("an unexpected frame {other:?}")),
+        }
+    }
+
+    fn presence_at(&mut self, version: u64) -> Result<(), String> {
+        if version < self.presence_version {
+            return Err(format!("presence went back from {} to {version}", self.presence_version));
+        }
+        self.presence_version = version;
+        Ok(())
+    }
+
+    fn on_changes(
+        &mut self,
+        changes: &Changes,
+        tail: &[u8],
+        rng: &mut Rng,
+        out: &mut Output,
+    ) -> Result<(), String> {
+        if matches!(self.state, State::Reconciling { .. }) {
+            return Err("changes before this member said what it has".to_owned());
+        }
+        let mut fresh = Vec::new();
+        for bytes in split(tail, &changes.lengths)? {
+            let change = Change::from_bytes(bytes.to_vec()).map_err(|error| error.to_string())?;
+            let name = (change.actor_id().to_bytes().to_vec(), change.seq());
+            let hash = change.hash().0;
+            if self.known.get(&name).is_some_and(|ours| *ours != hash) {
+                let ours = self.known.get(&name).copied().unwrap_or_default();
+                // What is in flight may be taken, and would never be sent to its writer.
+                if self.in_flight.is_empty() && self.outbox.iter().any(|own| own.edit.hash == ours) {
+                    self.rebuild(None, rng, out);
+                }
+                if self.known.get(&name).is_some_and(|ours| *ours != hash) {
+                    self.start_over(rng, out);
+                    return Ok(());
+                }
+                if !matches!(self.state, State::Open { .. } | State::Closing { .. })
+                    || self.position.is_none()
+                {
+                    return Ok(());
+                }
+            }
+            self.outbox.retain(|own| own.edit.hash != hash);
+            fresh.push((name, hash, change));
+        }
+        if self.position.is_none() {
+            // The copy was given up; what still comes on this stream is for the old one.
+            return Ok(());
+        }
+        self.doc
+            .apply_changes(fresh.iter().map(|(_, _, change)| change.clone()))
+            .map_err(|error| format!("changes through {} do not apply: {error}", changes.cursor.seq))?;
+        let missing = self.doc.get_missing_deps(&[]);
+        if !missing.is_empty() {
+            return Err(format!(
+                "changes after {} through {} lack {missing:?} (known: {}); rights {}, position {:?}, ahead {:?}",
+                changes.after_seq,
+                changes.cursor.seq,
+                missing.iter().all(|hash| self.known.values().any(|known| *known == hash.0)),
+                self.rights.0,
+                self.position.map(|cursor| cursor.seq),
+                self.ahead.iter().map(|(after, cursor)| (*after, cursor.seq)).collect::<Vec<_>>(),
+            ));
+        }
+        self.known.extend(fresh.into_iter().map(|(name, hash, _)| (name, hash)));
+        self.covered(changes.after_seq, changes.cursor)
+    }
+
+    fn on_ack(&mut self, ack: &Ack, out: &mut Output) -> Result<(), String> {
+        let Some(hashes) = self.unacked.remove(&ack.push) else {
+            return Err(format!("push {} is acked twice, or was never sent on this stream", ack.push));
+        };
+        if hashes.len() != ack.positions.len() {
+            return Err(format!("push {} is acked with {} positions", ack.push, ack.positions.len()));
+        }
+        if let Some(at) = self.in_flight.iter().position(|push| push.push == ack.push) {
+            if at != 0 {
+                return Err(format!("push {} is acked before an earlier one", ack.push));
+            }
+            let acked = self.in_flight.pop_front();
+            if acked.is_some_and(|acked| matches!(acked.purpose, Purpose::Mischief(_))) {
+                return Err(format!("push {} was to be refused, and was acked", ack.push));
+            }
+        }
+        self.outbox.retain(|own| !hashes.contains(&own.edit.hash));
+        let changes = hashes.into_iter().zip(ack.positions.iter().copied()).collect();
+        out.events.push(Event::Acked { document: self.document.clone(), changes });
+        if self.position.is_none() {
+            return Ok(());
+        }
+        if ack.cursor.seq > ack.after_seq { self.covered(ack.after_seq, ack.cursor) } else { Ok(()) }
+    }
+
+    fn on_refused(
+        &mut self,
+        refused: &Refused,
+        tail: &[u8],
+        context: Context,
+        rng: &mut Rng,
+        out: &mut Output,
+    ) -> Result<(), String> {
+        let code = ErrorCode::from_number(refused.code).ok_or("an unknown code")?;
+        let is_it = |push: &InFlight| push.push == refused.push && push.generation == refused.generation;
+        let Some(at) = self.in_flight.iter().position(is_it) else { return Ok(()) };
+        if at != 0 {
+            return Err(format!("push {} is refused before an earlier one is answered", refused.push));
+        }
+        let taken_back = self.in_flight.split_off(at);
+        let is_same = |push: &InFlight| push.generation == refused.generation;
+        // Pushes of a later generation may be taken all the same.
+        let all_refused = taken_back.iter().all(is_same);
+        for push in &taken_back {
+            for own in self.outbox.iter_mut().filter(|own| push.hashes.contains(&own.edit.hash)) {
+                own.sent = false;
+            }
+        }
+        self.generation = self.generation.max(refused.generation) + 1;
+        out.events.push(Event::Refused { code });
+        let purpose = taken_back.front().map(|push| push.purpose.clone());
+        if let Some(Purpose::Mischief(expected)) = purpose {
+            let excused = matches!(
+                code,
+                ErrorCode::StorageUnavailable | ErrorCode::MissingDependencies | ErrorCode::SequenceGap
+            );
+            // The genesis actor may hear of the server's genesis first.
+            let is_genesis = (code, expected) == (ErrorCode::GenesisConflict, ErrorCode::ActorForked);
+            let fits = code == expected || excused || is_genesis;
+            return if fits { Ok(()) } else { Err(format!("refused with {code}, not with {expected}")) };
+        }
+        match code {
+            ErrorCode::StorageUnavailable | ErrorCode::Overloaded => {
+                self.not_before_us = context.now_us + u64::from(refused.retry_after_ms) * 1_000;
+            }
+            ErrorCode::ActorForked if !context.cloned && !context.restored => {
+                return Err(format!("push {} of {} is called forked", refused.push, self.document));
+            }
+            ErrorCode::GenesisConflict => {
+                if Change::from_bytes(tail.to_vec()).is_err() {
+                    return Err("a genesis conflict without the server's genesis".to_owned());
+                }
+                if all_refused {
+                    self.rebuild(Some(tail), rng, out);
+                } else {
+                    self.start_over(rng, out);
+                }
+            }
+            ErrorCode::ActorForked if all_refused => self.rebuild(None, rng, out),
+            ErrorCode::ActorForked => self.start_over(rng, out),
+            ErrorCode::MissingDependencies | ErrorCode::SequenceGap if context.restored => {
+                if !refused.clock_complete {
+                    self.force_reconcile = true;
+                    self.close(out);
+                } else if !self.resync(&refused.clock) {
+                    self.start_over(rng, out);
+                }
+            }
+            _ => {
+                return Err(format!(
+                    "an honest push {} of {} was refused at {}: {code}: {}",
+                    refused.push, self.document, refused.index, refused.message
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_reconcile(&mut self, part: Reconcile, rng: &mut Rng, out: &mut Output) -> Result<(), String> {
+        let State::Reconciling { handle, clock } = &mut self.state else {
+            return Err("a clock that nobody asked for".to_owned());
+        };
+        clock.extend(part.clock);
+        if part.more {
+            return Ok(());
+        }
+        let (handle, clock) = (*handle, std::mem::take(clock));
+        if !self.resync(&clock) {
+            self.start_over(rng, out);
+            return Ok(());
+        }
+        self.state = State::Open { handle };
+        self.send_clock(handle, rng, out);
+        Ok(())
+    }
+
+    /// Says what this copy has. A server takes that at any time.
+    pub fn send_clock(&mut self, handle: u32, rng: &mut Rng, out: &mut Output) {
+        self.clocks += 1;
+        let mut latest: BTreeMap<Vec<u8>, ([u8; 32], u64)> = BTreeMap::new();
+        for ((actor, seq), hash) in &self.known {
+            latest.insert(actor.clone(), (*hash, *seq));
+        }
+        let mut entries: Vec<ClockEntry> =
+            latest.into_iter().map(|(actor, (hash, seq))| ClockEntry { actor, seq, hash }).collect();
+        let cursor = Cursor { epoch: 0, seq: 0, chain: [0; 32] };
+        loop {
+            let part = entries.split_off(entries.len().saturating_sub(rng.index(6) + 1));
+            let more = !entries.is_empty();
+            out.frames.push(encode(handle, &Reconcile { cursor, more, clock: part }, &[]));
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn on_close(&mut self, close: &Close, rng: &mut Rng, out: &mut Output) -> Result<(), String> {
+        let was_asked = matches!(self.state, State::Closing { .. });
+        self.state = State::Closed;
+        match ErrorCode::from_number(close.code) {
+            None if was_asked => {}
+            Some(ErrorCode::ActorForked) => self.start_over(rng, out),
+            Some(_) if was_asked => {}
+            Some(ErrorCode::StorageUnavailable) => {}
+            // The server takes one clock at a time.
+            Some(ErrorCode::ProtocolViolation) if self.clocks > 1 => {}
+            _ => return Err(format!("closed with {}: {}", close.code, close.message)),
+        }
+        self.end_stream();
+        Ok(())
+    }
+
+    fn on_opened(&mut self, opened: &Opened, handle: u32) -> Result<(), String> {
+        let start = Cursor { epoch: opened.cursor.epoch, seq: 0, chain: [0; 32] };
+        self.state = State::Open { handle };
+        self.openings += 1;
+        match (opened.resume, self.position) {
+            (resume::START, position) => {
+                if self.force_reconcile || position.is_some_and(|cursor| cursor.seq > 0) {
+                    return Err("a cursor was given, and passed over".to_owned());
+                }
+                self.position = Some(start);
+            }
+            (resume::CURSOR, Some(position)) if position.epoch == start.epoch && !self.force_reconcile => {}
+            (resume::RECONCILE, _) => {
+                self.position = Some(start);
+                self.state = State::Reconciling { handle, clock: Vec::new() };
+            }
+            (how, position) => return Err(format!("resume {how} from {position:?}")),
+        }
+        self.force_reconcile = false;
+        Ok(())
+    }
+}
+
+/// A process with some documents open on one connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Its documents.
+    pub replicas: Vec<Replica>,
+    next_request: u32,
+}
+
+impl Client {
+    /// A process.
+    pub fn new(replicas: Vec<Replica>) -> Self {
+        Self { replicas, next_request: 1 }
+    }
+
+    /// Asks for a stream that is closed.
+    pub fn open(&mut self, index: usize, out: &mut Output) {
+        let request = self.next_request;
+        self.next_request += 1;
+        if let Some(replica) = self.replicas.get_mut(index) {
+            replica.open(request, out);
+        }
+    }
+
+    /// The connection is gone.
+    pub fn disconnected(&mut self) {
+        for replica in &mut self.replicas {
+            replica.disconnected();
+        }
+    }
+
+    /// Takes a frame of the server.
+    pub fn on_frame(
+        &mut self,
+        bytes: &[u8],
+        context: Context,
+        rng: &mut Rng,
+        out: &mut Output,
+    ) -> Result<(), String> {
+        let frame = parse(bytes)?;
+        let handle = frame.stream();
+        if frame.kind() == Some(Kind::Opened) {
+            let opened: Opened = body(&frame)?;
+            let is_it = |replica: &&mut Replica| replica.state == State::Opening { request: opened.request };
+            let replica = self.replicas.iter_mut().find(is_it).ok_or("`Opened` without `Open`")?;
+            return replica.on_opened(&opened, handle);
+        }
+        let is_it = |replica: &&mut Replica| match &replica.state {
+            State::Open { handle: own }
+            | State::Reconciling { handle: own, .. }
+            | State::Closing { handle: own } => *own == handle,
+            _ => false,
+        };
+        match self.replicas.iter_mut().find(is_it) {
+            Some(replica) => replica.on_frame(&frame, context, rng, out),
+            None => Err(format!("{:?} for stream {handle}, which is not open", frame.kind())),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The disk: a [`MemoryLog`] behind commits that take their time, fail, or are lost in a crash.
+
+use std::collections::VecDeque;
+
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{Append, Log, LogReader, MemoryLog};
+use etherply_engine::record::Record;
+
+use crate::rng::Rng;
+
+/// Appends on their way, with the core that waits for them.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The core.
+    pub core: u16,
+    /// Its batch.
+    pub batch: u64,
+    /// What is to be stored.
+    pub appends: Vec<Append>,
+}
+
+/// What is stored, and what is about to be.
+#[derive(Debug, Default)]
+pub struct Disk {
+    /// What is durable.
+    pub log: MemoryLog,
+    /// Commits in their order.
+    pub queue: VecDeque<Waiting>,
+    /// A commit is going on.
+    pub busy: bool,
+    /// Commits fail from now on, until the server starts anew.
+    pub poisoned: bool,
+    /// Of a failed commit nobody knows whether it is on disk: decided when it is opened again.
+    limbo: Vec<Append>,
+}
+
+impl Disk {
+    /// Durable records of a document.
+    pub fn records(&self, document: &DocumentId) -> &[Record] {
+        self.log.records(document)
+    }
+
+    /// Carries out the commits at the head of the queue as one group. Returns who is to be told, and whether
+    /// it was stored.
+    pub fn commit(&mut self, rng: &mut Rng) -> (Vec<(u16, u64)>, bool) {
+        let group = rng.range(1, 8).min(self.queue.len() as u64);
+        let mut told = Vec::new();
+        for waiting in (0..group).filter_map(|_| self.queue.pop_front()).collect::<Vec<_>>() {
+            if self.poisoned {
+                self.limbo.extend(waiting.appends);
+            } else {
+                self.log.commit(&waiting.appends).expect("a log in memory does not fail");
+            }
+            told.push((waiting.core, waiting.batch));
+        }
+        (told, !self.poisoned)
+    }
+
+    /// Power is gone: what was under way is on disk or not, the rest is lost.
+    pub fn crash(&mut self, rng: &mut Rng) {
+        if self.busy && !self.poisoned && rng.chance(50) {
+            self.commit(rng);
+        }
+        // A failed commit may turn out to be there, but never without what came before it.
+        let survives = rng.index(self.limbo.len() + 1);
+        let limbo = std::mem::take(&mut self.limbo);
+        for append in limbo.into_iter().take(survives) {
+            self.log.commit(&[append]).expect("a log in memory does not fail");
+        }
+        self.queue.clear();
+        self.busy = false;
+        self.poisoned = false;
+    }
+
+    /// An operator puts an older copy of some documents back.
+    pub fn restore(&mut self, document: &DocumentId, through_seq: u64) {
+        let mut log = MemoryLog::new();
+        let mut documents: Vec<DocumentId> = self.log.documents().cloned().collect();
+        documents.sort();
+        for other in documents {
+            let records = self.log.records(&other).iter();
+            let kept = |record: &&Record| other != *document || record.seq <= through_seq;
+            let records: Vec<Record> = records.filter(kept).cloned().collect();
+            let epoch = self.log.epoch(&other).ok().flatten().unwrap_or(etherply_engine::log::FIRST_EPOCH);
+            if !records.is_empty() {
+                let append = Append { document: other, epoch, records };
+                log.commit(&[append]).expect("a log in memory does not fail");
+            }
+        }
+        self.log = log;
+    }
+}

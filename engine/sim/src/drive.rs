@@ -1,0 +1,481 @@
+//! What a server does around the engine: it hands inputs to shards, and carries effects out.
+
+use etherply_engine::document::recover;
+use etherply_engine::feed::Gathered;
+use etherply_engine::ids::ChainHash;
+use etherply_engine::log::LogReader;
+use etherply_engine::peer::{Now, Peer};
+use etherply_engine::placement::shard_of;
+use etherply_engine::shard::{Effect, Input, Observation, OpenRequest, PushRequest, Shard};
+use etherply_wire::kinds::{BroadcastSend, Open, PresenceSet, Push, Reconcile};
+use etherply_wire::{Kind, Rights};
+
+use crate::disk::Waiting;
+use crate::frames::{body, parse};
+use crate::server::{Connection, Message, Query, Server};
+use crate::world::{Event, Link, World};
+
+/// How often a core is told the time.
+const TICK_US: u64 = 500_000;
+
+impl World {
+    /// A new life of the server.
+    pub(crate) fn start(&mut self) {
+        if self.server.is_some() {
+            return;
+        }
+        self.lives += 1;
+        let cores = if self.rng.chance(70) { self.config.cores } else { self.rng.range(2, 4) as u16 };
+        self.server = Some(Server::new(self.lives, cores));
+        let life = self.lives;
+        self.after(TICK_US, Event::Tick { life });
+    }
+
+    fn now(&self) -> Now {
+        // The wall clock goes where it likes.
+        let wall_ms = 1_700_000_000_000 + (self.now_us / 1_000).wrapping_mul(7) % 10_000;
+        Now { mono_us: self.now_us, wall_ms }
+    }
+
+    /// Sends a message from core to core; those of one pair stay in order.
+    fn post(&mut self, from: u16, to: u16, message: Message) {
+        let delay_us = self.rng.below(self.config.core_delay_us);
+        let Some(server) = &mut self.server else { return };
+        let last = server.channels.entry((from, to)).or_insert(0);
+        *last = (*last).max(self.now_us + delay_us);
+        let (at_us, life) = (*last, server.life);
+        self.at(at_us, Event::Core { life, core: to, message });
+    }
+
+    /// A message is at its core.
+    pub(crate) fn deliver(&mut self, core: u16, message: Message) {
+        if let Some(server) = &mut self.server
+            && let Some(core) = server.cores.get_mut(usize::from(core))
+        {
+            core.inbox.push_back(message);
+        }
+        self.turn_soon(core);
+    }
+
+    /// A core has something to do.
+    pub(crate) fn wake(&mut self, core: u16) {
+        self.turn_soon(core);
+    }
+
+    fn turn_soon(&mut self, number: u16) {
+        let Some(server) = &mut self.server else { return };
+        let Some(core) = server.cores.get_mut(usize::from(number)).filter(|core| !core.turn_due) else {
+            return;
+        };
+        core.turn_due = true;
+        let life = server.life;
+        let delay_us = self.rng.below(self.config.core_delay_us);
+        self.after(delay_us, Event::Turn { life, core: number });
+    }
+
+    pub(crate) fn tick(&mut self, life: u64) {
+        let cores = self.server.as_ref().map_or(0, Server::shards);
+        for core in 0..cores {
+            self.deliver(core, Message::Tick);
+        }
+        self.after(TICK_US, Event::Tick { life });
+    }
+
+    /// A core works off its inbox, lets its batch go, and sends its members what they lack.
+    pub(crate) fn turn(&mut self, number: u16) -> Result<(), String> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        let Some(core) = server.cores.get_mut(usize::from(number)) else { return Ok(()) };
+        core.turn_due = false;
+        let inbox = std::mem::take(&mut core.inbox);
+        for message in inbox {
+            self.message(number, message)?;
+        }
+        let mut effects = Vec::new();
+        if let Some(server) = &mut self.server
+            && let Some(core) = server.cores.get_mut(usize::from(number))
+        {
+            core.shard.flush(&mut effects);
+        }
+        self.carry_out(number, effects)?;
+        self.gather(number)
+    }
+
+    fn message(&mut self, number: u16, message: Message) -> Result<(), String> {
+        let now = self.now();
+        let Some(server) = &mut self.server else { return Ok(()) };
+        let Some(core) = server.cores.get_mut(usize::from(number)) else { return Ok(()) };
+        let shard = &mut core.shard;
+        let mut effects = Vec::new();
+        let out = &mut effects;
+        match message {
+            Message::Effect(effect) => return self.apply(number, effect),
+            Message::Read { handle, number: member, peer, records } => {
+                if core.feeds.fill(handle, member, peer, &records)
+                    && let Some(connection) = core.connections.get_mut(&peer.id)
+                {
+                    connection.ready.insert(handle);
+                }
+                return Ok(());
+            }
+            Message::Open(request) => shard.step(Input::Open(request), now, out),
+            Message::Frame { peer, bytes } => step_frame(shard, peer, &bytes, now, out)?,
+            Message::Disconnected(peer) => shard.step(Input::Disconnected { peer }, now, out),
+            Message::Loaded { handle, result } => shard.step(Input::Loaded { handle, result }, now, out),
+            Message::ChainRead { handle, peer, result } => {
+                shard.step(Input::ChainRead { handle, peer, result: Ok(result) }, now, out);
+            }
+            Message::Found { handle, peer, asked_for, found } => {
+                shard.step(Input::Found { handle, peer, asked_for, result: Ok(found) }, now, out);
+            }
+            Message::Committed { batch, stored: true } => shard.step(Input::Committed { batch }, now, out),
+            Message::Committed { batch, stored: false } => {
+                let why = "the disk failed".to_owned();
+                shard.step(Input::CommitFailed { batch, why }, now, out);
+            }
+            Message::Tick => shard.step(Input::Tick, now, out),
+        }
+        self.carry_out(number, effects)
+    }
+
+    fn carry_out(&mut self, from: u16, effects: Vec<Effect>) -> Result<(), String> {
+        for effect in effects {
+            match effect.core() {
+                Some(core) if core == from => self.apply(from, effect)?,
+                Some(core) => self.post(from, core, Message::Effect(effect)),
+                None => self.ask(from, effect),
+            }
+        }
+        Ok(())
+    }
+
+    /// What concerns the disk, or is only to be counted.
+    fn ask(&mut self, core: u16, effect: Effect) {
+        let life = self.lives;
+        let query = match effect {
+            Effect::Commit { batch, appends } => {
+                self.disk.queue.push_back(Waiting { core, batch, appends });
+                self.commit_soon();
+                return;
+            }
+            Effect::Load { handle, document } => {
+                self.check.loading(life, handle, &document);
+                Query::Load { handle, document }
+            }
+            Effect::Find { handle, peer, document, epoch, asked_for, hashes } => {
+                self.count("find");
+                Query::Find { handle, peer, asked_for, document, epoch, hashes }
+            }
+            Effect::ReadChain { handle, peer, document, at } => {
+                self.count("read chain");
+                Query::Chain { handle, peer, document, at }
+            }
+            Effect::Observe(Observation::Opened { resume }) => {
+                self.count(&format!("resume {resume}"));
+                return;
+            }
+            _ => return,
+        };
+        self.ask_soon(core, query);
+    }
+
+    fn ask_soon(&mut self, core: u16, query: Query) {
+        let delay_us = self.rng.below(self.config.answer_us);
+        let life = self.lives;
+        self.after(delay_us, Event::Answer { life, core, query });
+    }
+
+    fn commit_soon(&mut self) {
+        if !self.disk.busy && !self.disk.queue.is_empty() {
+            self.disk.busy = true;
+            let delay_us = self.rng.below(self.config.commit_us);
+            let life = self.lives;
+            self.after(delay_us, Event::Committed { life });
+        }
+    }
+
+    pub(crate) fn committed(&mut self, _life: u64) {
+        let (told, stored) = self.disk.commit(&mut self.rng);
+        self.disk.busy = false;
+        self.trace.note(self.now_us, if stored { "commit" } else { "commit failed" }, &[told.len() as u8]);
+        for (core, batch) in told {
+            // The storage thread answers each core in order.
+            self.post(u16::MAX, core, Message::Committed { batch, stored });
+        }
+        self.commit_soon();
+    }
+
+    pub(crate) fn answer(&mut self, core: u16, query: Query) {
+        let log = &self.disk.log;
+        let message = match query {
+            Query::Load { handle, document } => {
+                Message::Loaded { handle, result: Box::new(recover(log, &document)) }
+            }
+            Query::Chain { handle, peer, document, at } => {
+                let before = at.seq.saturating_sub(1);
+                let records = log.read(&document, at.epoch, before, at.seq, 1).unwrap_or_default();
+                let result: Option<ChainHash> = records.first().map(|record| record.chain);
+                Message::ChainRead { handle, peer, result }
+            }
+            Query::Find { handle, peer, asked_for, document, epoch, hashes } => {
+                let find = |hash| (hash, log.find(&document, epoch, &hash).unwrap_or_default());
+                let found = hashes.into_iter().map(find).collect();
+                Message::Found { handle, peer, asked_for, found }
+            }
+            Query::Read { handle, number, peer, request } => {
+                let (after, through) = (request.after_seq, request.through_seq);
+                let bytes_max = request.bytes_max;
+                let read = log.read(&request.document, request.epoch, after, through, bytes_max);
+                Message::Read { handle, number, peer, records: read.unwrap_or_default() }
+            }
+        };
+        self.deliver(core, message);
+    }
+
+    /// An effect for a connection or feed of this core.
+    fn apply(&mut self, number: u16, effect: Effect) -> Result<(), String> {
+        let life = self.lives;
+        let Some(server) = &mut self.server else { return Ok(()) };
+        let Some(core) = server.cores.get_mut(usize::from(number)) else { return Ok(()) };
+        match effect {
+            Effect::Reply { peer, frame, .. } => {
+                if let Some(link) = core.connections.get(&peer.id).map(|connection| connection.link) {
+                    self.outgoing(link, frame.frame().to_vec())?;
+                }
+            }
+            Effect::Settle { peer, .. } => {
+                if let Some(connection) = core.connections.get_mut(&peer.id) {
+                    connection.unsettled =
+                        connection.unsettled.checked_sub(1).ok_or("a push was settled twice")?;
+                }
+            }
+            Effect::Attach(attach) => {
+                let handle = attach.handle;
+                if let Some(start) = attach.feed {
+                    let index = start.broadcast_index;
+                    self.check.feed_started(life, number, handle, index, &start.tail)?;
+                    core.feeds.start(handle, *start);
+                }
+                if let Some(connection) = core.connections.get_mut(&attach.peer.id) {
+                    let member = core.feeds.attach(handle, attach.peer, attach.member);
+                    let member = member.ok_or("a member was attached without a feed")?;
+                    connection.members.insert(handle, member);
+                    connection.ready.insert(handle);
+                    let seq = attach.member.seq;
+                    self.check.attached(life, number, connection.link, handle, seq);
+                }
+            }
+            Effect::Detach { peer, handle } => {
+                if let Some(connection) = core.connections.get_mut(&peer.id)
+                    && let Some(member) = connection.members.remove(&handle)
+                {
+                    connection.ready.remove(&handle);
+                    core.feeds.detach(handle, member, peer);
+                }
+            }
+            Effect::Reconciled { peer, handle, known } => {
+                if let Some(connection) = core.connections.get_mut(&peer.id)
+                    && let Some(&member) = connection.members.get(&handle)
+                {
+                    self.check.reconciled(connection.link, handle, &known);
+                    core.feeds.reconciled(handle, member, peer, known);
+                    connection.ready.insert(handle);
+                }
+            }
+            Effect::Publish { handle, event, .. } => {
+                self.check.published(life, number, handle, &event);
+                let mut woken = Vec::new();
+                core.feeds.publish(handle, event, |peer, _| woken.push(peer));
+                for peer in woken {
+                    if let Some(connection) = core.connections.get_mut(&peer.id) {
+                        connection.ready.insert(handle);
+                    }
+                }
+            }
+            Effect::StopFeed { handle, .. } => core.feeds.stop(handle),
+            Effect::OpenRefused { .. } => {}
+            _ => return Err("an effect of no core was sent to one".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn outgoing(&mut self, link: u64, bytes: Vec<u8>) -> Result<(), String> {
+        self.check.outgoing(self.lives, link, &bytes, &self.disk)?;
+        self.send(link, 1, bytes);
+        Ok(())
+    }
+
+    /// Sends the members of a core what they lack, while their links take it.
+    fn gather(&mut self, number: u16) -> Result<(), String> {
+        let Some(server) = &self.server else { return Ok(()) };
+        let Some(core) = server.cores.get(usize::from(number)) else { return Ok(()) };
+        let waiting: Vec<(u64, u64, u32)> = core
+            .connections
+            .iter()
+            .flat_map(|(id, connection)| {
+                connection.ready.iter().map(|handle| (*id, connection.link, *handle))
+            })
+            .collect();
+        for (id, link, handle) in waiting {
+            self.gather_one(number, id, link, handle)?;
+        }
+        Ok(())
+    }
+
+    fn gather_one(&mut self, number: u16, id: u64, link: u64, handle: u32) -> Result<(), String> {
+        let is_writable =
+            self.links.get(&link).is_some_and(|link| link.is_cut || link.unread_bytes < link.window_bytes);
+        if !is_writable {
+            return Ok(());
+        }
+        let budget_bytes = [1, 200, 2_000, 65_536].get(self.rng.index(4)).copied().unwrap_or(1);
+        let peer = Peer { core: number, id };
+        let Some(server) = &mut self.server else { return Ok(()) };
+        let Some(core) = server.cores.get_mut(usize::from(number)) else { return Ok(()) };
+        let Some(connection) = core.connections.get_mut(&id) else { return Ok(()) };
+        let Some(&member) = connection.members.get(&handle) else { return Ok(()) };
+        let mut frames = Vec::new();
+        let gathered: Gathered = core.feeds.gather(handle, member, peer, budget_bytes, |frame| {
+            frames.push(frame.frame().to_vec());
+        });
+        if !gathered.more {
+            connection.ready.remove(&handle);
+        }
+        for frame in frames {
+            self.outgoing(link, frame)?;
+        }
+        if let Some(request) = gathered.read {
+            self.count("read for a member");
+            self.ask_soon(number, Query::Read { handle, number: member, peer, request });
+        }
+        if gathered.more {
+            self.turn_soon(number);
+        }
+        Ok(())
+    }
+
+    /// A client connects.
+    pub(crate) fn connect(&mut self, member: usize) {
+        let cores = self.server.as_ref().map_or(0, Server::shards);
+        if cores == 0 {
+            return;
+        }
+        let (number, core) = (self.next_link, self.rng.below(u64::from(cores)) as u16);
+        self.next_link += 1;
+        let is_slow = self.rng.chance(15);
+        let delay_us_max = self.rng.range(50, self.config.link_delay_us) * if is_slow { 20 } else { 1 };
+        let window_bytes = if is_slow { 300 } else { self.rng.range(500, 65_536) as usize };
+        let link = Link {
+            member,
+            core,
+            id: number,
+            is_cut: false,
+            delay_us_max,
+            window_bytes,
+            unread_bytes: 0,
+            last_us: [0; 2],
+        };
+        self.links.insert(number, link);
+        let session = self.rng.name();
+        if let Some(server) = &mut self.server
+            && let Some(core) = server.cores.get_mut(usize::from(core))
+        {
+            let connection = Connection {
+                link: number,
+                session,
+                members: Default::default(),
+                ready: Default::default(),
+                unsettled: 0,
+            };
+            core.connections.insert(number, connection);
+        }
+        if let Some(member) = self.members.get_mut(member) {
+            member.link = Some(number);
+        }
+        self.count("connect");
+    }
+
+    /// The server learns that a connection is gone.
+    pub(crate) fn server_sees(&mut self, number: u64) {
+        let Some(link) = self.links.get(&number) else { return };
+        let (core_number, peer) = (link.core, Peer { core: link.core, id: link.id });
+        let Some(server) = &mut self.server else { return };
+        let shards = server.shards();
+        let Some(core) = server.cores.get_mut(usize::from(core_number)) else { return };
+        let Some(connection) = core.connections.remove(&peer.id) else { return };
+        for (handle, member) in connection.members {
+            core.feeds.detach(handle, member, peer);
+        }
+        for home in 0..shards {
+            self.post(core_number, home, Message::Disconnected(peer));
+        }
+    }
+
+    /// A frame of a client is at its core.
+    pub(crate) fn to_server(&mut self, number: u64, bytes: Vec<u8>) -> Result<(), String> {
+        let Some(link) = self.links.get(&number).filter(|link| !link.is_cut) else { return Ok(()) };
+        let (core_number, peer) = (link.core, Peer { core: link.core, id: link.id });
+        self.trace.note(self.now_us, "to server", &bytes);
+        let Some(server) = &mut self.server else { return Ok(()) };
+        let shards = server.shards();
+        let Some(core) = server.cores.get_mut(usize::from(core_number)) else { return Ok(()) };
+        let Some(connection) = core.connections.get_mut(&peer.id) else { return Ok(()) };
+        let frame = parse(&bytes)?;
+        if frame.kind() == Some(Kind::Open) {
+            let open: Open = body(&frame)?;
+            let document = self.documents.iter().find(|document| document.as_str() == open.document);
+            let document = document.cloned().ok_or("a document that nobody knows")?;
+            let home = shard_of(&document, shards);
+            let request = OpenRequest {
+                peer,
+                session: connection.session,
+                request: open.request,
+                document,
+                rights: Rights(open.rights),
+                cursor: open.cursor,
+            };
+            self.post(core_number, home, Message::Open(request));
+            return Ok(());
+        }
+        // Whether the stream is open is for its home to know.
+        connection.unsettled += usize::from(frame.kind() == Some(Kind::Push));
+        let home = Shard::home_of(frame.stream(), shards);
+        self.post(core_number, home, Message::Frame { peer, bytes });
+        Ok(())
+    }
+}
+
+/// Hands a client's frame to the home shard of its document.
+fn step_frame(
+    shard: &mut Shard,
+    peer: Peer,
+    bytes: &[u8],
+    now: Now,
+    out: &mut Vec<Effect>,
+) -> Result<(), String> {
+    let frame = parse(bytes)?;
+    let handle = frame.stream();
+    match frame.kind() {
+        Some(Kind::Push) => {
+            let Push { push, generation, lengths } = body(&frame)?;
+            let changes = frame.tail();
+            let push = PushRequest { peer, handle, push, generation, lengths: &lengths, changes };
+            shard.step(Input::Push(push), now, out);
+        }
+        Some(Kind::Reconcile) => {
+            let Reconcile { more, clock, .. } = body(&frame)?;
+            shard.step(Input::Reconcile { peer, handle, more, clock }, now, out);
+        }
+        Some(Kind::PresenceSet) => {
+            let PresenceSet { ttl_ms } = body(&frame)?;
+            shard.step(Input::PresenceSet { peer, handle, ttl_ms, state: frame.tail() }, now, out);
+        }
+        Some(Kind::PresenceLeave) => shard.step(Input::PresenceLeave { peer, handle }, now, out),
+        Some(Kind::BroadcastSend) => {
+            let BroadcastSend { topic } = body(&frame)?;
+            shard.step(Input::Broadcast { peer, handle, topic: &topic, payload: frame.tail() }, now, out);
+        }
+        Some(Kind::Close) => shard.step(Input::Close { peer, handle }, now, out),
+        other => return Err(format!("a client sent {other:?}")),
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! What must be true in the end.
+
+use std::collections::BTreeMap;
+
+use automerge::{AutoCommit, Change};
+use etherply_engine::document::recover;
+use etherply_engine::log::FIRST_EPOCH;
+use etherply_wire::Rights;
+
+use crate::check::chain;
+use crate::edits::content;
+use crate::world::World;
+
+impl World {
+    /// A core has room again towards a client.
+    pub(crate) fn writable(&mut self, core: u16) {
+        let Some(server) = &self.server else { return };
+        let is_waiting = |core: &crate::server::Core| {
+            core.connections.values().any(|connection| !connection.ready.is_empty())
+        };
+        if server.cores.get(usize::from(core)).is_some_and(is_waiting) {
+            self.wake(core);
+        }
+    }
+
+    /// Whether everybody has everything.
+    pub(crate) fn has_drained(&self) -> bool {
+        self.server.is_some()
+            && self.disk.queue.is_empty()
+            && self.members.iter().all(|member| {
+                member.link.is_some()
+                    && member.client.replicas.iter().all(|replica| {
+                        let durable = self.disk.records(&replica.document).len() as u64;
+                        let seen = replica.position.map_or(0, |cursor| cursor.seq);
+                        let is_up_to_date = seen == durable || !replica.rights.has(Rights::READ);
+                        let is_idle = replica.is_drained() || !replica.may_write();
+                        replica.open_handle().is_some() && is_up_to_date && is_idle
+                    })
+            })
+    }
+
+    /// What is not done yet, for people.
+    pub(crate) fn backlog(&self) -> String {
+        let mut lines = Vec::new();
+        for (number, member) in self.members.iter().enumerate() {
+            for replica in &member.client.replicas {
+                let durable = self.disk.records(&replica.document).len();
+                let seen = replica.position.map_or(0, |cursor| cursor.seq);
+                let (outbox, in_flight, redo) = replica.backlog();
+                lines.push(format!(
+                    "member {number} {}: {:?}, rights {}, {seen} of {durable}, {outbox} in the outbox, \
+                     {in_flight} in flight, {redo} to redo",
+                    replica.document, replica.state, replica.rights.0
+                ));
+            }
+        }
+        lines.join("\n  ")
+    }
+
+    /// Compares everything with everything.
+    pub(crate) fn finish(&mut self) -> Result<(), String> {
+        self.check.ledger(&self.disk)?;
+        for document in self.documents.clone() {
+            let recovered = recover(&self.disk.log, &document).map_err(|error| error.to_string())?;
+            let chain = chain(&document, FIRST_EPOCH, &self.disk)?;
+            let records = self.disk.records(&document);
+            let mut reference = AutoCommit::new();
+            let changes: Result<Vec<Change>, _> =
+                records.iter().map(|record| Change::from_bytes(record.change.to_vec())).collect();
+            let changes = changes.map_err(|error| format!("{document}: {error}"))?;
+            reference.apply_changes(changes).map_err(|error| format!("{document}: {error}"))?;
+            let mut heads: Vec<[u8; 32]> = reference.get_heads().iter().map(|head| head.0).collect();
+            heads.sort_unstable();
+            let engine: Vec<[u8; 32]> = recovered.heads().iter().map(|head| head.hash.0).collect();
+            if heads != engine || recovered.committed().chain != chain.0 {
+                return Err(format!("{document}: the engine's heads are not the document's"));
+            }
+            let expected = content(&reference);
+            for (number, member) in self.members.iter_mut().enumerate() {
+                for replica in member.client.replicas.iter_mut().filter(|r| r.document == document) {
+                    if !replica.rights.has(Rights::READ) {
+                        continue;
+                    }
+                    let mut own: Vec<[u8; 32]> = replica.doc.get_heads().iter().map(|head| head.0).collect();
+                    own.sort_unstable();
+                    if own != heads {
+                        return Err(format!("{document}: member {number} has other heads"));
+                    }
+                    if content(&replica.doc) != expected {
+                        return Err(format!("{document}: member {number} has other content"));
+                    }
+                    let at = replica.position.map(|cursor| (cursor.seq, cursor.chain));
+                    if at.is_some_and(|(seq, own)| seq > 0 && own != chain.0) {
+                        return Err(format!("{document}: member {number} has another cursor"));
+                    }
+                }
+            }
+            AutoCommit::load(&reference.save()).map_err(|error| format!("{document}: {error}"))?;
+        }
+        self.settled()?;
+        self.presence_converged()
+    }
+
+    fn settled(&self) -> Result<(), String> {
+        let Some(server) = &self.server else { return Err("no server".to_owned()) };
+        for core in &server.cores {
+            if !core.shard.is_settled() {
+                return Err("a batch is neither committed nor failed".to_owned());
+            }
+            for (number, connection) in &core.connections {
+                if connection.unsettled != 0 {
+                    return Err(format!("connection {number} has {} pushes unsettled", connection.unsettled));
+                }
+                if !connection.ready.is_empty() {
+                    return Err(format!("connection {number} has something to be sent"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn presence_converged(&self) -> Result<(), String> {
+        let Some(server) = &self.server else { return Err("no server".to_owned()) };
+        let sessions: BTreeMap<u64, [u8; 16]> = server
+            .cores
+            .iter()
+            .flat_map(|core| {
+                core.connections.values().map(|connection| (connection.link, connection.session))
+            })
+            .collect();
+        let mut expected: BTreeMap<u32, BTreeMap<[u8; 16], Vec<u8>>> = BTreeMap::new();
+        for member in &self.members {
+            let Some(link) = member.link else { continue };
+            for replica in &member.client.replicas {
+                let Some(handle) = replica.open_handle() else { continue };
+                let state = self.last_presence.get(&(link, handle, replica.openings));
+                if let (Some(state), Some(session)) = (state, sessions.get(&link)) {
+                    expected.entry(handle).or_default().insert(*session, state.clone());
+                }
+            }
+        }
+        for (number, member) in self.members.iter().enumerate() {
+            for replica in &member.client.replicas {
+                let Some(handle) = replica.open_handle() else { continue };
+                let table = expected.get(&handle).cloned().unwrap_or_default();
+                if replica.rights.has(Rights::PRESENCE) && replica.presence != table {
+                    return Err(format!(
+                        "{}: member {number} sees {} members present, not {}",
+                        replica.document,
+                        replica.presence.len(),
+                        table.len()
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,188 @@
+//! The driver around the engine: cores with a shard, feeds and connections each, and what carries effects
+//! between them. Everything that decides anything is the engine's.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use etherply_engine::change::{ChangeHash, ChangeLimits};
+use etherply_engine::document::Document;
+use etherply_engine::feed::Feeds;
+use etherply_engine::ids::{ChainHash, DocumentId};
+use etherply_engine::log::{Found, LogError};
+use etherply_engine::peer::Peer;
+use etherply_engine::record::Record;
+use etherply_engine::shard::{Effect, FindFor, OpenRequest, Shard};
+use etherply_wire::kinds::Cursor;
+
+/// Something for a core.
+#[derive(Debug)]
+pub enum Message {
+    /// An effect of another core's shard.
+    Effect(Effect),
+    /// A document is to be opened.
+    Open(OpenRequest),
+    /// A frame for one of this core's documents.
+    Frame {
+        /// Whose.
+        peer: Peer,
+        /// The frame.
+        bytes: Vec<u8>,
+    },
+    /// A connection is gone.
+    Disconnected(Peer),
+    /// An answer to [`Effect::Load`].
+    Loaded {
+        /// The handle.
+        handle: u32,
+        /// The document.
+        result: Box<Result<Document, LogError>>,
+    },
+    /// An answer to [`Effect::ReadChain`].
+    ChainRead {
+        /// The handle.
+        handle: u32,
+        /// Who opens.
+        peer: Peer,
+        /// The chain there.
+        result: Option<ChainHash>,
+    },
+    /// An answer to [`Effect::Find`].
+    Found {
+        /// The handle.
+        handle: u32,
+        /// Who waits.
+        peer: Peer,
+        /// What for.
+        asked_for: FindFor,
+        /// The answers.
+        found: Vec<(ChangeHash, Option<Found>)>,
+    },
+    /// A batch is durable, or was not stored.
+    Committed {
+        /// The batch.
+        batch: u64,
+        /// Whether it is durable.
+        stored: bool,
+    },
+    /// Records for a member.
+    Read {
+        /// The handle.
+        handle: u32,
+        /// The member's number.
+        number: u32,
+        /// The member.
+        peer: Peer,
+        /// The records.
+        records: Vec<Record>,
+    },
+    /// Time passes.
+    Tick,
+}
+
+/// A question to the log.
+#[derive(Debug)]
+pub enum Query {
+    /// [`Effect::Load`].
+    Load {
+        /// What the answer repeats.
+        handle: u32,
+        /// The document.
+        document: DocumentId,
+    },
+    /// [`Effect::ReadChain`].
+    Chain {
+        /// What the answer repeats.
+        handle: u32,
+        /// What the answer repeats.
+        peer: Peer,
+        /// The document.
+        document: DocumentId,
+        /// The position.
+        at: Cursor,
+    },
+    /// [`Effect::Find`].
+    Find {
+        /// What the answer repeats.
+        handle: u32,
+        /// What the answer repeats.
+        peer: Peer,
+        /// What the answer repeats.
+        asked_for: FindFor,
+        /// The document.
+        document: DocumentId,
+        /// Its epoch.
+        epoch: u64,
+        /// The changes.
+        hashes: Vec<ChangeHash>,
+    },
+    /// A member's [`etherply_engine::feed::ReadRequest`].
+    Read {
+        /// What the answer repeats.
+        handle: u32,
+        /// What the answer repeats.
+        number: u32,
+        /// What the answer repeats.
+        peer: Peer,
+        /// What is wanted.
+        request: etherply_engine::feed::ReadRequest,
+    },
+}
+
+/// A connection, as its core sees it.
+#[derive(Debug)]
+pub struct Connection {
+    /// The link that carries it.
+    pub link: u64,
+    /// Its session.
+    pub session: [u8; 16],
+    /// Its number as a member, by handle.
+    pub members: BTreeMap<u32, u32>,
+    /// Handles with something to be sent.
+    pub ready: BTreeSet<u32>,
+    /// Pushes that are not settled.
+    pub unsettled: usize,
+}
+
+/// One core.
+#[derive(Debug)]
+pub struct Core {
+    /// The home of its documents.
+    pub shard: Shard,
+    /// What its members are sent.
+    pub feeds: Feeds,
+    /// Its connections.
+    pub connections: BTreeMap<u64, Connection>,
+    /// What waits for its turn.
+    pub inbox: VecDeque<Message>,
+    /// A turn is due.
+    pub turn_due: bool,
+}
+
+/// One life of the server.
+#[derive(Debug)]
+pub struct Server {
+    /// Which life it is.
+    pub life: u64,
+    /// Its cores.
+    pub cores: Vec<Core>,
+    /// The time at which each pair of cores last had a message, so that they stay in order.
+    pub channels: BTreeMap<(u16, u16), u64>,
+}
+
+impl Server {
+    /// A server without documents and connections.
+    pub fn new(life: u64, cores: u16) -> Self {
+        let core = |shard| Core {
+            shard: Shard::new(shard, cores, ChangeLimits::DEFAULT),
+            feeds: Feeds::new(),
+            connections: BTreeMap::new(),
+            inbox: VecDeque::new(),
+            turn_due: false,
+        };
+        Self { life, cores: (0..cores).map(core).collect(), channels: BTreeMap::new() }
+    }
+
+    /// How many cores it has.
+    pub fn shards(&self) -> u16 {
+        u16::try_from(self.cores.len()).unwrap_or(u16::MAX)
+    }
+}
