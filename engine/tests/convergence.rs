@@ -1,6 +1,12 @@
 //! Random interleavings of several writers: whatever the order, the duplicates, the reconnects, the refusals
 //! and the forks, everybody ends with the document that the log has.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Pushes: generations, the order of answers, duplicates, pushes that wait for the log, commits that fail.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

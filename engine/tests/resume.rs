@@ -1,5 +1,5 @@
 //! Cursors, the tail, the log behind it, and reconciling.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 
@@ -302,7 +302,10 @@ fn a_turn_ends_at_its_budget_and_the_next_goes_on() {
     for change in &changes[..4] {
         let (told, more, _) = host.gather_turn(peer(2), 1);
         assert!(more);
-        assert_eq!(told.into_iter().flat_map(|told| told.changes().1).collect::<Vec<_>>(), [change.clone()]);
+        assert_eq!(
+            told.into_iter().flat_map(|told| told.changes().1).collect::<Vec<_>>(),
+            std::slice::from_ref(change)
+        );
     }
     assert_eq!(host.gather_changes(peer(2)), changes[4..]);
 }

@@ -257,7 +257,7 @@ impl World {
     }
 
     /// A frame reaches a client.
-    pub(crate) fn to_client(&mut self, number: u64, bytes: &[u8]) -> Result<(), String> {
+    pub(crate) fn client_receives(&mut self, number: u64, bytes: &[u8]) -> Result<(), String> {
         let context = self.context();
         let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
         link.unread_bytes = link.unread_bytes.saturating_sub(bytes.len());

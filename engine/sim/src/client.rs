@@ -4,7 +4,7 @@
 //! error. It stands in one file so that the production client can take its place. It knows no clock and no
 //! chance but what it is given, and nothing of the server.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use automerge::{ActorId, AutoCommit, Change, ReadDoc};
 use etherply_engine::ids::DocumentId;
@@ -132,6 +132,8 @@ pub struct Replica {
     actor: [u8; 16],
     /// Number and hash of every change in `doc`.
     known: BTreeMap<(Vec<u8>, u64), [u8; 32]>,
+    /// Every change in `doc`, in the order in which they came into it.
+    history: Vec<Edit>,
     outbox: VecDeque<Own>,
     /// Edits that were given up with a copy, to be made anew.
     pub edits_to_redo: usize,
@@ -167,6 +169,7 @@ impl Replica {
             doc: AutoCommit::new().with_actor(ActorId::from(&actor[..])),
             actor,
             known: BTreeMap::new(),
+            history: Vec::new(),
             outbox: VecDeque::new(),
             edits_to_redo: 0,
             position: None,
@@ -228,7 +231,8 @@ impl Replica {
     pub fn edit(&mut self, rng: &mut Rng, now_us: u64) {
         if self.may_write() {
             let time = i64::try_from(now_us / 1_000).unwrap_or(0);
-            let edits = edits::edit(&mut self.doc, rng, time);
+            let past = if rng.chance(6) { rng.pick(&self.history).map(|edit| edit.hash) } else { None };
+            let edits = edits::edit(&mut self.doc, past, rng, time);
             self.own(edits);
         }
     }
@@ -237,6 +241,7 @@ impl Replica {
         for edit in edits {
             let change = Change::from_bytes(edit.bytes.clone()).expect("Automerge wrote it");
             self.known.insert((change.actor_id().to_bytes().to_vec(), change.seq()), edit.hash);
+            self.history.push(edit.clone());
             self.outbox.push_back(Own { edit, sent: false });
         }
     }
@@ -316,10 +321,9 @@ impl Replica {
     }
 
     /// Changes of this copy that the server has, as far as this client knows.
-    pub fn stored(&mut self) -> Vec<Edit> {
+    pub fn stored(&self) -> Vec<Edit> {
         let outbox: Vec<[u8; 32]> = self.outbox.iter().map(|own| own.edit.hash).collect();
-        let changes = self.doc.get_changes(&[]);
-        changes.iter().map(Edit::of).filter(|edit| !outbox.contains(&edit.hash)).collect()
+        self.history.iter().filter(|edit| !outbox.contains(&edit.hash)).cloned().collect()
     }
 
     /// Everything of this copy that the server lacks goes into the outbox. False if the copies contradict
@@ -335,7 +339,11 @@ impl Replica {
             clock.iter().map(|entry| (entry.actor.as_slice(), entry.seq)).collect();
         let lacks =
             |change: &Change| server.get(change.actor_id().to_bytes()).is_none_or(|seq| change.seq() > *seq);
-        let changes = self.doc.get_changes(&[]);
+        // Any order that respects dependencies would do, but for this: an edit of an old version counts on from
+        // operations that it does not depend on: those have to be there before it, too.
+        let read = |edit: &Edit| Change::from_bytes(edit.bytes.clone()).expect("it is in the copy");
+        let mut changes: Vec<Change> = self.history.iter().map(read).collect();
+        changes.sort_by_key(Change::start_op);
         // Only an ack ends a change's stay in the outbox, so those that the server seems to have stay too.
         let waiting: Vec<[u8; 32]> = self.outbox.iter().map(|own| own.edit.hash).collect();
         self.outbox = changes
@@ -349,6 +357,11 @@ impl Replica {
 
     /// Gives up what is not stored, and goes on as a fresh actor on what is left.
     fn rebuild(&mut self, genesis: Option<&[u8]>, rng: &mut Rng, out: &mut Output) {
+        if self.clocks > 0 {
+            // The server was told that this copy has what is about to be given up, and will not send it.
+            self.start_over(rng, out);
+            return;
+        }
         out.events.push(Event::Rebuilt);
         let stored = self.stored();
         let given_up = self.outbox.len();
@@ -356,6 +369,9 @@ impl Replica {
         for bytes in genesis.into_iter().chain(stored.iter().map(|edit| edit.bytes.as_slice())) {
             changes.push(Change::from_bytes(bytes.to_vec()).expect("it was applied before"));
         }
+        let mut history: Vec<Edit> = changes.iter().map(Edit::of).collect();
+        let mut seen = BTreeSet::new();
+        history.retain(|edit| seen.insert(edit.hash));
         let actor = rng.name();
         let mut doc = AutoCommit::new().with_actor(ActorId::from(&actor[..]));
         if doc.apply_changes(changes).is_err() || !doc.get_missing_deps(&[]).is_empty() {
@@ -363,6 +379,7 @@ impl Replica {
             return;
         }
         self.doc = doc;
+        self.history = history;
         self.actor = actor;
         self.outbox.clear();
         self.edits_to_redo += given_up;
@@ -382,6 +399,7 @@ impl Replica {
         self.actor = rng.name();
         self.doc = AutoCommit::new().with_actor(ActorId::from(&self.actor[..]));
         self.known.clear();
+        self.history.clear();
         self.edits_to_redo += self.outbox.len();
         self.outbox.clear();
         self.position = None;
@@ -514,7 +532,11 @@ impl Replica {
                 self.ahead.iter().map(|(after, cursor)| (*after, cursor.seq)).collect::<Vec<_>>(),
             ));
         }
-        self.known.extend(fresh.into_iter().map(|(name, hash, _)| (name, hash)));
+        for (name, hash, change) in fresh {
+            if self.known.insert(name, hash).is_none() {
+                self.history.push(Edit::of(&change));
+            }
+        }
         self.covered(changes.after_seq, changes.cursor)
     }
 

@@ -411,7 +411,7 @@ impl World {
     }
 
     /// A frame of a client is at its core.
-    pub(crate) fn to_server(&mut self, number: u64, bytes: Vec<u8>) -> Result<(), String> {
+    pub(crate) fn server_receives(&mut self, number: u64, bytes: Vec<u8>) -> Result<(), String> {
         let Some(link) = self.links.get(&number).filter(|link| !link.is_cut) else { return Ok(()) };
         let (core_number, peer) = (link.core, Peer { core: link.core, id: link.id });
         self.trace.note(self.now_us, "to server", &bytes);

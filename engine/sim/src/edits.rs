@@ -33,12 +33,11 @@ pub fn genesis(variant: u64) -> Edit {
     Edit::of(&doc.get_last_local_change().expect("something was put"))
 }
 
-/// Edits a document, and returns what has to be pushed: as a rule one change.
-pub fn edit(doc: &mut AutoCommit, rng: &mut Rng, time: i64) -> Vec<Edit> {
+/// Edits a document, or an old version of it, and returns what has to be pushed: as a rule one change.
+pub fn edit(doc: &mut AutoCommit, past: Option<[u8; 32]>, rng: &mut Rng, time: i64) -> Vec<Edit> {
     let before = doc.get_heads();
-    let past = if rng.chance(6) { old_head(doc, rng) } else { None };
     if let Some(past) = past {
-        doc.isolate(&[past]);
+        doc.isolate(&[automerge::ChangeHash(past)]);
     }
     if rng.chance(3) && past.is_none() {
         doc.empty_change(CommitOptions::default().with_time(time));
@@ -52,11 +51,6 @@ pub fn edit(doc: &mut AutoCommit, rng: &mut Rng, time: i64) -> Vec<Edit> {
         doc.integrate();
     }
     doc.get_changes(&before).iter().map(Edit::of).collect()
-}
-
-fn old_head(doc: &mut AutoCommit, rng: &mut Rng) -> Option<automerge::ChangeHash> {
-    let changes = doc.get_changes_meta(&[]);
-    rng.pick(&changes).map(|change| change.hash)
 }
 
 fn operation(doc: &mut AutoCommit, rng: &mut Rng) {

@@ -26,6 +26,7 @@ mod drive;
 mod edits;
 mod finish;
 mod frames;
+mod history;
 mod mischief;
 mod nemesis;
 mod rng;

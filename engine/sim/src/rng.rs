@@ -8,7 +8,7 @@ impl Rng {
     /// Numbers that follow from `seed`.
     pub fn new(seed: u64) -> Self {
         // Neighbouring seeds must not give neighbouring streams.
-        let mut rng = Self(seed ^ 0x5EED_0F_E7E2_9157);
+        let mut rng = Self(seed ^ 0x005E_ED0F_E7E2_9157);
         rng.next();
         rng
     }

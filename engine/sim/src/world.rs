@@ -9,12 +9,15 @@ use etherply_wire::Rights;
 use crate::check::Checker;
 use crate::client::{Client, Context, Replica};
 use crate::disk::Disk;
+use crate::history;
 use crate::rng::Rng;
 use crate::server::{Message, Query, Server};
 use crate::trace::Trace;
 
 /// Most simulated time that a world may take to drain after all faults stopped.
 pub const HEALING_US_MAX: u64 = 120 * 1_000_000;
+/// Longer than the slowest link takes there and back: see [`World::connect`].
+const QUIET_US: u64 = 10 * 1_000_000;
 /// Most events of one world, far more than any needs.
 pub const EVENTS_MAX: u64 = 2_000_000;
 
@@ -199,7 +202,7 @@ impl World {
             answer_us: rng.range(100, 8_000) * slow,
             link_delay_us: rng.range(100, 20_000) * slow,
             pause_us: rng.range(2_000, 40_000),
-            active_us: rng.range(200, 1_000) * 1_000,
+            active_us: rng.range(150, 700) * 1_000,
             in_flight_max: rng.range(1, 12) as usize,
             clones: rng.chance(30),
             restores: rng.chance(20),
@@ -231,7 +234,15 @@ impl World {
             counts: BTreeMap::new(),
             last_presence: BTreeMap::new(),
         };
-        for member in 0..world.rng.range(3, 8) as usize {
+        // A few worlds are old.
+        let (mut members, mut begun) = (world.rng.range(3, 7), 0);
+        if world.rng.chance(4) {
+            (members, begun) = (3, world.rng.range(1_020, 1_200));
+        }
+        for document in world.documents.iter().take(usize::from(begun > 0)) {
+            history::write(&mut world.disk.log, document, begun, &mut world.rng);
+        }
+        for member in 0..members as usize {
             let client = world.new_client();
             world.members.push(Member { client, link: None, image: None, asleep_until_us: 0 });
             let at = world.rng.below(20_000);
@@ -296,8 +307,8 @@ impl World {
             }
             self.next()?;
         }
-        // What is still under way must not change anything.
-        let quiet_us = self.now_us + 3_000_000;
+        // Presence is still under way, over the slowest link twice; nothing else may change any more.
+        let quiet_us = self.now_us + QUIET_US;
         while self.now_us < quiet_us {
             self.next()?;
         }
@@ -336,8 +347,8 @@ impl World {
                 self.server_sees(link);
                 Ok(())
             }
-            Event::ToServer { link, bytes } => self.to_server(link, bytes),
-            Event::ToClient { link, bytes } => self.to_client(link, &bytes),
+            Event::ToServer { link, bytes } => self.server_receives(link, bytes),
+            Event::ToClient { link, bytes } => self.client_receives(link, &bytes),
             Event::ClientSees { link } => {
                 self.client_sees(link);
                 Ok(())

@@ -1,7 +1,13 @@
 //! One shard, one core's feeds and a log in memory, driven step by step: commits and answers of the log can
 //! be held back. The engine decides everything; this only carries effects out.
 #![allow(dead_code, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
 
 use std::collections::{BTreeMap, VecDeque};
 
