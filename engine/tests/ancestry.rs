@@ -35,7 +35,7 @@ fn a_change_may_follow_its_actors_previous_one_through_others() {
     let mut ada = Writer::new(1);
     let mut ben = Writer::new(2);
     let first = ada.put("a", 1);
-    ben.apply(&[first.clone()]);
+    ben.apply(std::slice::from_ref(&first));
     let between = ben.put("b", 1);
     host.acked(peer(1), 1, &[first, between.clone()]);
     let through = empty(&actor(1), 2, 3, &[hash(&between)]);
@@ -75,7 +75,7 @@ fn a_change_without_operations_leaves_no_gap_before_it() {
     let mut ben = Writer::new(2);
     let first = ada.put("a", 1);
     let others = ben.puts(5);
-    host.acked(peer(1), 1, &[first.clone()]);
+    host.acked(peer(1), 1, std::slice::from_ref(&first));
     host.acked(peer(1), 1, &others);
     // Ben's operations reach 5, but the change knows only Ada's first one.
     let gap = empty(&actor(1), 2, 6, &[hash(&first)]);

@@ -87,6 +87,8 @@ pub struct ExportArgs {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use clap::CommandFactory;
 
@@ -101,7 +103,7 @@ mod tests {
         assert!(cli.command.is_none());
         assert_eq!((cli.serve.cores, cli.serve.listen.port()), (Some(1), 0));
         let cli = Cli::parse_from(["etherply", "serve", "--data", "x"]);
-        assert!(matches!(cli.command, Some(Command::Serve(args)) if args.data == PathBuf::from("x")));
+        assert!(matches!(cli.command, Some(Command::Serve(args)) if args.data == Path::new("x")));
         assert!(Cli::try_parse_from(["etherply", "--cores", "0"]).is_err());
     }
 }

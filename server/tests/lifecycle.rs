@@ -1,4 +1,5 @@
 //! Start, stop, and what stands in the way of a start.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod common;
 

@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(columns.get(Column::ObjectActor), [9]);
         assert_eq!(columns.get(Column::KeyString), [8, 7]);
         assert_eq!(columns.get(Column::MarkName), [6]);
-        assert_eq!(columns.get(Column::Action), []);
+        assert!(columns.get(Column::Action).is_empty());
         assert_eq!(columns.first_present(), Some(Column::ObjectActor));
     }
 

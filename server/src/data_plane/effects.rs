@@ -134,11 +134,12 @@ fn make_ready(state: &mut State, peer: Peer, handle: u32) {
 fn publish(state: &mut State, handle: u32, event: FeedEvent) {
     let State { feeds, connections, dirty, .. } = state;
     feeds.publish(handle, event, |peer, _| {
-        if let Some(connection) = connections.get_mut(peer.id) {
-            if connection.make_ready(handle) && !connection.is_dirty {
-                connection.is_dirty = true;
-                dirty.push_back(peer.id);
-            }
+        if let Some(connection) = connections.get_mut(peer.id)
+            && connection.make_ready(handle)
+            && !connection.is_dirty
+        {
+            connection.is_dirty = true;
+            dirty.push_back(peer.id);
         }
     });
     state.request_flush();

@@ -341,7 +341,7 @@ impl Reader {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// See [`Log::epoch`].
+    /// See [`LogReader::epoch`].
     pub fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
         Ok(head(&self.keyspaces.documents, &self.committed(), document)?.map(|head| head.epoch))
     }
@@ -351,7 +351,7 @@ impl Reader {
         head(&self.keyspaces.documents, &self.committed(), document)
     }
 
-    /// See [`Log::read`]. Answers for the current epoch; another one has no records. Each record's checksum,
+    /// See [`LogReader::read`]. Answers for the current epoch; another one has no records. Each record's checksum,
     /// its position and its link to the one before are checked, and that the log goes as far as it should.
     pub fn read(
         &self,
@@ -406,7 +406,7 @@ impl Reader {
         Ok(records)
     }
 
-    /// See [`Log::find`].
+    /// See [`LogReader::find`].
     pub fn find(
         &self,
         document: &DocumentId,
