@@ -144,6 +144,24 @@ impl Document {
     }
 }
 
+impl Document {
+    /// Answers a [`crate::Event::Refused`] that blocks because the server lacks what the push builds upon, as
+    /// after the server went back to an older copy of its log: pushes everything that is not in its clock.
+    ///
+    /// # Errors
+    /// What [`Client::supply`] says.
+    pub fn supply(
+        &mut self,
+        client: &mut Client,
+        server: &[ClockEntry],
+        tag: u64,
+    ) -> Result<(), RequestError> {
+        self.doc.commit();
+        let changes = self.doc.get_changes(&[]);
+        client.supply(self.stream, &lacking(&changes, server), tag)
+    }
+}
+
 /// The changes that a side with this clock lacks, in causal order.
 fn lacking<'c>(changes: &'c [Change], clock: &[ClockEntry]) -> Vec<&'c [u8]> {
     let has: HashMap<&[u8], u64> = clock.iter().map(|entry| (entry.actor.as_slice(), entry.seq)).collect();

@@ -307,8 +307,7 @@ kinds! {
         message: String,
     }
 
-    /// What this side has, actor by actor. The server sends it where a cursor belongs to another log, and only
-    /// then may the client send its own; each side then sends what the other lacks.
+    /// What this side has, actor by actor. Each side then sends what the other lacks.
     Reconcile = 33, Both, tail: false {
         /// Where the sender's log stands; a client without one says epoch 0, position 0.
         cursor: Cursor,

@@ -48,7 +48,7 @@ impl Member {
 
     fn receive(&mut self, bytes: &mut [u8], now_ms: u64) {
         let Self { client, document, acked, duplicates, .. } = self;
-        let (mut clock, mut blocked) = (None, false);
+        let (mut clock, mut blocked) = (None, None);
         client
             .input(bytes, now_ms, &mut |event| match event {
                 Event::Changes { changes, duplicates: twice, .. } => {
@@ -58,7 +58,8 @@ impl Member {
                 Event::Snapshot { bytes, .. } => document.snapshot(&bytes).unwrap(),
                 Event::Reconcile { clock: server, .. } => clock = Some(server),
                 Event::Acked { push, .. } => *acked = push.tag.max(*acked),
-                Event::Refused { blocks, .. } => blocked |= blocks,
+                Event::Refused { blocks: true, clock, .. } => blocked = Some(clock),
+                Event::Refused { .. } => {}
                 Event::Ready { .. } | Event::Opened { .. } => {}
                 other => panic!("unexpected: {other:?}"),
             })
@@ -67,8 +68,9 @@ impl Member {
             document.apply().unwrap();
             document.reconcile(client, &server, 0).unwrap();
         }
-        if blocked {
-            client.supply(document.stream(), &[], 0).unwrap();
+        if let Some(server) = blocked {
+            document.apply().unwrap();
+            document.supply(client, &server, 0).unwrap();
         }
     }
 

@@ -134,6 +134,9 @@ pub struct Replica {
     known: BTreeMap<(Vec<u8>, u64), [u8; 32]>,
     /// Every change in `doc`, in the order in which they came into it.
     history: Vec<Edit>,
+    /// It edited an old version. Automerge may then write a change that does not follow its actor's previous
+    /// one, which the server calls a fork.
+    edited_past: bool,
     outbox: VecDeque<Own>,
     /// Edits that were given up with a copy, to be made anew.
     pub edits_to_redo: usize,
@@ -170,6 +173,7 @@ impl Replica {
             actor,
             known: BTreeMap::new(),
             history: Vec::new(),
+            edited_past: false,
             outbox: VecDeque::new(),
             edits_to_redo: 0,
             position: None,
@@ -232,6 +236,7 @@ impl Replica {
         if self.may_write() {
             let time = i64::try_from(now_us / 1_000).unwrap_or(0);
             let past = if rng.chance(6) { rng.pick(&self.history).map(|edit| edit.hash) } else { None };
+            self.edited_past |= past.is_some();
             let edits = edits::edit(&mut self.doc, past, rng, time);
             self.own(edits);
         }
@@ -605,7 +610,7 @@ impl Replica {
             ErrorCode::StorageUnavailable | ErrorCode::Overloaded => {
                 self.not_before_us = context.now_us + u64::from(refused.retry_after_ms) * 1_000;
             }
-            ErrorCode::ActorForked if !context.cloned && !context.restored => {
+            ErrorCode::ActorForked if !context.cloned && !context.restored && !self.edited_past => {
                 return Err(format!("push {} of {} is called forked", refused.push, self.document));
             }
             ErrorCode::GenesisConflict => {

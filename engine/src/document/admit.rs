@@ -291,12 +291,12 @@ impl Document {
 
     /// An actor's change follows its previous one. Two instances of one actor, as of a cloned device, can
     /// break this without a gap in the numbers; Automerge panics on such a pair. Ordinary edits depend on the
-    /// previous change directly. An edit on an old version (`changeAt`) may do so through others: those are
-    /// found if they are in the window, and for one so old a fresh actor is no hardship.
+    /// previous change directly. An edit on an old version (`changeAt`) may do so through others, which are
+    /// looked for as far back as the window goes; beyond, the doubt is the author's.
     fn check_ancestry(&self, change: &Change<'_>, before: Option<ActorState>) -> Result<(), Stop> {
         let Some(last) = before else { return Ok(()) };
         if change.deps.contains(&last.hash)
-            || self.window.follows(change.deps.iter(), &last.hash, last.position)
+            || self.window.may_follow(change.deps.iter(), &last.hash, last.position)
         {
             return Ok(());
         }

@@ -32,10 +32,10 @@ impl Window {
         self.in_order.push_back((found.seq, hash));
     }
 
-    /// Whether one of `deps` is the change `ancestor`, which stands at `position`, or follows it through
-    /// changes of the window. A change that follows another stands behind it in the log, so the search never
-    /// goes further back than `position`.
-    pub(super) fn follows(
+    /// Whether one of `deps` is the change `ancestor`, which stands at `position`, or follows it. A change that
+    /// follows another stands behind it in the log, so the search never goes further back than `position`; if
+    /// it leaves the window before that, nobody can tell, and the answer is yes.
+    pub(super) fn may_follow(
         &self,
         deps: impl Iterator<Item = ChangeHash>,
         ancestor: &ChangeHash,
@@ -47,7 +47,13 @@ impl Window {
             if hash == *ancestor {
                 return true;
             }
-            let Some(entry) = self.by_hash.get(&hash) else { continue };
+            let Some(entry) = self.by_hash.get(&hash) else {
+                let starts_at = self.in_order.front().map_or(u64::MAX, |(seq, _)| *seq);
+                if position < starts_at {
+                    return true;
+                }
+                continue;
+            };
             if entry.found.seq > position && visited.insert(hash) {
                 to_visit.extend(entry.deps.iter());
             }
@@ -112,9 +118,11 @@ mod tests {
             window.push(hash(n), Found { seq: n, max_op: n }, deps);
         }
         let follows = |deps: &[u64], ancestor: u64| {
-            window.follows(deps.iter().map(|n| hash(*n)), &hash(ancestor), ancestor)
+            window.may_follow(deps.iter().map(|n| hash(*n)), &hash(ancestor), ancestor)
         };
         assert!(follows(&[1], 1) && follows(&[4], 1) && follows(&[4], 2) && follows(&[5, 3], 1));
         assert!(!follows(&[4], 3) && !follows(&[5], 1) && !follows(&[], 1) && !follows(&[9], 1));
+        // Change 9 is older than the window: it may follow one that is older still.
+        assert!(window.may_follow([hash(9)].into_iter(), &hash(8), 0));
     }
 }

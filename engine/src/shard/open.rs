@@ -195,7 +195,7 @@ impl Shard {
             refused_generation: None,
             parked: std::collections::VecDeque::new(),
             attached: true,
-            reconcile: foreign.then(Reconciling::default),
+            reconcile: None,
         };
         hosted.streams.insert(peer, stream);
         if foreign {
@@ -223,11 +223,7 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
-        let Some(collected) = &mut stream.reconcile else {
-            let message = "a clock is sent only where the server has asked for one, with its own";
-            self.end_stream(peer, handle, ErrorCode::ProtocolViolation, message, now, effects);
-            return;
-        };
+        let collected = stream.reconcile.get_or_insert_with(Reconciling::default);
         if collected.asked || collected.clock.len() + clock.len() > CLOCK_ENTRIES_MAX {
             let message = "one clock at a time, with as many entries as the server takes";
             self.end_stream(peer, handle, ErrorCode::ProtocolViolation, message, now, effects);
