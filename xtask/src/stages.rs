@@ -57,7 +57,7 @@ pub const STAGES: &[Stage] = &[
     // A claim about time says as much about the machine as about the server: shown, but no reason to fail.
     Stage {
         name: "crash",
-        budget_minutes: 3,
+        budget_minutes: 4,
         work: Work::Cargo(
             &["run", "--release", "-p", "etherply-loadgen", "--", "crash", "--kills", "25", "--ignore-times"],
             &[],
