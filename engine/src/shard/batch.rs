@@ -73,6 +73,22 @@ impl Batch {
 }
 
 impl Entry {
+    /// The push that is answered, if it is one.
+    pub(super) fn pushed(&self) -> Option<&Pushed> {
+        match self {
+            Self::Push(Pending { pushed, .. }) | Self::Refusal(pushed, _) => Some(pushed),
+            Self::Clock(..) => None,
+        }
+    }
+
+    /// The document that it concerns.
+    pub(super) fn handle(&self) -> u32 {
+        match self {
+            Self::Push(Pending { pushed, .. }) | Self::Refusal(pushed, _) => pushed.listener.handle,
+            Self::Clock(listener, _) => listener.handle,
+        }
+    }
+
     fn segment(&self) -> Option<&Arc<Segment>> {
         match self {
             Self::Push(pending) => pending.segment.as_ref(),
@@ -116,17 +132,19 @@ impl Shard {
         while self.batches.front().is_some_and(is_done) {
             let Some(batch) = self.batches.pop_front() else { break };
             for entry in batch.entries {
-                self.complete(entry, effects);
+                let handle = entry.handle();
+                self.contained(handle, effects, |shard, effects| shard.complete(entry, effects));
             }
         }
+        self.reload_settled(effects);
     }
 
     fn complete(&mut self, entry: Entry, effects: &mut Vec<Effect>) {
         match entry {
             Entry::Push(pending) => self.complete_push(pending, effects),
             Entry::Refusal(pushed, frame) => {
-                self.answer(&pushed.listener, frame, effects);
                 effects.push(Effect::Settle { peer: pushed.listener.peer, bytes: pushed.bytes });
+                self.answer(&pushed.listener, frame, effects);
             }
             Entry::Clock(listener, frames) => {
                 for frame in frames {
@@ -162,6 +180,7 @@ impl Shard {
         if let State::Ready(document) = &mut hosted.state {
             document.commit(admitted.cursor);
         }
+        self.faults.pass(&hosted.id, "commit");
         if let Some(tail) = &mut hosted.tail {
             tail.push(Arc::clone(&segment));
         }
@@ -185,29 +204,40 @@ impl Shard {
             self.batches.drain(..).chain([open]).flat_map(|batch| batch.entries).collect();
         for entry in failed.iter().rev() {
             let Entry::Push(pending) = entry else { continue };
-            let hosted = self.hosted.get_mut(&pending.pushed.listener.handle);
-            if let Some(State::Ready(document)) = hosted.map(|hosted| &mut hosted.state) {
-                document.take_back(&pending.admitted);
-            }
+            self.contained(entry.handle(), effects, |shard, _| shard.take_back(pending));
         }
         // The first of each generation speaks for those behind it. Each is told, even if a later push of its
         // generation was refused before: it waited for an answer all the same.
         let mut told = BTreeSet::new();
         for entry in failed {
-            match entry {
-                Entry::Push(Pending { pushed, .. }) | Entry::Refusal(pushed, _) => {
-                    if told.insert((pushed.listener.stream, pushed.generation)) {
-                        self.refuse_for_storage(&pushed, effects);
-                    } else {
-                        effects.push(Effect::Settle { peer: pushed.listener.peer, bytes: pushed.bytes });
-                    }
-                }
-                Entry::Clock(listener, _) => {
-                    let hosted = self.hosted.get(&listener.handle);
-                    let clock = |document: &Document| clock_frames(document, listener.handle);
-                    for frame in hosted.and_then(Hosted::document).map(clock).unwrap_or_default() {
-                        self.answer(&listener, frame, effects);
-                    }
+            let is_first =
+                entry.pushed().is_none_or(|pushed| told.insert((pushed.listener.stream, pushed.generation)));
+            self.contained(entry.handle(), effects, |shard, effects| shard.give_up(&entry, is_first, effects));
+        }
+        self.reload_settled(effects);
+    }
+
+    fn take_back(&mut self, pending: &Pending) {
+        let hosted = self.hosted.get_mut(&pending.pushed.listener.handle);
+        if let Some(State::Ready(document)) = hosted.map(|hosted| &mut hosted.state) {
+            document.take_back(&pending.admitted);
+        }
+    }
+
+    /// Answers what storage did not store; only the first of each generation is told.
+    fn give_up(&mut self, entry: &Entry, is_first: bool, effects: &mut Vec<Effect>) {
+        match entry {
+            Entry::Push(Pending { pushed, .. }) | Entry::Refusal(pushed, _) if is_first => {
+                self.refuse_for_storage(pushed, effects);
+            }
+            Entry::Push(Pending { pushed, .. }) | Entry::Refusal(pushed, _) => {
+                effects.push(Effect::Settle { peer: pushed.listener.peer, bytes: pushed.bytes });
+            }
+            Entry::Clock(listener, _) => {
+                let hosted = self.hosted.get(&listener.handle);
+                let clock = |document: &Document| clock_frames(document, listener.handle);
+                for frame in hosted.and_then(Hosted::document).map(clock).unwrap_or_default() {
+                    self.answer(listener, frame, effects);
                 }
             }
         }

@@ -39,6 +39,8 @@ pub enum Observation {
         /// Why.
         code: ErrorCode,
     },
+    /// The work on a document panicked; its members were told to open it again.
+    Panicked,
     /// A push became durable.
     Stored {
         /// New changes in it.

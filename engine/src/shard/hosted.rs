@@ -35,7 +35,7 @@ pub(super) struct Hosted {
     /// Members on each core.
     pub(super) cores: BTreeMap<u16, u32>,
     /// Opens that wait for the load, or for a position of the chain.
-    pub(super) waiting: Vec<OpenRequest>,
+    pub(super) waiting: VecDeque<OpenRequest>,
     /// Since when nobody has it open, on the monotonic clock.
     pub(super) idle_since_us: u64,
 }
@@ -87,7 +87,7 @@ impl Hosted {
             broadcast_index: 0,
             streams: BTreeMap::new(),
             cores: BTreeMap::new(),
-            waiting: Vec::new(),
+            waiting: VecDeque::new(),
             idle_since_us: 0,
         }
     }

@@ -5,14 +5,18 @@
 //! so that everything that came in one turn becomes one commit.
 
 mod batch;
+mod contain;
 mod effect;
+mod faults;
 mod hosted;
 mod input;
 mod open;
 mod push;
 mod social;
 
+pub use contain::PANIC_RETRY_MS;
 pub use effect::{Attach, Effect, FindFor, Observation};
+pub use faults::Faults;
 pub use input::{Input, OpenRequest, PushRequest};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,6 +29,7 @@ use crate::ids::DocumentId;
 use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer, SessionId, StreamNumber};
 use batch::Batch;
+use contain::InHand;
 use hosted::Hosted;
 
 /// How long a document without members stays in memory, so that a member that reconnects finds it there.
@@ -51,6 +56,11 @@ pub struct Shard {
     /// What is on its way to the disk, oldest first.
     batches: VecDeque<Batch>,
     next_batch: u64,
+    /// Documents to be read again after a panic, once the batch of this number is on disk.
+    reloads: Vec<(u64, u32)>,
+    /// What an answer is owed for if the work on it panics.
+    in_hand: Option<InHand>,
+    faults: Faults,
     /// Why storage takes no writes, once it failed.
     storage_failure: Option<String>,
     /// When presence ends that is not set again.
@@ -74,10 +84,18 @@ impl Shard {
             open_batch: Batch::default(),
             batches: VecDeque::new(),
             next_batch: 1,
+            reloads: Vec::new(),
+            in_hand: None,
+            faults: Faults::new(String::new(), 0),
             storage_failure: None,
             presence_ends: BTreeSet::new(),
             idle: VecDeque::new(),
         }
+    }
+
+    /// From now on, panics on purpose.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
     }
 
     /// The shard that a handle belongs to.
@@ -90,53 +108,94 @@ impl Shard {
         self.hosted.len()
     }
 
-    /// Takes one input; what is to be done is appended to `effects`.
+    /// Takes one input; what is to be done is appended to `effects`. If the work on a document panics, that
+    /// document's streams end with [`ErrorCode::Internal`], and it is read again from the log.
     pub fn step(&mut self, input: Input<'_>, now: Now, effects: &mut Vec<Effect>) {
+        let handle = match &input {
+            Input::Open(request) => self.host(&request.document, effects),
+            Input::Loaded { handle, .. }
+            | Input::ChainRead { handle, .. }
+            | Input::Found { handle, .. }
+            | Input::Reconcile { handle, .. }
+            | Input::PresenceSet { handle, .. }
+            | Input::PresenceLeave { handle, .. }
+            | Input::Broadcast { handle, .. }
+            | Input::Fail { handle, .. }
+            | Input::Close { handle, .. } => *handle,
+            Input::Push(push) => push.handle,
+            Input::Committed { batch } => return self.committed(*batch, effects),
+            Input::CommitFailed { batch, why } => return self.commit_failed(*batch, why.clone(), effects),
+            Input::Disconnected { peer } => return self.disconnected(*peer, now, effects),
+            Input::Tick => {
+                self.expire_presence(now, effects);
+                return self.evict_idle(now);
+            }
+        };
+        self.contained(handle, effects, |shard, effects| shard.work(handle, input, now, effects));
+    }
+
+    /// What concerns one document.
+    fn work(&mut self, handle: u32, input: Input<'_>, now: Now, effects: &mut Vec<Effect>) {
         match input {
-            Input::Open(request) => self.open(request, effects),
-            Input::Loaded { handle, result } => self.loaded(handle, *result, now, effects),
-            Input::ChainRead { handle, peer, result } => self.chain_read(handle, peer, result, effects),
+            Input::Open(request) => self.open(handle, request, effects),
+            Input::Loaded { result, .. } => self.loaded(handle, *result, now, effects),
+            Input::ChainRead { peer, result, .. } => self.chain_read(handle, peer, result, effects),
             Input::Push(push) => self.push(push, now, effects),
-            Input::Found { handle, peer, asked_for, result } => {
+            Input::Found { peer, asked_for, result, .. } => {
                 self.found(handle, peer, asked_for, result, now, effects);
             }
-            Input::Committed { batch } => self.committed(batch, effects),
-            Input::CommitFailed { batch, why } => self.commit_failed(batch, why, effects),
-            Input::Reconcile { peer, handle, more, clock } => {
+            Input::Reconcile { peer, more, clock, .. } => {
                 self.reconcile(peer, handle, more, clock, now, effects);
             }
-            Input::PresenceSet { peer, handle, ttl_ms, state } => {
+            Input::PresenceSet { peer, ttl_ms, state, .. } => {
                 self.presence_set(peer, handle, ttl_ms, state, now, effects);
             }
-            Input::PresenceLeave { peer, handle } => self.presence_leave(peer, handle, effects),
-            Input::Broadcast { peer, handle, topic, payload } => {
+            Input::PresenceLeave { peer, .. } => self.presence_leave(peer, handle, effects),
+            Input::Broadcast { peer, topic, payload, .. } => {
                 self.broadcast(peer, handle, topic, payload, effects);
             }
-            Input::Fail { peer, handle, code, message } => {
-                let hosted = self.hosted.get(&handle);
-                if hosted.is_some_and(|hosted| hosted.streams.contains_key(&peer)) {
+            Input::Fail { peer, code, message, .. } => {
+                if self.has_stream(peer, handle) {
+                    self.in_hand = Some(InHand::Close { peer });
                     self.end_stream(peer, handle, code, &message, now, effects);
                 }
             }
-            Input::Close { peer, handle } => {
-                // A `Close` of each side may cross: then the server's own has answered, and another one would
-                // end a stream that the client opens next.
-                let hosted = self.hosted.get(&handle);
-                if hosted.is_some_and(|hosted| hosted.streams.contains_key(&peer)) {
+            // A `Close` of each side may cross: then the server's own has answered, and another one would end a
+            // stream that the client opens next.
+            Input::Close { peer, .. } => {
+                if self.has_stream(peer, handle) {
+                    self.in_hand = Some(InHand::Close { peer });
                     self.leave(peer, handle, now, effects);
                     effects.push(Effect::reply(peer, handle, &Close { code: 0, message: String::new() }));
                 }
             }
-            Input::Disconnected { peer } => {
-                for handle in self.peers.remove(&peer).unwrap_or_default() {
-                    self.leave(peer, handle, now, effects);
-                }
-            }
-            Input::Tick => {
-                self.expire_presence(now, effects);
-                self.evict_idle(now);
-            }
+            Input::Committed { .. }
+            | Input::CommitFailed { .. }
+            | Input::Disconnected { .. }
+            | Input::Tick => {}
         }
+    }
+
+    fn disconnected(&mut self, peer: Peer, now: Now, effects: &mut Vec<Effect>) {
+        for handle in self.peers.remove(&peer).unwrap_or_default() {
+            self.contained(handle, effects, |shard, effects| shard.leave(peer, handle, now, effects));
+        }
+    }
+
+    fn has_stream(&self, peer: Peer, handle: u32) -> bool {
+        self.hosted.get(&handle).is_some_and(|hosted| hosted.streams.contains_key(&peer))
+    }
+
+    /// The handle of a document, which is read from the log if it is not in memory.
+    fn host(&mut self, document: &DocumentId, effects: &mut Vec<Effect>) -> u32 {
+        if let Some(&handle) = self.by_name.get(document) {
+            return handle;
+        }
+        let handle = self.take_handle();
+        self.by_name.insert(document.clone(), handle);
+        self.hosted.insert(handle, Hosted::new(document.clone()));
+        effects.push(Effect::Load { handle, document: document.clone() });
+        handle
     }
 
     /// Whether nothing waits for the disk.
@@ -188,6 +247,7 @@ impl Shard {
             }
             if stream.attached {
                 effects.push(Effect::Detach { peer, handle });
+                self.faults.pass(&hosted.id, "leave");
                 if hosted.core_left(peer.core) {
                     effects.push(Effect::StopFeed { core: peer.core, handle });
                 }

@@ -7,6 +7,7 @@ use etherply_wire::kinds::{ClockEntry, Cursor, Opened, Reconcile, resume};
 use etherply_wire::limits::{CLOCK_ENTRIES_MAX, RECONCILE_ENTRIES_MAX};
 
 use super::batch::{Entry, Listener};
+use super::contain::InHand;
 use super::effect::{Attach, Effect, FindFor, Observation};
 use super::hosted::{Hosted, OPENS_WAITING_MAX, Reconciling, State, Stream};
 use super::input::OpenRequest;
@@ -28,17 +29,7 @@ enum Check {
 }
 
 impl Shard {
-    pub(super) fn open(&mut self, request: OpenRequest, effects: &mut Vec<Effect>) {
-        let handle = match self.by_name.get(&request.document) {
-            Some(&handle) => handle,
-            None => {
-                let handle = self.take_handle();
-                self.by_name.insert(request.document.clone(), handle);
-                self.hosted.insert(handle, Hosted::new(request.document.clone()));
-                effects.push(Effect::Load { handle, document: request.document.clone() });
-                handle
-            }
-        };
+    pub(super) fn open(&mut self, handle: u32, request: OpenRequest, effects: &mut Vec<Effect>) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let is_waiting = hosted.waiting.iter().any(|open| open.peer == request.peer);
         if is_waiting || hosted.streams.contains_key(&request.peer) {
@@ -68,9 +59,10 @@ impl Shard {
 
     /// Attaches a member, or lets it wait for what is needed to do so.
     fn admit_member(&mut self, handle: u32, request: OpenRequest, effects: &mut Vec<Effect>) {
+        self.in_hand = Some(InHand::Open { peer: request.peer, request: request.request });
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let (State::Ready(document), Some(tail)) = (&hosted.state, &hosted.tail) else {
-            hosted.waiting.push(request);
+            hosted.waiting.push_back(request);
             return;
         };
         match check_cursor(document, tail, request.cursor) {
@@ -81,7 +73,7 @@ impl Shard {
                     let (peer, document) = (request.peer, request.document.clone());
                     effects.push(Effect::ReadChain { handle, peer, document, at });
                 }
-                hosted.waiting.push(request);
+                hosted.waiting.push_back(request);
             }
         }
     }
@@ -94,8 +86,13 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        let Some(at) = hosted.waiting.iter().position(|open| open.peer == peer) else { return };
-        let request = hosted.waiting.swap_remove(at);
+        // After a panic the document may be on its way into memory again: then that is what opens wait for.
+        if hosted.document().is_none() {
+            return;
+        }
+        let at = hosted.waiting.iter().position(|open| open.peer == peer);
+        let Some(request) = at.and_then(|at| hosted.waiting.swap_remove_back(at)) else { return };
+        self.in_hand = Some(InHand::Open { peer, request: request.request });
         match result {
             Ok(chain) => {
                 let fits = chain.is_some_and(|chain| {
@@ -115,13 +112,16 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        let waiting = std::mem::take(&mut hosted.waiting);
         match result {
             Ok(document) => {
                 hosted.tail = Some(Tail::new(document.committed()));
                 hosted.state = State::Ready(Box::new(document));
-                let nobody = waiting.is_empty();
-                for request in waiting {
+                let nobody = hosted.waiting.is_empty();
+                // One by one: if the work on one panics, the others are still known to wait. Those that have to
+                // wait on are put behind.
+                for _ in 0..hosted.waiting.len() {
+                    let next = self.hosted.get_mut(&handle).and_then(|hosted| hosted.waiting.pop_front());
+                    let Some(request) = next else { break };
                     self.admit_member(handle, request, effects);
                 }
                 if nobody && let Some(hosted) = self.hosted.get_mut(&handle) {
@@ -130,7 +130,7 @@ impl Shard {
                 }
             }
             Err(error) => {
-                for request in waiting {
+                for request in std::mem::take(&mut hosted.waiting) {
                     self.refuse_open(handle, &request, &error, effects);
                 }
                 // The next open tries anew: an operator may have mended it.
@@ -197,7 +197,9 @@ impl Shard {
             attached: true,
             reconcile: None,
         };
+        self.faults.pass(&hosted.id, "open");
         hosted.streams.insert(peer, stream);
+        self.in_hand = None;
         if foreign {
             self.send_clock(Listener { peer, handle, stream: number });
         }

@@ -7,6 +7,7 @@ use etherply_wire::limits::{FRAME_BYTES_MAX, PUSH_BYTES_MAX, PUSH_CHANGES_MAX, R
 use etherply_wire::{ErrorCode, Rights};
 
 use super::batch::{Entry, Listener, Pending, Pushed};
+use super::contain::InHand;
 use super::effect::{Effect, FindFor, Observation};
 use super::hosted::{Hosted, Parked, State};
 use super::input::PushRequest;
@@ -67,6 +68,7 @@ impl Shard {
         now: Now,
         effects: &mut Vec<Effect>,
     ) -> bool {
+        self.in_hand = Some(InHand::Push { peer: push.peer, bytes: push.changes.len() });
         if self.storage_failure.is_some() {
             if let Some(pushed) = self.pushed(&push) {
                 self.refuse_for_storage(&pushed, effects);
@@ -77,6 +79,7 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&push.handle) else { return true };
         match admit(hosted, &push, &limits, resolved) {
             Ok(admitted) => {
+                self.faults.pass(&hosted.id, "push");
                 self.take(push, admitted, received_us, now);
                 true
             }
@@ -122,6 +125,7 @@ impl Shard {
         let mut resolved = resolved.clone();
         resolved.asking(admitted);
         stream.parked.push_front(parked(push, resolved, looked_up, received_us));
+        self.in_hand = None;
         let (document, asked_for) = (hosted.id.clone(), FindFor::Push(stream.number));
         effects.push(Effect::Find { handle, peer, document, epoch, asked_for, hashes });
     }
@@ -206,6 +210,7 @@ impl Shard {
             Arc::new(segment)
         });
         self.open_batch.entries.push(Entry::Push(Pending { pushed, admitted, segment }));
+        self.in_hand = None;
     }
 
     /// The push as it is remembered while its answer is not given.
@@ -247,12 +252,14 @@ impl Shard {
         // It tells of changes, and may hold a genesis, that are not durable yet; and answers keep the order of
         // the pushes, so that whoever is refused knows what became of everything before.
         self.open_batch.entries.push(Entry::Refusal(pushed, frame));
+        self.in_hand = None;
     }
 
     /// Refuses a push because storage takes no writes, however far its generation was refused before.
     pub(super) fn refuse_for_storage(&mut self, pushed: &Pushed, effects: &mut Vec<Effect>) {
         let Listener { peer, handle, .. } = pushed.listener;
         effects.push(Effect::Settle { peer, bytes: pushed.bytes });
+        self.in_hand = None;
         effects.push(Effect::Observe(Observation::Refused { code: ErrorCode::StorageUnavailable }));
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         if !hosted.listens(&pushed.listener) {

@@ -72,7 +72,7 @@ impl Shard {
                 break;
             }
             self.presence_ends.pop_first();
-            self.end_presence(handle, session, effects);
+            self.contained(handle, effects, |shard, effects| shard.end_presence(handle, session, effects));
         }
     }
 
@@ -93,6 +93,7 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let change = hosted.presence.next(session, state);
         hosted.presence.apply(&change);
+        self.faults.pass(&hosted.id, "presence");
         for &core in hosted.cores.keys() {
             effects.push(Effect::Publish { core, handle, event: FeedEvent::Presence(change.clone()) });
         }

@@ -279,7 +279,11 @@ impl Host {
     }
 
     pub fn open(&mut self, peer: Peer, rights: Rights, cursor: Option<Cursor>) {
-        let (document, session) = (document(), session(peer));
+        self.open_in(document(), peer, rights, cursor);
+    }
+
+    pub fn open_in(&mut self, document: DocumentId, peer: Peer, rights: Rights, cursor: Option<Cursor>) {
+        let session = session(peer);
         self.turn(Input::Open(OpenRequest { peer, session, request: 1, document, rights, cursor }));
     }
 
@@ -289,6 +293,10 @@ impl Host {
         let handle = self.handle(peer(id));
         self.take(peer(id)).remove(0).opened();
         handle
+    }
+
+    pub fn has_stream(&self, peer: Peer) -> bool {
+        self.members.keys().any(|(other, _)| *other == peer)
     }
 
     pub fn handle(&self, peer: Peer) -> u32 {

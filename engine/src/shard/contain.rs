@@ -1,0 +1,154 @@
+//! A panic while one document is worked on ends that document's members' streams, and nothing else.
+//!
+//! What the document held in memory can be half changed, so all of it is thrown away, and the document is read
+//! back from the log once what is under way to the disk for it has arrived there. Nothing that was told to
+//! anybody is lost by that: acks and deliveries are only given for what is in the log. Members open it again,
+//! and push again what was not acked.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use etherply_wire::ErrorCode;
+use etherply_wire::kinds::Close;
+
+use super::batch::Batch;
+use super::effect::{Effect, Observation};
+use super::hosted::Hosted;
+use super::{Shard, refuse_request};
+use crate::peer::Peer;
+
+/// When a client should open a document again whose work panicked.
+pub const PANIC_RETRY_MS: u32 = 1_000;
+
+const MESSAGE: &str = "a fault of the server's ended its work on this document: open it again, and push again \
+                       what was not acked";
+
+/// A request that was taken out of where it waited, and is not in its next place yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InHand {
+    Open { peer: Peer, request: u32 },
+    Push { peer: Peer, bytes: usize },
+    /// A stream that is being ended, and may be forgotten already.
+    Close { peer: Peer },
+}
+
+impl Shard {
+    /// Works on one document.
+    pub(super) fn contained(
+        &mut self,
+        handle: u32,
+        effects: &mut Vec<Effect>,
+        work: impl FnOnce(&mut Self, &mut Vec<Effect>),
+    ) {
+        let mark = effects.len();
+        // Whatever may be half changed by a panic is thrown away in `abandon`.
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(self, effects)));
+        if outcome.is_err() {
+            self.abandon(handle, mark, effects);
+        }
+        self.in_hand = None;
+    }
+
+    /// Throws away what is in memory of a document, answers everybody who waits for it, and has it read again.
+    /// Effects from `mark` on are those of the work that failed.
+    fn abandon(&mut self, handle: u32, mark: usize, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Observe(Observation::Panicked));
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let fresh = Hosted::new(hosted.id.clone());
+        let old = std::mem::replace(hosted, fresh);
+        self.answer_in_hand(&old, handle, mark, effects);
+        self.drop_admitted(&old, handle, effects);
+        self.presence_ends.retain(|(_, other, _)| *other != handle);
+        self.peers.retain(|_, handles| {
+            handles.remove(&handle);
+            !handles.is_empty()
+        });
+        for request in old.waiting {
+            effects.push(Effect::OpenRefused { peer: request.peer });
+            let (peer, number) = (request.peer, request.request);
+            refuse_request(peer, 0, number, ErrorCode::Internal, PANIC_RETRY_MS, MESSAGE, effects);
+        }
+        for (peer, stream) in old.streams {
+            for parked in stream.parked {
+                effects.push(Effect::Settle { peer, bytes: parked.bytes });
+            }
+            close(peer, handle, effects);
+        }
+        for core in old.cores.into_keys() {
+            effects.push(Effect::StopFeed { core, handle });
+        }
+        let is_under_way = |batch: &&Batch| batch.entries.iter().any(|entry| entry.handle() == handle);
+        match self.batches.iter().rev().find(is_under_way) {
+            Some(batch) => self.reloads.push((batch.number, handle)),
+            None => self.reload(handle, effects),
+        }
+    }
+
+    /// Reads documents again whose last appends before a panic have arrived on the disk, or never will.
+    pub(super) fn reload_settled(&mut self, effects: &mut Vec<Effect>) {
+        let oldest = self.batches.front().map_or(u64::MAX, |batch| batch.number);
+        let due: Vec<u32> = self
+            .reloads
+            .extract_if(.., |(number, _)| *number < oldest)
+            .map(|(_, handle)| handle)
+            .collect();
+        for handle in due {
+            self.reload(handle, effects);
+        }
+    }
+
+    fn reload(&self, handle: u32, effects: &mut Vec<Effect>) {
+        if let Some(hosted) = self.hosted.get(&handle) {
+            effects.push(Effect::Load { handle, document: hosted.id.clone() });
+        }
+    }
+
+    fn answer_in_hand(&mut self, old: &Hosted, handle: u32, mark: usize, effects: &mut Vec<Effect>) {
+        match self.in_hand.take() {
+            Some(InHand::Close { peer }) => {
+                if !old.streams.contains_key(&peer) {
+                    say_closed(peer, handle, effects);
+                }
+            }
+            Some(InHand::Push { peer, bytes }) => effects.push(Effect::Settle { peer, bytes }),
+            Some(InHand::Open { peer, request }) => {
+                let of_it = |effect: &Effect| match effect {
+                    Effect::Attach(attach) => attach.peer == peer && attach.handle == handle,
+                    _ => false,
+                };
+                if effects.iter().skip(mark).any(of_it) {
+                    close(peer, handle, effects);
+                    effects.push(Effect::StopFeed { core: peer.core, handle });
+                } else {
+                    effects.push(Effect::OpenRefused { peer });
+                    refuse_request(peer, 0, request, ErrorCode::Internal, PANIC_RETRY_MS, MESSAGE, effects);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// What was admitted and is not on its way to the disk never goes there.
+    fn drop_admitted(&mut self, old: &Hosted, handle: u32, effects: &mut Vec<Effect>) {
+        self.open_batch.appends.retain(|append| append.document != old.id);
+        self.open_batch.entries.retain(|entry| {
+            let is_of_it = entry.handle() == handle;
+            if let Some(pushed) = entry.pushed().filter(|_| is_of_it) {
+                effects.push(Effect::Settle { peer: pushed.listener.peer, bytes: pushed.bytes });
+            }
+            !is_of_it
+        });
+    }
+}
+
+fn close(peer: Peer, handle: u32, effects: &mut Vec<Effect>) {
+    effects.push(Effect::Detach { peer, handle });
+    say_closed(peer, handle, effects);
+}
+
+fn say_closed(peer: Peer, handle: u32, effects: &mut Vec<Effect>) {
+    effects.push(Effect::reply(
+        peer,
+        handle,
+        &Close { code: ErrorCode::Internal as u16, message: MESSAGE.to_owned() },
+    ));
+}
