@@ -10,6 +10,7 @@
 pub mod chain;
 pub mod change;
 pub mod document;
+pub mod faults;
 pub mod feed;
 pub mod ids;
 pub mod log;

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use common::{Host, MEMBER, Told, Writer, peer};
 use etherply_engine::document::recover;
+use etherply_engine::faults::Faults;
 use etherply_engine::ids::DocumentId;
 use etherply_engine::peer::Peer;
-use etherply_engine::shard::{Faults, Input};
+use etherply_engine::shard::Input;
 use etherply_wire::ErrorCode;
 use proptest::prelude::*;
 
@@ -166,7 +167,7 @@ fn run(every: u32, acts: &[(usize, u8)]) {
             member.hear(&mut host);
         }
     }
-    host.shard.set_faults(Faults::new(String::new(), 0));
+    host.shard.set_faults(Faults::none());
     settle(&mut host, &mut members);
     let mut written: BTreeMap<DocumentId, Vec<u64>> = BTreeMap::new();
     for member in &members {
@@ -182,7 +183,8 @@ fn run(every: u32, acts: &[(usize, u8)]) {
         let stored = recover(&host.log, &document).unwrap();
         let mut clock: Vec<u64> = stored.clock().map(|(_, state)| state.seq).collect();
         counts.retain(|count| *count > 0);
-        (counts.sort_unstable(), clock.sort_unstable());
+        counts.sort_unstable();
+        clock.sort_unstable();
         assert_eq!(clock, counts, "what was acked is in the log");
     }
 }

@@ -25,8 +25,8 @@ pub struct Metrics {
     pub rejected: IntCounterVec,
     /// Connections that ended with an error of theirs, by code.
     pub failed: IntCounterVec,
-    /// Connections that ended because their code panicked.
-    pub panics: IntCounter,
+    /// Panics, by what they ended: a connection, a document's streams, a document's members on one core.
+    pub panics: IntCounterVec,
     /// Changes made durable.
     pub operations: IntCounter,
     /// Bytes of pushes made durable.
@@ -87,7 +87,7 @@ impl Metrics {
             accepted: counter("connections_accepted_total", "Connections accepted")?,
             rejected: labelled("connections_rejected_total", "Connections not taken", "reason")?,
             failed: labelled("connections_failed_total", "Connections ended for an error", "code")?,
-            panics: counter("connection_panics_total", "Connections ended by a panic")?,
+            panics: labelled("panics_total", "Panics, by what they ended", "ended")?,
             operations: counter("operations_total", "Changes made durable")?,
             pushed_bytes: counter("pushed_bytes_total", "Bytes of pushes made durable")?,
             refused: labelled("pushes_refused_total", "Pushes refused", "code")?,

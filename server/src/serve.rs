@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use etherply_engine::faults::Faults;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -101,6 +102,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             started,
             open_connections: Arc::clone(&open_connections),
             is_loopback: listen.ip().is_loopback(),
+            faults: faults(),
             drained: drained_sender.clone(),
         };
         let thread = runtime::spawn_core(&format!("core-{core}"), cpu, move || run(setup, messages))
@@ -123,6 +125,16 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         is_serving,
     };
     Ok((running, facts))
+}
+
+/// Panics on purpose, which only builds for tests have: `ETHERPLY_FAULTS=PREFIX:EVERY`.
+fn faults() -> Faults {
+    let asked = std::env::var("ETHERPLY_FAULTS").ok().filter(|_| cfg!(debug_assertions));
+    let parsed = asked.as_deref().and_then(|asked| asked.rsplit_once(':'));
+    match parsed.map(|(documents, every)| (documents, every.parse())) {
+        Some((documents, Ok(every))) => Faults::new(documents.to_owned(), every),
+        _ => Faults::none(),
+    }
 }
 
 /// Ends the process if an executor ends by a panic: its documents would never answer again. What was acked is

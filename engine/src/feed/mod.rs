@@ -19,6 +19,7 @@ use etherply_wire::Rights;
 use etherply_wire::kinds::Cursor;
 
 use crate::change::{ChangeLimits, parse_header};
+use crate::faults::Faults;
 use crate::ids::DocumentId;
 use crate::outgoing::Outgoing;
 use crate::peer::Peer;
@@ -74,12 +75,18 @@ struct Feed {
 #[derive(Debug, Default)]
 pub struct Feeds {
     feeds: BTreeMap<u32, Feed>,
+    faults: Faults,
 }
 
 impl Feeds {
     /// No feeds.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// From now on, panics on purpose.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
     }
 
     /// How many documents have members here.
@@ -146,6 +153,7 @@ impl Feeds {
             FeedEvent::Presence(_) => (Rights::PRESENCE, None, None),
             FeedEvent::Broadcast(sent) => (Rights::PRESENCE, None, Some(sent.from)),
         };
+        self.faults.pass(&feed.document, "publish");
         match event {
             FeedEvent::Segment(segment) => feed.tail.push(segment),
             FeedEvent::Presence(change) => feed.presence.apply(&change),

@@ -212,7 +212,9 @@ impl Shard {
         for entry in failed {
             let is_first =
                 entry.pushed().is_none_or(|pushed| told.insert((pushed.listener.stream, pushed.generation)));
-            self.contained(entry.handle(), effects, |shard, effects| shard.give_up(&entry, is_first, effects));
+            self.contained(entry.handle(), effects, |shard, effects| {
+                shard.give_up(&entry, is_first, effects)
+            });
         }
         self.reload_settled(effects);
     }

@@ -25,10 +25,18 @@ const MESSAGE: &str = "a fault of the server's ended its work on this document: 
 /// A request that was taken out of where it waited, and is not in its next place yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InHand {
-    Open { peer: Peer, request: u32 },
-    Push { peer: Peer, bytes: usize },
+    Open {
+        peer: Peer,
+        request: u32,
+    },
+    Push {
+        peer: Peer,
+        bytes: usize,
+    },
     /// A stream that is being ended, and may be forgotten already.
-    Close { peer: Peer },
+    Close {
+        peer: Peer,
+    },
 }
 
 impl Shard {
@@ -52,9 +60,7 @@ impl Shard {
     /// Effects from `mark` on are those of the work that failed.
     fn abandon(&mut self, handle: u32, mark: usize, effects: &mut Vec<Effect>) {
         effects.push(Effect::Observe(Observation::Panicked));
-        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        let fresh = Hosted::new(hosted.id.clone());
-        let old = std::mem::replace(hosted, fresh);
+        let Some(old) = self.hosted.remove(&handle) else { return };
         self.answer_in_hand(&old, handle, mark, effects);
         self.drop_admitted(&old, handle, effects);
         self.presence_ends.retain(|(_, other, _)| *other != handle);
@@ -76,21 +82,26 @@ impl Shard {
         for core in old.cores.into_keys() {
             effects.push(Effect::StopFeed { core, handle });
         }
+        // Under a new handle: answers of the log and of the disk that still come for the old one are not taken
+        // for the new one's.
+        let fresh = self.take_handle();
+        self.by_name.insert(old.id.clone(), fresh);
+        self.hosted.insert(fresh, Hosted::new(old.id));
         let is_under_way = |batch: &&Batch| batch.entries.iter().any(|entry| entry.handle() == handle);
-        match self.batches.iter().rev().find(is_under_way) {
-            Some(batch) => self.reloads.push((batch.number, handle)),
-            None => self.reload(handle, effects),
+        let last = self.batches.iter().rev().find(is_under_way).map(|batch| batch.number);
+        let before =
+            self.reloads.extract_if(.., |(_, other)| *other == handle).map(|(number, _)| number).max();
+        match last.max(before) {
+            Some(number) => self.reloads.push((number, fresh)),
+            None => self.reload(fresh, effects),
         }
     }
 
     /// Reads documents again whose last appends before a panic have arrived on the disk, or never will.
     pub(super) fn reload_settled(&mut self, effects: &mut Vec<Effect>) {
         let oldest = self.batches.front().map_or(u64::MAX, |batch| batch.number);
-        let due: Vec<u32> = self
-            .reloads
-            .extract_if(.., |(number, _)| *number < oldest)
-            .map(|(_, handle)| handle)
-            .collect();
+        let due: Vec<u32> =
+            self.reloads.extract_if(.., |(number, _)| *number < oldest).map(|(_, handle)| handle).collect();
         for handle in due {
             self.reload(handle, effects);
         }
@@ -104,10 +115,8 @@ impl Shard {
 
     fn answer_in_hand(&mut self, old: &Hosted, handle: u32, mark: usize, effects: &mut Vec<Effect>) {
         match self.in_hand.take() {
-            Some(InHand::Close { peer }) => {
-                if !old.streams.contains_key(&peer) {
-                    say_closed(peer, handle, effects);
-                }
+            Some(InHand::Close { peer }) if !old.streams.contains_key(&peer) => {
+                say_closed(peer, handle, effects);
             }
             Some(InHand::Push { peer, bytes }) => effects.push(Effect::Settle { peer, bytes }),
             Some(InHand::Open { peer, request }) => {
@@ -123,7 +132,7 @@ impl Shard {
                     refuse_request(peer, 0, request, ErrorCode::Internal, PANIC_RETRY_MS, MESSAGE, effects);
                 }
             }
-            None => {}
+            Some(InHand::Close { .. }) | None => {}
         }
     }
 

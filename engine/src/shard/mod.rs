@@ -7,7 +7,6 @@
 mod batch;
 mod contain;
 mod effect;
-mod faults;
 mod hosted;
 mod input;
 mod open;
@@ -16,7 +15,6 @@ mod social;
 
 pub use contain::PANIC_RETRY_MS;
 pub use effect::{Attach, Effect, FindFor, Observation};
-pub use faults::Faults;
 pub use input::{Input, OpenRequest, PushRequest};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -25,6 +23,7 @@ use etherply_wire::ErrorCode;
 use etherply_wire::kinds::{Close, Error};
 
 use crate::change::ChangeLimits;
+use crate::faults::Faults;
 use crate::ids::DocumentId;
 use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer, SessionId, StreamNumber};
@@ -86,7 +85,7 @@ impl Shard {
             next_batch: 1,
             reloads: Vec::new(),
             in_hand: None,
-            faults: Faults::new(String::new(), 0),
+            faults: Faults::none(),
             storage_failure: None,
             presence_ends: BTreeSet::new(),
             idle: VecDeque::new(),

@@ -86,10 +86,6 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        // After a panic the document may be on its way into memory again: then that is what opens wait for.
-        if hosted.document().is_none() {
-            return;
-        }
         let at = hosted.waiting.iter().position(|open| open.peer == peer);
         let Some(request) = at.and_then(|at| hosted.waiting.swap_remove_back(at)) else { return };
         self.in_hand = Some(InHand::Open { peer, request: request.request });

@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use etherply_engine::change::ChangeLimits;
+use etherply_engine::faults::Faults;
 use etherply_engine::feed::Feeds;
 use etherply_engine::outgoing::Outgoing;
 use etherply_engine::peer::{Now, Peer};
@@ -23,6 +24,7 @@ use etherply_wire::ErrorCode;
 use etherply_wire::kinds::GoingAway;
 
 use super::connection::{Connection, Control, Stage};
+use super::contain::{self, Scope};
 use super::limits::{
     CONNECTIONS_PER_CORE_MAX, CORE_IN_FLIGHT_BYTES_MAX, DRAIN_TIMEOUT_S, HELLO_TIMEOUT_S, IDLE_TIMEOUT_S,
     MESSAGES_PER_TURN_MAX, READ_BYTES, RETRY_AFTER_STOP_MS, RETRY_JITTER_MS,
@@ -53,6 +55,8 @@ pub struct CoreSetup {
     pub open_connections: Arc<AtomicU64>,
     /// Whether only programs on this machine can connect.
     pub is_loopback: bool,
+    /// Panics on purpose, for tests.
+    pub faults: Faults,
     /// Told when this core has nothing under way any more during a stop.
     pub drained: flume::Sender<u16>,
 }
@@ -81,8 +85,6 @@ pub(super) struct State {
     pub(super) stopping: Option<StopStage>,
     /// Bytes of frames that have arrived in part.
     pub(super) partial_bytes: usize,
-    /// The engine's state is being changed: a panic now leaves it half changed.
-    pub(super) is_stepping: bool,
     flusher: Option<Waker>,
     is_flush_due: bool,
 }
@@ -95,7 +97,7 @@ pub(super) struct Core {
 
 /// Runs a core until the server stops.
 pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
-    let state = State {
+    let mut state = State {
         shard: Shard::new(setup.core, setup.cores, ChangeLimits::DEFAULT),
         feeds: Feeds::new(),
         connections: Slab::new(),
@@ -110,11 +112,12 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         lengths: Vec::new(),
         stopping: None,
         partial_bytes: 0,
-        is_stepping: false,
         flusher: None,
         is_flush_due: false,
         setup,
     };
+    state.shard.set_faults(state.setup.faults.clone());
+    state.feeds.set_faults(state.setup.faults.clone());
     let core = Rc::new(Core { state: RefCell::new(state), scratch: RefCell::new(vec![0; READ_BYTES]) });
     let flusher = Rc::clone(&core);
     runtime::spawn(async move { poll_fn(|context| flusher.poll_flush(context)).await });
@@ -162,7 +165,9 @@ impl Core {
                 effects::retry_storage(&mut state);
             }
             Message::Filled { handle, number, peer, result } => {
-                effects::filled(&mut state, handle, number, peer, result, now);
+                contain::run(&mut state, Scope::Feed(handle), |state| {
+                    effects::filled(state, handle, number, peer, result, now);
+                });
             }
             Message::Committed { batch, outcome } => {
                 let input = match outcome {
@@ -265,10 +270,8 @@ impl State {
 
     /// A step of this core's shard, and what it wants done.
     pub(super) fn step(&mut self, input: Input<'_>, now: Now) {
-        self.is_stepping = true;
         self.shard.step(input, now, &mut self.effects);
         effects::carry_out(self);
-        self.is_stepping = false;
         // What was admitted goes to the disk at the end of the turn.
         self.request_flush();
     }
@@ -279,6 +282,11 @@ impl State {
             self.step(input, now);
             return;
         }
+        self.send_request(home, input);
+    }
+
+    /// The same by the home's mailbox, even if the home is this core.
+    pub(super) fn send_request(&mut self, home: u16, input: Input<'_>) {
         let Some(request) = Request::of(input) else { return };
         if let Some(bytes) = request.counted_bytes() {
             self.count_in(request.peer(), bytes);

@@ -13,6 +13,7 @@ use etherply_wire::ErrorCode;
 use etherply_wire::kinds::resume;
 
 use super::connection::{Control, OpenStream};
+use super::contain::{self, Scope};
 use super::core::State;
 use super::mailbox::Message;
 use crate::storage::{Job, Question, Refused};
@@ -33,8 +34,22 @@ pub(super) fn carry_out(state: &mut State) {
     state.effects = effects;
 }
 
-/// Carries out one effect that belongs to this core.
+/// Carries out one effect that belongs to this core. If that panics, the connection or the feed that it was
+/// for ends.
 pub(super) fn apply(state: &mut State, effect: Effect) {
+    let scope = match &effect {
+        Effect::Publish { handle, .. } | Effect::StopFeed { handle, .. } => Scope::Feed(*handle),
+        Effect::Attach(attach) => Scope::Feed(attach.handle),
+        Effect::Detach { handle, .. } | Effect::Reconciled { handle, .. } => Scope::Feed(*handle),
+        Effect::Reply { peer, .. } | Effect::Settle { peer, .. } | Effect::OpenRefused { peer } => {
+            Scope::Connection(peer.id)
+        }
+        _ => Scope::Core,
+    };
+    contain::run(state, scope, |state| carry_out_one(state, effect));
+}
+
+fn carry_out_one(state: &mut State, effect: Effect) {
     match effect {
         Effect::Reply { peer, frame, .. } => {
             if let Some(connection) = state.connections.get_mut(peer.id) {
@@ -237,6 +252,7 @@ fn observe(state: &State, observation: Observation) {
             };
             metrics.opened.with_label_values(&[how]).inc();
         }
+        Observation::Panicked => metrics.panics.with_label_values(&["document"]).inc(),
         Observation::Refused { code } => metrics.refused.with_label_values(&[code.name()]).inc(),
         Observation::Stored { changes, bytes, .. } => {
             metrics.operations.inc_by(u64::from(changes));

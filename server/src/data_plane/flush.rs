@@ -11,6 +11,7 @@ use etherply_engine::peer::Peer;
 use socket2::SockRef;
 
 use super::connection::{Connection, Control, Stage, Transport};
+use super::contain::{self, Scope};
 use super::core::State;
 use super::effects;
 use super::limits::SENDS_PER_TURN_MAX;
@@ -21,14 +22,12 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 /// Commits what was admitted, and sends to every connection that has something.
 pub(super) fn flush(state: &mut State) {
-    state.is_stepping = true;
     state.shard.flush(&mut state.effects);
     effects::carry_out(state);
-    state.is_stepping = false;
     // Those that become dirty again while this runs have their next turn after other tasks had theirs.
     for _ in 0..state.dirty.len().min(SENDS_PER_TURN_MAX) {
         let Some(id) = state.dirty.pop_front() else { break };
-        flush_connection(state, id);
+        contain::run(state, Scope::Connection(id), |state| flush_connection(state, id));
     }
     if !state.dirty.is_empty() {
         state.request_flush();

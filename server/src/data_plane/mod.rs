@@ -7,12 +7,14 @@
 //! connection  one connection: transport, session, what waits to be sent
 //! receive     bytes in: preamble, upgrade, frames
 //! session     frames in: what each kind does
+//! contain     what a panic ends
 //! effects     what the engine wants done
 //! flush       bytes out: one send for everything that a connection is to get
 //! ```
 
 mod accept;
 mod connection;
+mod contain;
 mod core;
 mod effects;
 mod flush;

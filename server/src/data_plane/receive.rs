@@ -16,6 +16,7 @@ use etherply_wire::websocket::{Decoder, Event, OpCode, Role, control_into};
 use etherply_wire::{ErrorCode, MAGIC, frame_length};
 
 use super::connection::{Control, Stage, Transport};
+use super::contain::{self, Scope};
 use super::core::{Core, State};
 use super::limits::{
     CORE_IN_FLIGHT_BYTES_MAX, CORE_PARTIAL_BYTES_MAX, DRAIN_TIMEOUT_S, PARTIAL_BYTES_FREE, READ_BYTES,
@@ -28,17 +29,11 @@ use crate::runtime::Stream;
 pub(super) async fn serve(core: Rc<Core>, id: u64, mut stream: Stream) {
     let mut carry = Vec::new();
     poll_fn(|context| {
+        // The engine contains its own panics: what can be half changed here is the connection's own.
         let poll =
             catch_unwind(AssertUnwindSafe(|| poll_connection(&core, context, id, &mut stream, &mut carry)));
         poll.unwrap_or_else(|_| {
-            let state = core.state.borrow();
-            state.setup.metrics.panics.inc();
-            if state.is_stepping {
-                // The documents of this core are half changed. What was acked is on disk: begin anew from it.
-                tracing::error!("the engine panicked: the server ends, to start again from what is on disk");
-                std::process::abort();
-            }
-            tracing::error!(peer = id, "a connection's code panicked: the connection ends");
+            contain::count(&core.state.borrow(), Scope::Connection(id));
             Poll::Ready(())
         })
     })

@@ -182,6 +182,7 @@ fn open(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<()
         seq: cursor.seq.to_native(),
         chain: cursor.chain,
     });
+    state.setup.faults.pass(&document, "a connection opens it");
     let home = shard_of(&document, state.setup.cores);
     let Some(connection) = state.connections.get_mut(peer.id) else { return Ok(()) };
     connection.opening += 1;

@@ -1,4 +1,4 @@
-//! Panics on purpose, to test what a panic may harm. A shard has none unless a test gives it some.
+//! Panics on purpose, to test what a panic may harm. There are none unless a test asks for some.
 
 use crate::ids::DocumentId;
 
@@ -10,6 +10,12 @@ pub struct Faults {
     passed: u32,
 }
 
+impl Default for Faults {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
 impl Faults {
     /// Panics at every `every`th place that the work on documents passes whose names begin with `documents`.
     /// With 0 there are none.
@@ -17,9 +23,18 @@ impl Faults {
         Self { documents, every, passed: 0 }
     }
 
-    /// Passes such a place.
+    /// None at all.
+    pub fn none() -> Self {
+        Self::new(String::new(), 0)
+    }
+
+    /// Passes such a place in the work on a document.
+    ///
+    /// # Panics
+    ///
+    /// When it is that place's turn.
     #[allow(clippy::panic, reason = "this is what it is for")]
-    pub(super) fn pass(&mut self, document: &DocumentId, place: &str) {
+    pub fn pass(&mut self, document: &DocumentId, place: &str) {
         if self.every == 0 || !document.as_str().starts_with(&self.documents) {
             return;
         }
