@@ -7,12 +7,12 @@ use etherply_wire::frame::encode_into;
 use etherply_wire::kinds::{Hello, Ping};
 use etherply_wire::{PROTOCOL, limits};
 
-use crate::error::ClientError;
+use crate::error::{ClientError, Next};
 use crate::event::Event;
 use crate::limits::ServerLimits;
 use crate::outbox::InFlight;
 use crate::stream::{Stream, StreamState};
-use crate::transport::{Incoming, Link, Transport};
+use crate::transport::{Incoming, Link, Random, Transport};
 
 /// A document on one client: its number there, kept over reconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,10 +37,15 @@ pub(crate) enum Phase {
 ///
 /// 1. [`Client::connect`], then send what [`Client::output`] gives.
 /// 2. Received bytes go into [`Client::input`]; then again send what `output` gives.
-/// 3. On an error of `input`, or when the socket ends: close it, [`Client::disconnected`], and after what
-///    [`ClientError::next`] says begin with 1 again. Streams open again by themselves, resume from their
-///    cursors and push what is not acked.
-/// 4. [`Client::tick`] once a second or so: it keeps an idle connection alive.
+/// 3. On an error of `input`, or when the socket ends: close it, [`Client::disconnected`], wait as long as
+///    [`crate::Backoff`] makes of its answer, and begin with 1 again.
+/// 4. [`Client::tick`] once a second or so: it keeps an idle connection alive, and opens streams again that the
+///    server refused for a while.
+///
+/// From one connection to the next a client keeps its open documents with their cursors, the pushes that are
+/// not acked (sent again under a higher generation; the server acks those that it has and stores them no second
+/// time), and this member's presence for what is left of its time. The session is a new one each time. What the
+/// server sent in part, pushes in flight, broadcasts and pings end with their connection.
 #[derive(Debug)]
 pub struct Client {
     pub(crate) core: Core,
@@ -64,6 +69,11 @@ pub(crate) struct Core {
     pub(crate) frames: Vec<u8>,
     pub(crate) limits: ServerLimits,
     pub(crate) in_flight: InFlight,
+    /// What the server said on this connection about the time after it.
+    pub(crate) next: Next,
+    pub(crate) random: Random,
+    /// Streams whose presence is to be sent.
+    pub(crate) presence_due: Vec<StreamId>,
     /// Streams that may have something to push, in turn.
     pub(crate) pushing: VecDeque<StreamId>,
     pub(crate) last_request: u32,
@@ -71,7 +81,7 @@ pub(crate) struct Core {
 
 impl Client {
     /// A client that is not connected. `agent` is its name and version, for the server's logs. `seed` has to
-    /// differ between clients: masking keys come from it.
+    /// differ between clients: masking keys and the spread of their retries come from it.
     pub fn new(transport: Transport, agent: &str, seed: u64) -> Self {
         let end = agent.floor_char_boundary(limits::AGENT_BYTES_MAX);
         Self {
@@ -82,6 +92,9 @@ impl Client {
                 frames: Vec::new(),
                 limits: ServerLimits::default(),
                 in_flight: InFlight::default(),
+                next: Next::RECONNECT,
+                random: Random(seed),
+                presence_due: Vec::new(),
                 pushing: VecDeque::new(),
                 last_request: 0,
             },
@@ -100,6 +113,7 @@ impl Client {
     /// [`ClientError::Handshake`] if the WebSocket's host or path cannot be sent.
     pub fn connect(&mut self, now_ms: u64) -> Result<(), ClientError> {
         self.disconnected();
+        self.core.next = Next::RECONNECT;
         self.seed = self.seed.wrapping_add(1);
         let link = Link::start(&self.transport, self.seed, &mut self.out)?;
         if link.is_open() {
@@ -111,11 +125,13 @@ impl Client {
         Ok(())
     }
 
-    /// The connection is gone. What is not acked will be pushed again.
-    pub fn disconnected(&mut self) {
+    /// The connection is gone, or did not come about. Tells what to do next, by what the server said on it: its
+    /// error, that it is going away, when it wants to see this client again.
+    pub fn disconnected(&mut self) -> Next {
         self.link = None;
         self.out = Vec::new();
         self.core.disconnected();
+        self.core.next
     }
 
     /// Takes received bytes, and passes on what they bring. The bytes are scratch space afterwards.
@@ -130,13 +146,17 @@ impl Client {
     ) -> Result<(), ClientError> {
         let Self { core, link, out, agent, .. } = self;
         let Some(link) = link else { return Ok(()) };
-        link.receive(bytes, out, &mut |incoming| match incoming {
+        let done = link.receive(bytes, out, &mut |incoming| match incoming {
             Incoming::Open => {
                 core.hello(agent);
                 Ok(())
             }
             Incoming::Frame(bytes) => core.frame(bytes, now_ms, on_event),
-        })
+        });
+        if let Err(error) = &done {
+            core.next = core.next.and(error.next());
+        }
+        done
     }
 
     /// Appends to `out` everything that may be sent now: answers first, then pushes within the server's
@@ -150,6 +170,7 @@ impl Client {
             out.append(&mut self.out);
         }
         self.out = Vec::new();
+        self.core.presences(now_ms);
         if link.is_open() && !self.core.frames.is_empty() {
             link.send_all(out, &mut self.core.frames);
         }
@@ -159,8 +180,10 @@ impl Client {
         }
     }
 
-    /// Keeps the connection alive; call it at least once a second. Afterwards ask for output.
+    /// Keeps the connection alive, and opens streams again whose time has come; call it at least once a second.
+    /// Afterwards ask for output.
     pub fn tick(&mut self, now_ms: u64) {
+        self.core.reopen_due(now_ms);
         let idle_ms = self.core.limits.idle_ms;
         let silent_ms = now_ms.saturating_sub(self.last_output_ms);
         if self.is_ready() && idle_ms > 0 && silent_ms >= idle_ms / 3 {
@@ -199,6 +222,7 @@ impl Core {
         self.phase = Phase::Disconnected;
         self.frames = Vec::new();
         self.handles.clear();
+        self.presence_due = Vec::new();
         self.in_flight = InFlight::default();
         self.limits = ServerLimits::default();
         for slot in &mut self.streams {

@@ -10,6 +10,9 @@ use etherply_wire::kinds::ClockEntry;
 use crate::client::{Client, StreamId};
 use crate::error::RequestError;
 use crate::event::Changes;
+use crate::outbox::Push;
+use crate::saved::{Saved, SavedCopy};
+use crate::stream::OpenOptions;
 
 /// Why a document could not take in what the server sent.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +23,17 @@ pub enum DocumentError {
     /// A change or a snapshot that cannot be applied.
     #[error("Automerge cannot apply what the server sent: {0}")]
     Apply(#[from] AutomergeError),
+}
+
+/// Why a document could not be saved or restored.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The client does not take the last edits, or does not open the document.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// Automerge cannot take in what there is.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
 }
 
 /// A document and its stream. Edit it through [`Document::doc`], then call [`Document::push`].
@@ -159,6 +173,49 @@ impl Document {
         self.doc.commit();
         let changes = self.doc.get_changes(&[]);
         client.supply(self.stream, &lacking(&changes, server), tag)
+    }
+}
+
+impl Document {
+    /// Everything that this member has of the document, for a program that goes on with it later: a copy, its
+    /// cursor, and the changes that are not acked. Edits that were not pushed yet are pushed, under `tag`.
+    ///
+    /// Write it so that it replaces the file of before in one step (a new file, synced, renamed), and do it
+    /// before anything depends on an edit. Saving costs in proportion to the whole document; between two saves
+    /// [`Client::save`] is enough to lose no edit.
+    ///
+    /// # Errors
+    /// The outbox is full, or something received cannot be applied.
+    pub fn save(&mut self, client: &mut Client, owner: &str, tag: u64) -> Result<Saved, SaveError> {
+        // The cursor is beyond what was only gathered.
+        self.apply()?;
+        self.push(client, tag)?;
+        let cursor = client.cursor(self.stream);
+        let copy = SavedCopy { cursor, bytes: self.doc.save() };
+        Ok(Saved { copy: Some(copy), ..client.save(self.stream, owner)? })
+    }
+
+    /// Goes on with what was saved: opens it on `client`, with its unacked changes in the outbox and in the
+    /// document. `actor` has to be a fresh one: the program may have sent changes after it was saved. Without a
+    /// copy, changes show once the server has sent what they build upon.
+    ///
+    /// # Errors
+    /// The client does not open it, or Automerge cannot read the copy or the changes.
+    pub fn restore(
+        client: &mut Client,
+        saved: &Saved,
+        actor: ActorId,
+        options: OpenOptions,
+    ) -> Result<Self, SaveError> {
+        let mut doc = match &saved.copy {
+            Some(copy) => AutoCommit::load(&copy.bytes).map_err(DocumentError::from)?,
+            None => AutoCommit::new(),
+        };
+        let changes = saved.pushes.iter().flat_map(Push::changes);
+        let changes: Result<Vec<Change>, _> = changes.map(Change::try_from).collect();
+        doc.apply_changes(changes.map_err(DocumentError::from)?).map_err(DocumentError::from)?;
+        let stream = client.restore(saved, options)?;
+        Ok(Self::with(stream, doc.with_actor(actor)))
     }
 }
 

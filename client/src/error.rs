@@ -47,13 +47,44 @@ pub enum ClientError {
 /// What to do after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Connect again after this time; what is not acked is pushed again.
+    /// Connect again; what is not acked is pushed again. [`crate::Backoff`] makes a wait of it.
     Reconnect {
-        /// Milliseconds to wait at least.
+        /// Milliseconds to wait at least, as the server asked.
         after_ms: u32,
+        /// Milliseconds of random time that the server asked to be added, so that not all clients come at once.
+        jitter_ms: u32,
     },
     /// Connecting again leads to the same error: configuration or version has to change.
     Stop,
+}
+
+impl Next {
+    /// Connect again, without a wish of the server's as to when.
+    pub const RECONNECT: Self = Self::after(0);
+
+    const fn after(after_ms: u32) -> Self {
+        Self::Reconnect { after_ms, jitter_ms: 0 }
+    }
+
+    /// Both together: the longer times, and no connection if one says so.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (
+                Self::Reconnect { after_ms, jitter_ms },
+                Self::Reconnect { after_ms: other_ms, jitter_ms: other_jitter_ms },
+            ) => Self::Reconnect {
+                after_ms: after_ms.max(other_ms),
+                jitter_ms: jitter_ms.max(other_jitter_ms),
+            },
+            _ => Self::Stop,
+        }
+    }
+}
+
+/// Whether the same request may succeed later: the wire's table of codes says so. A code that this version does
+/// not know is tried again.
+pub(crate) fn is_retryable(code: u16) -> bool {
+    ErrorCode::from_number(code).is_none_or(ErrorCode::is_retryable)
 }
 
 impl ClientError {
@@ -71,21 +102,19 @@ impl ClientError {
         }
     }
 
-    /// What to do next.
+    /// What to do next: the wire's `retryable` codes, a gap, and an upgrade that failed with a status from 500
+    /// on (a proxy whose server is away) lead to another connection. All else is final, because the same bytes
+    /// would be exchanged again.
     pub fn next(&self) -> Next {
         match self {
             // A gap is mended by resuming from the cursor.
-            Self::Range(_) => Next::Reconnect { after_ms: 0 },
-            Self::Server { code, retry_after_ms, .. } => match ErrorCode::from_number(*code) {
-                Some(code) if !code.is_retryable() => Next::Stop,
-                _ => Next::Reconnect { after_ms: *retry_after_ms },
-            },
-            Self::Handshake(HandshakeError::Refused { status }) if *status >= 500 => {
-                Next::Reconnect { after_ms: 1_000 }
-            }
+            Self::Range(_) => Next::RECONNECT,
+            Self::Server { code, retry_after_ms, .. } if is_retryable(*code) => Next::after(*retry_after_ms),
+            Self::Server { .. } => Next::Stop,
+            Self::Handshake(HandshakeError::Refused { status }) if *status >= 500 => Next::after(1_000),
             Self::Closed { .. } => match self.code() {
                 Some(code) if !code.is_retryable() => Next::Stop,
-                _ => Next::Reconnect { after_ms: 0 },
+                _ => Next::RECONNECT,
             },
             Self::Frame(_) | Self::WebSocket(_) | Self::Handshake(_) | Self::Violation(_) => Next::Stop,
         }

@@ -36,6 +36,9 @@ pub enum Event<'a> {
         stream: StreamId,
         /// Why.
         fault: Fault<'a>,
+        /// Whether the client opens it again by itself, because the server only refused it for a while.
+        /// Otherwise the next connection tries once more, or [`crate::Client::reopen`].
+        retries: bool,
     },
     /// Changes of other members, in the log's order.
     Changes {
@@ -111,6 +114,8 @@ pub enum Event<'a> {
         stream: StreamId,
         /// Why; code 0 for this side's own request.
         fault: Fault<'a>,
+        /// Whether the client opens it again by itself.
+        retries: bool,
     },
     /// A request of a stream was refused; the stream goes on.
     Failed {
@@ -160,7 +165,8 @@ pub enum Event<'a> {
         /// The ping's number.
         nonce: u64,
     },
-    /// The server will close the connection soon. What is acked is safe.
+    /// The server will close the connection soon. What is acked is safe. [`crate::Client::disconnected`] tells
+    /// when it wants to see this client again.
     GoingAway {
         /// Why.
         fault: Fault<'a>,

@@ -4,10 +4,11 @@ use etherply_wire::kinds::{self, ArchivedClockEntry, ArchivedCursor, ClockEntry,
 use etherply_wire::limits::{CLOCK_ENTRIES_MAX, SNAPSHOT_CHUNK_BYTES_MAX};
 use etherply_wire::{ErrorCode, Frame, Kind, Rights, encode_into};
 
+use crate::backoff::below;
 use crate::client::{Core, Phase, StreamId};
-use crate::error::ClientError;
+use crate::error::{ClientError, Next, is_retryable};
 use crate::event::{Changes, Event, Fault, Presences};
-use crate::limits::SNAPSHOT_BYTES_MAX;
+use crate::limits::{OPEN_RETRY_MS, SNAPSHOT_BYTES_MAX};
 use crate::outbox::{InFlight, Refusal};
 use crate::stream::{Assembly, Stream, StreamState};
 
@@ -21,8 +22,8 @@ impl Core {
         match (self.phase, kind) {
             (Phase::Hello, Kind::Welcome) => return self.welcome(&frame, on),
             (Phase::Ready, Kind::Welcome) => return Err(ClientError::Violation("a second welcome")),
-            (_, Kind::Error) => return self.error(&frame, on),
-            (_, Kind::GoingAway) => return going_away(&frame, on),
+            (_, Kind::Error) => return self.error(&frame, now_ms, on),
+            (_, Kind::GoingAway) => return self.going_away(&frame, on),
             (Phase::Ready, _) => {}
             _ => return Err(ClientError::Violation("a frame before the welcome")),
         }
@@ -37,7 +38,7 @@ impl Core {
                 on(Event::Pong { nonce });
                 Ok(())
             }
-            Kind::Opened => self.opened(&frame, on),
+            Kind::Opened => self.opened(&frame, now_ms, on),
             _ => self.stream_frame(kind, &frame, now_ms, on),
         }
     }
@@ -58,7 +59,7 @@ impl Core {
         Ok(())
     }
 
-    fn error(&mut self, frame: &Frame<'_>, on: OnEvent<'_>) -> Result<(), ClientError> {
+    fn error(&mut self, frame: &Frame<'_>, now_ms: u64, on: OnEvent<'_>) -> Result<(), ClientError> {
         let error = frame.body::<kinds::Error>()?;
         let (request, code) = (error.request.to_native(), error.code.to_native());
         let fault =
@@ -74,14 +75,19 @@ impl Core {
             if let Some(stream) = self.stream_mut(id) {
                 stream.state = StreamState::Closed;
             }
-            on(Event::OpenFailed { stream: id, fault });
+            let retries = self.retry_open(id, &fault, now_ms);
+            on(Event::OpenFailed { stream: id, fault, retries });
             return Ok(());
         }
-        on(Event::Failed { stream: self.by_handle(frame.stream()), request, fault });
+        let stream = self.by_handle(frame.stream());
+        if let Some(stream) = stream.and_then(|id| self.stream_mut(id)) {
+            stream.forget_presence(&fault);
+        }
+        on(Event::Failed { stream, request, fault });
         Ok(())
     }
 
-    fn opened(&mut self, frame: &Frame<'_>, on: OnEvent<'_>) -> Result<(), ClientError> {
+    fn opened(&mut self, frame: &Frame<'_>, now_ms: u64, on: OnEvent<'_>) -> Result<(), ClientError> {
         let opened = frame.body::<kinds::Opened>()?;
         let (request, handle) = (opened.request.to_native(), frame.stream());
         let asked = |stream: &Stream| {
@@ -117,6 +123,9 @@ impl Core {
             _ => return Err(ClientError::Violation("a way to resume that this side did not ask for")),
         }
         let rights = Rights(opened.rights.to_native());
+        if stream.carries_presence(now_ms) {
+            self.presence_due.push(id);
+        }
         self.queue(id);
         on(Event::Opened {
             stream: id,
@@ -138,7 +147,7 @@ impl Core {
         let id = self.by_handle(frame.stream());
         let id = id.ok_or(ClientError::Violation("a frame for a document that is not open"))?;
         if kind == Kind::Close {
-            return self.closed(id, frame, on);
+            return self.closed(id, frame, now_ms, on);
         }
         let Some(stream) = self.stream_mut(id) else { return Ok(()) };
         if stream.state == StreamState::Closing {
@@ -172,7 +181,13 @@ impl Core {
         self.in_flight.bytes = (self.in_flight.bytes + after.bytes).saturating_sub(before.bytes);
     }
 
-    fn closed(&mut self, id: StreamId, frame: &Frame<'_>, on: OnEvent<'_>) -> Result<(), ClientError> {
+    fn closed(
+        &mut self,
+        id: StreamId,
+        frame: &Frame<'_>,
+        now_ms: u64,
+        on: OnEvent<'_>,
+    ) -> Result<(), ClientError> {
         let close = frame.body::<kinds::Close>()?;
         self.handles.retain(|&(_, other)| other != id);
         let Some(stream) = self.stream_mut(id) else { return Ok(()) };
@@ -186,7 +201,30 @@ impl Core {
         }
         let fault =
             Fault { code: close.code.to_native(), retry_after_ms: 0, message: close.message.as_str() };
-        on(Event::Closed { stream: id, fault });
+        let retries = !by_us && self.retry_open(id, &fault, now_ms);
+        on(Event::Closed { stream: id, fault, retries });
+        Ok(())
+    }
+
+    /// Plans to open a stream again that the server refused or ended, if that may help. The time is spread, so
+    /// that a document's members do not all come back at once.
+    fn retry_open(&mut self, id: StreamId, fault: &Fault<'_>, now_ms: u64) -> bool {
+        let retries = is_retryable(fault.code);
+        let wait_ms = u64::from(fault.retry_after_ms).max(OPEN_RETRY_MS);
+        let at_ms = now_ms.saturating_add(wait_ms).saturating_add(below(wait_ms, self.random.next()));
+        if let Some(stream) = self.stream_mut(id) {
+            stream.reopens_at_ms = retries.then_some(at_ms);
+        }
+        retries
+    }
+
+    fn going_away(&mut self, frame: &Frame<'_>, on: OnEvent<'_>) -> Result<(), ClientError> {
+        let body = frame.body::<kinds::GoingAway>()?;
+        let (after_ms, jitter_ms) = (body.retry_after_ms.to_native(), body.retry_jitter_ms.to_native());
+        let fault =
+            Fault { code: body.code.to_native(), retry_after_ms: after_ms, message: body.message.as_str() };
+        self.next = self.next.and(Next::Reconnect { after_ms, jitter_ms });
+        on(Event::GoingAway { fault, retry_jitter_ms: jitter_ms });
         Ok(())
     }
 }
@@ -339,17 +377,6 @@ fn members(id: StreamId, kind: Kind, frame: &Frame<'_>, on: OnEvent<'_>) -> Resu
             on(Event::Broadcast { stream: id, member, topic, payload: frame.tail() });
         }
     }
-    Ok(())
-}
-
-fn going_away(frame: &Frame<'_>, on: OnEvent<'_>) -> Result<(), ClientError> {
-    let body = frame.body::<kinds::GoingAway>()?;
-    let fault = Fault {
-        code: body.code.to_native(),
-        retry_after_ms: body.retry_after_ms.to_native(),
-        message: body.message.as_str(),
-    };
-    on(Event::GoingAway { fault, retry_jitter_ms: body.retry_jitter_ms.to_native() });
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //!
 //! What it knows of documents is their positions in the server's log; what the changes mean is Automerge's.
 
+pub mod backoff;
 pub mod change;
 pub mod client;
 pub mod document;
@@ -15,16 +16,20 @@ pub mod event;
 mod incoming;
 pub mod limits;
 pub mod outbox;
+mod presence;
 pub mod progress;
 mod requests;
+pub mod saved;
 pub mod stream;
 mod transport;
 
+pub use backoff::Backoff;
 pub use client::{Client, StreamId};
-pub use document::Document;
+pub use document::{Document, DocumentError, SaveError};
 pub use error::{ClientError, Next, RequestError};
 pub use event::{Changes, Event, Fault};
 pub use limits::ServerLimits;
 pub use outbox::{InFlight, Push};
+pub use saved::{Saved, SavedCopy, SavedError};
 pub use stream::{OpenOptions, StreamState};
 pub use transport::Transport;

@@ -6,6 +6,10 @@ use etherply_wire::limits::Limit;
 /// Longest snapshot that is put together, in bytes.
 pub const SNAPSHOT_BYTES_MAX: usize = 512 * 1024 * 1024;
 
+/// Shortest time until a client opens a document again that the server refused for a while; as much again is
+/// added at random.
+pub const OPEN_RETRY_MS: u64 = 1_000;
+
 /// The server's limits that a client has to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {

@@ -27,6 +27,18 @@ pub struct Push {
     pub bytes: Vec<u8>,
 }
 
+impl Push {
+    /// Each change's bytes.
+    pub fn changes(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.bytes.as_slice();
+        self.lengths.iter().map_while(move |&length| {
+            let (change, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+            rest = after;
+            Some(change)
+        })
+    }
+}
+
 /// What a refusal means for the outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {

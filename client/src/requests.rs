@@ -1,9 +1,7 @@
 //! What an application asks a client for.
 
 use etherply_wire::frame::encode_into;
-use etherply_wire::kinds::{
-    BroadcastSend, ClockEntry, Close, Cursor, Open, Ping, PresenceLeave, PresenceSet, Reconcile, Renew,
-};
+use etherply_wire::kinds::{BroadcastSend, ClockEntry, Close, Cursor, Open, Ping, Reconcile, Renew};
 use etherply_wire::limits::{
     BROADCAST_TOPIC_BYTES_MAX, CLOCK_ENTRIES_MAX, DOCUMENT_ID_BYTES_MAX, RECONCILE_ENTRIES_MAX,
     TOKEN_BYTES_MAX,
@@ -208,28 +206,6 @@ impl Client {
         Ok(request)
     }
 
-    /// Sets this member's presence, which holds for `ttl_ms` unless it is set again.
-    ///
-    /// # Errors
-    /// The stream is not open at the moment, or the state too large.
-    pub fn set_presence(&mut self, id: StreamId, state: &[u8], ttl_ms: u32) -> Result<(), RequestError> {
-        fits(state.len(), self.core.limits.presence_bytes_max)?;
-        let handle = self.core.open_handle(id)?;
-        encode_into(&mut self.core.frames, handle, &PresenceSet { ttl_ms }, &[state]);
-        Ok(())
-    }
-
-    /// Ends this member's presence.
-    ///
-    /// # Errors
-    /// The stream is not open at the moment.
-    pub fn leave_presence(&mut self, id: StreamId) -> Result<(), RequestError> {
-        let handle = self.core.open_handle(id)?;
-        let leave = PresenceLeave { version: 0, members: Vec::new() };
-        encode_into(&mut self.core.frames, handle, &leave, &[]);
-        Ok(())
-    }
-
     /// Sends a message to the members that are here now. It is not kept.
     ///
     /// # Errors
@@ -297,6 +273,7 @@ impl Core {
         let request = self.next_request();
         let Some(stream) = self.stream_mut(id) else { return };
         stream.state = StreamState::Opening;
+        stream.reopens_at_ms = None;
         stream.request = request;
         let open = Open {
             request,
@@ -308,6 +285,17 @@ impl Core {
         encode_into(&mut self.frames, 0, &open, &[]);
     }
 
+    /// Opens streams again that the server refused or ended for a while.
+    pub(crate) fn reopen_due(&mut self, now_ms: u64) {
+        for index in 0..self.streams.len() {
+            let id = StreamId(u32::try_from(index).unwrap_or(u32::MAX));
+            let is_due = |stream: &Stream| stream.reopens_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
+            if self.stream(id).is_some_and(is_due) {
+                self.send_open(id);
+            }
+        }
+    }
+
     pub(crate) fn send_close(&mut self, handle: u32) {
         encode_into(&mut self.frames, handle, &Close { code: 0, message: String::new() }, &[]);
     }
@@ -317,7 +305,7 @@ impl Core {
         self.last_request
     }
 
-    fn open_handle(&self, id: StreamId) -> Result<u32, RequestError> {
+    pub(crate) fn open_handle(&self, id: StreamId) -> Result<u32, RequestError> {
         let stream = self.stream(id).ok_or(RequestError::NotOpen)?;
         match stream.state {
             StreamState::Open => Ok(stream.handle),
@@ -327,6 +315,6 @@ impl Core {
     }
 }
 
-fn fits(given: usize, max: usize) -> Result<(), RequestError> {
+pub(crate) fn fits(given: usize, max: usize) -> Result<(), RequestError> {
     if given <= max { Ok(()) } else { Err(RequestError::TooLarge { given, max }) }
 }

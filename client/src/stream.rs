@@ -63,6 +63,21 @@ pub(crate) struct Stream {
     pub(crate) clock_asked: bool,
     /// Whether this stream waits in the client's queue of those that have something to push.
     pub(crate) queued: bool,
+    /// When the client opens this stream again by itself, after the server refused or ended it for a while.
+    pub(crate) reopens_at_ms: Option<u64>,
+    /// What this member set last.
+    pub(crate) presence: Option<Box<OwnPresence>>,
+}
+
+/// This member's presence: sent once, and again on another connection for what is left of its time.
+#[derive(Debug)]
+pub(crate) struct OwnPresence {
+    pub(crate) state: Box<[u8]>,
+    pub(crate) ttl_ms: u32,
+    /// When it ends by itself; `None` before it was sent.
+    pub(crate) ends_at_ms: Option<u64>,
+    /// Whether the stream stands in the client's list of those whose presence is to be sent.
+    pub(crate) is_due: bool,
 }
 
 impl Stream {
@@ -81,6 +96,8 @@ impl Stream {
             clock: Vec::new(),
             clock_asked: false,
             queued: false,
+            reopens_at_ms: None,
+            presence: None,
         }
     }
 
@@ -93,5 +110,9 @@ impl Stream {
         self.snapshot = None;
         self.clock = Vec::new();
         self.clock_asked = false;
+        self.reopens_at_ms = None;
+        if let Some(presence) = &mut self.presence {
+            presence.is_due = false;
+        }
     }
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 mod peer;
+mod reconnect;
 
 use automerge::transaction::Transactable;
 use automerge::{ActorId, AutoCommit, ROOT, ReadDoc};
@@ -60,7 +61,7 @@ impl Member {
                 Event::Acked { push, .. } => *acked = push.tag.max(*acked),
                 Event::Refused { blocks: true, clock, .. } => blocked = Some(clock),
                 Event::Refused { .. } => {}
-                Event::Ready { .. } | Event::Opened { .. } => {}
+                Event::Ready { .. } | Event::Opened { .. } | Event::GoingAway { .. } => {}
                 other => panic!("unexpected: {other:?}"),
             })
             .unwrap();
@@ -121,6 +122,19 @@ impl World {
         self.peer.receive(conn, index, &up, &mut self.queue);
         let mut down: Vec<u8> = conn.output.drain(..bytes.min(conn.output.len())).collect();
         member.receive(&mut down, self.now_ms);
+    }
+
+    /// Moves up to `bytes` bytes, first up and then down; tells how many it were.
+    fn carry(&mut self, index: usize, bytes: usize) -> usize {
+        let Some(conn) = self.conns[index].as_mut() else { return 0 };
+        let member = &mut self.members[index];
+        member.send(self.now_ms);
+        let up: Vec<u8> = member.to_server.drain(..bytes.min(member.to_server.len())).collect();
+        self.peer.receive(conn, index, &up, &mut self.queue);
+        let left = bytes - up.len();
+        let mut down: Vec<u8> = conn.output.drain(..left.min(conn.output.len())).collect();
+        member.receive(&mut down, self.now_ms);
+        up.len() + down.len()
     }
 
     fn step(&mut self, action: u8, index: usize, amount: u8) {

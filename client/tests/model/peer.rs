@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use etherply_client::change::ChangeView;
 use etherply_wire::kinds::{
-    Ack, Changes, ClockEntry, Close, Cursor, Hello, Open, Opened, Push, Reconcile, Refused, Snapshot,
-    Welcome, resume,
+    Ack, Changes, ClockEntry, Close, Cursor, Error, Hello, Open, Opened, PresenceSet, Push, Reconcile,
+    Refused, Snapshot, Welcome, resume,
 };
 use etherply_wire::websocket::{Decoder, Event, Role, handshake, message_into};
 use etherply_wire::{ErrorCode, Frame, Kind, MAGIC, encode_into};
@@ -38,6 +38,12 @@ pub struct Peer {
     /// Members without a cursor get a snapshot of this document, which covers so many positions.
     pub snapshot: Option<(u64, Vec<u8>)>,
     pub refused: usize,
+    /// Another one begins where the log was replaced.
+    pub epoch: u64,
+    /// Refuse opens for this reason.
+    pub refuse_opens: Option<ErrorCode>,
+    /// What members set, in order: the time to live and the state; `None` for a leave.
+    pub presence: Vec<Option<(u32, Vec<u8>)>>,
 }
 
 struct Pending {
@@ -83,7 +89,7 @@ impl Conn {
         }
     }
 
-    fn send(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+    pub fn send(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
         if matches!(self.codec, Codec::Tcp) {
             encode(&mut self.output);
         } else {
@@ -135,7 +141,16 @@ impl Conn {
 
 impl Peer {
     pub fn new() -> Self {
-        Self { log: Vec::new(), salt: 0, refuse_next: None, snapshot: None, refused: 0 }
+        Self {
+            log: Vec::new(),
+            salt: 0,
+            refuse_next: None,
+            snapshot: None,
+            refused: 0,
+            epoch: 1,
+            refuse_opens: None,
+            presence: Vec::new(),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -162,7 +177,7 @@ impl Peer {
             }
             None => [0; 32],
         };
-        Cursor { epoch: 1, seq, chain }
+        Cursor { epoch: self.epoch, seq, chain }
     }
 
     fn end(&self) -> Cursor {
@@ -209,17 +224,28 @@ impl Peer {
                     conn.open = false;
                 }
                 Kind::Ping => {}
+                Kind::PresenceSet => {
+                    let ttl_ms = frame.body::<PresenceSet>().unwrap().ttl_ms.to_native();
+                    self.presence.push(Some((ttl_ms, frame.tail().to_vec())));
+                }
+                Kind::PresenceLeave => self.presence.push(None),
                 other => panic!("a client sent {}", other.name()),
             }
         }
     }
 
     fn open(&mut self, conn: &mut Conn, open: &etherply_wire::kinds::ArchivedOpen, queue: &Queue) {
+        if let Some(code) = self.refuse_opens {
+            let (request, code, message) = (open.request.to_native(), code as u16, String::new());
+            let error = Error { request, code, kind: 0, retry_after_ms: 0, message };
+            conn.send(|out| encode_into(out, 0, &error, &[]));
+            return;
+        }
         let known = |seq: u64| seq <= self.log.len() as u64;
         let (resume, sent) = match open.cursor.as_ref() {
             Some(cursor) => {
                 let seq = cursor.seq.to_native();
-                let same = known(seq) && self.cursor(seq).chain == cursor.chain;
+                let same = cursor.epoch == self.epoch && known(seq) && self.cursor(seq).chain == cursor.chain;
                 if same { (resume::CURSOR, seq) } else { (resume::RECONCILE, 0) }
             }
             None if self.snapshot.is_some() => (resume::SNAPSHOT, 0),
