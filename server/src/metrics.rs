@@ -27,6 +27,8 @@ pub struct Metrics {
     pub failed: IntCounterVec,
     /// Panics, by what they ended: a connection, a document's streams, a document's members on one core.
     pub panics: IntCounterVec,
+    /// Connections that moved to the core of the document that they opened.
+    pub handovers: IntCounter,
     /// Changes made durable.
     pub operations: IntCounter,
     /// Bytes of pushes made durable.
@@ -88,6 +90,7 @@ impl Metrics {
             rejected: labelled("connections_rejected_total", "Connections not taken", "reason")?,
             failed: labelled("connections_failed_total", "Connections ended for an error", "code")?,
             panics: labelled("panics_total", "Panics, by what they ended", "ended")?,
+            handovers: counter("handovers_total", "Connections that moved to their document's core")?,
             operations: counter("operations_total", "Changes made durable")?,
             pushed_bytes: counter("pushed_bytes_total", "Bytes of pushes made durable")?,
             refused: labelled("pushes_refused_total", "Pushes refused", "code")?,

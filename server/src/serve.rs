@@ -91,6 +91,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let (drained_sender, drained) = flume::unbounded();
     let mut threads = Vec::with_capacity(cores);
     let (started, open_connections) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let connections_per_core: Arc<[AtomicU64]> = (0..cores).map(|_| AtomicU64::new(0)).collect();
     let numbers = 0_u16..;
     for ((core, cpu), messages) in numbers.zip(processors).zip(receivers) {
         let setup = CoreSetup {
@@ -101,6 +102,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             metrics: Arc::clone(&metrics),
             started,
             open_connections: Arc::clone(&open_connections),
+            connections_per_core: Arc::clone(&connections_per_core),
             is_loopback: listen.ip().is_loopback(),
             faults: faults(),
             drained: drained_sender.clone(),

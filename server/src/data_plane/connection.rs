@@ -7,6 +7,7 @@ use std::task::Waker;
 use bytes::Bytes;
 use etherply_engine::outgoing::Outgoing;
 use etherply_engine::peer::{Peer, SessionId};
+use etherply_engine::shard::OpenRequest;
 use etherply_wire::ErrorCode;
 use etherply_wire::Rights;
 use etherply_wire::kinds::Error;
@@ -92,6 +93,8 @@ pub(super) struct Connection {
     /// When draining ends at the latest.
     pub(super) drain_until_s: u32,
     pub(super) waker: Option<Waker>,
+    /// The core to which it is to move, and the open that it moves for.
+    pub(super) moving: Option<(u16, Box<OpenRequest>)>,
 }
 
 impl Connection {
@@ -119,6 +122,7 @@ impl Connection {
             heard_s: now_s,
             drain_until_s: 0,
             waker: None,
+            moving: None,
         }
     }
 

@@ -25,13 +25,14 @@ use etherply_wire::kinds::GoingAway;
 
 use super::connection::{Connection, Control, Stage};
 use super::contain::{self, Scope};
+use super::handover::Moving;
 use super::limits::{
     CONNECTIONS_PER_CORE_MAX, CORE_IN_FLIGHT_BYTES_MAX, DRAIN_TIMEOUT_S, HELLO_TIMEOUT_S, IDLE_TIMEOUT_S,
     MESSAGES_PER_TURN_MAX, READ_BYTES, RETRY_AFTER_STOP_MS, RETRY_JITTER_MS,
 };
 use super::mailbox::{Mailboxes, Message, Request, StopStage};
 use super::slab::Slab;
-use super::{effects, flush, receive};
+use super::{effects, flush, handover, receive};
 use crate::metrics::Metrics;
 use crate::runtime::{self, Stream};
 use crate::storage::{Committer, Job, Question, Questions};
@@ -53,6 +54,8 @@ pub struct CoreSetup {
     pub started: Instant,
     /// Connections of all cores, those that are on their way to a core included.
     pub open_connections: Arc<AtomicU64>,
+    /// Connections of each core, for the choice whether one is to move.
+    pub connections_per_core: Arc<[AtomicU64]>,
     /// Whether only programs on this machine can connect.
     pub is_loopback: bool,
     /// Panics on purpose, for tests.
@@ -95,6 +98,12 @@ pub(super) struct Core {
     pub(super) scratch: RefCell<Vec<u8>>,
 }
 
+/// A connection for this core.
+enum Arrival {
+    New(OwnedFd),
+    Moved(Box<Moving>),
+}
+
 /// Runs a core until the server stops.
 pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
     let mut state = State {
@@ -124,14 +133,17 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
     let clock = Rc::clone(&core);
     runtime::spawn(async move { clock.keep_time().await });
     while let Ok(message) = messages.recv_async().await {
-        let mut adopted = core.handle(message);
+        let mut arrivals: Vec<Arrival> = core.handle(message).into_iter().collect();
         // Whatever else is there belongs to the same turn, up to a bound: connections want theirs as well.
         for _ in 0..MESSAGES_PER_TURN_MAX {
             let Ok(message) = messages.try_recv() else { break };
-            adopted.extend(core.handle(message));
+            arrivals.extend(core.handle(message));
         }
-        for socket in adopted.drain(..) {
-            core.adopt(socket);
+        for arrival in arrivals {
+            match arrival {
+                Arrival::New(socket) => core.adopt(socket),
+                Arrival::Moved(moving) => handover::arrive(&core, *moving),
+            }
         }
         if core.state.borrow().stopping == Some(StopStage::End) {
             core.end();
@@ -144,12 +156,13 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
 }
 
 impl Core {
-    /// Takes one message; sockets to adopt come back, because a new task runs at once.
-    fn handle(&self, message: Message) -> Vec<OwnedFd> {
+    /// Takes one message; a connection that it brings comes back, because a new task runs at once.
+    fn handle(&self, message: Message) -> Option<Arrival> {
         let mut state = self.state.borrow_mut();
         let now = state.now();
         match message {
-            Message::Adopt(socket, _) => return vec![socket],
+            Message::Adopt(socket, _) => return Some(Arrival::New(socket)),
+            Message::Move(moving) => return Some(Arrival::Moved(moving)),
             Message::Request(request) => state.serve(request, now),
             Message::Effect(effect) => effects::apply(&mut state, effect),
             Message::Loaded { handle, result } => {
@@ -180,7 +193,7 @@ impl Core {
             Message::Stop(StopStage::Drain) => state.drain(),
             Message::Stop(StopStage::End) => state.stopping = Some(StopStage::End),
         }
-        Vec::new()
+        None
     }
 
     /// Makes a connection of a socket.
@@ -205,9 +218,12 @@ impl Core {
             state.connections.insert(|id| Connection::new(Peer { core, id }, descriptor, session, now_s));
         state.setup.metrics.accepted.inc();
         state.setup.metrics.connections.inc();
+        if let Some(count) = state.setup.connections_per_core.get(usize::from(core)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         drop(state);
         let core = Rc::clone(self);
-        runtime::spawn(receive::serve(core, id, stream));
+        runtime::spawn(receive::serve(core, id, stream, Vec::new()));
     }
 
     /// Sends what waits, when a turn has brought something.
@@ -357,11 +373,22 @@ impl State {
         }
     }
 
+    /// A connection of this core has ended.
+    pub(super) fn count_off(&self) {
+        self.setup.metrics.connections.dec();
+        self.setup.open_connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(count) = self.setup.connections_per_core.get(usize::from(self.setup.core)) {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Forgets a connection, and tells all who know of it.
     pub(super) fn disconnect(&mut self, id: u64) {
         let Some(connection) = self.connections.remove(id) else { return };
-        self.setup.metrics.connections.dec();
-        self.setup.open_connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some((home, _)) = &connection.moving {
+            handover::stay(self, *home);
+        }
+        self.count_off();
         self.partial_bytes = self.partial_bytes.saturating_sub(connection.partial_bytes);
         self.paused.remove(&id);
         for stream in &connection.streams {

@@ -27,6 +27,9 @@ pub const CONTROL_OVERHEAD_BYTES: usize = 128;
 pub const REQUEST_OVERHEAD_BYTES: usize = 64;
 /// Most connections of one core.
 pub const CONNECTIONS_PER_CORE_MAX: usize = 100_000;
+/// How many connections more than a quarter above another core's a core may have and still be moved
+/// connections from there, which opened a document of its own.
+pub const HANDOVER_SLACK: u64 = 64;
 /// Time from the accept to a hello.
 pub const HELLO_TIMEOUT_S: u32 = 10;
 /// Time without a frame from the client after which a connection ends.

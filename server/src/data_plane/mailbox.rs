@@ -18,6 +18,8 @@ use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest};
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::ClockEntry;
 
+use super::handover::Moving;
+
 /// How far a stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopStage {
@@ -32,6 +34,8 @@ pub enum StopStage {
 pub enum Message {
     /// A new connection.
     Adopt(OwnedFd, SocketAddr),
+    /// A connection of another core, which opens a document whose home is here.
+    Move(Box<Moving>),
     /// A request of another core's connection to a document whose home is here.
     Request(Request),
     /// An effect of another core's shard.

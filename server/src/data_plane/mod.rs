@@ -9,6 +9,7 @@
 //! session     frames in: what each kind does
 //! contain     what a panic ends
 //! effects     what the engine wants done
+//! handover    a connection moves to its document's core
 //! flush       bytes out: one send for everything that a connection is to get
 //! ```
 
@@ -18,6 +19,7 @@ mod contain;
 mod core;
 mod effects;
 mod flush;
+mod handover;
 pub mod limits;
 mod mailbox;
 mod receive;

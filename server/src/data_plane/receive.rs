@@ -22,12 +22,11 @@ use super::limits::{
     CORE_IN_FLIGHT_BYTES_MAX, CORE_PARTIAL_BYTES_MAX, DRAIN_TIMEOUT_S, PARTIAL_BYTES_FREE, READ_BYTES,
     READS_PER_TURN_MAX,
 };
-use super::session;
+use super::{handover, session};
 use crate::runtime::Stream;
 
 /// Serves one connection to its end.
-pub(super) async fn serve(core: Rc<Core>, id: u64, mut stream: Stream) {
-    let mut carry = Vec::new();
+pub(super) async fn serve(core: Rc<Core>, id: u64, mut stream: Stream, mut carry: Vec<u8>) {
     poll_fn(|context| {
         // The engine contains its own panics: what can be half changed here is the connection's own.
         let poll =
@@ -38,7 +37,9 @@ pub(super) async fn serve(core: Rc<Core>, id: u64, mut stream: Stream) {
         })
     })
     .await;
-    core.state.borrow_mut().disconnect(id);
+    if !handover::depart(&core, id, &stream, &mut carry) {
+        core.state.borrow_mut().disconnect(id);
+    }
 }
 
 fn poll_connection(
@@ -56,7 +57,7 @@ fn poll_connection(
         let is_core_full = state.in_flight_bytes >= CORE_IN_FLIGHT_BYTES_MAX;
         let stopping = state.stopping.is_some();
         let Some(connection) = state.connections.get_mut(id) else { return Poll::Ready(()) };
-        if connection.stage == Stage::Dead {
+        if connection.stage == Stage::Dead || connection.moving.is_some() {
             return Poll::Ready(());
         }
         let waker = context.waker();
@@ -85,7 +86,7 @@ fn poll_connection(
             }
         }
     }
-    // The others' turn, then this one's again.
+    // The others' turn, then this one's again: also if it is to move, which it does then.
     context.waker().wake_by_ref();
     Poll::Pending
 }
@@ -193,6 +194,10 @@ fn consume(state: &mut State, id: u64, bytes: &mut [u8]) -> usize {
         let Some(connection) = state.connections.get_mut(id) else { return bytes.len() };
         if matches!(connection.stage, Stage::Draining | Stage::Dead) {
             return bytes.len();
+        }
+        if connection.moving.is_some() {
+            // The rest moves with it.
+            return consumed;
         }
         if connection.is_at_limit() {
             // The rest waits until some of what is under way is answered.

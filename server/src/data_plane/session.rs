@@ -17,6 +17,7 @@ use etherply_wire::{Direction, ErrorCode, Frame, FrameError, Kind, PROTOCOL, Rig
 
 use super::connection::{Control, Stage};
 use super::core::State;
+use super::handover;
 use super::limits::IDLE_TIMEOUT_S;
 
 /// What this server calls itself.
@@ -184,14 +185,26 @@ fn open(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<()
     });
     state.setup.faults.pass(&document, "a connection opens it");
     let home = shard_of(&document, state.setup.cores);
-    let Some(connection) = state.connections.get_mut(peer.id) else { return Ok(()) };
+    let rights = rights.and(WITHOUT_TOKENS);
+    let open = OpenRequest { peer, session, request, document, rights, cursor };
+    if handover::should_move(state, peer.id, home) {
+        if let Some(connection) = state.connections.get_mut(peer.id) {
+            connection.moving = Some((home, Box::new(open)));
+        }
+    } else {
+        begin_open(state, open, home, now);
+    }
+    Ok(())
+}
+
+/// Asks the document's home.
+pub(super) fn begin_open(state: &mut State, open: OpenRequest, home: u16, now: Now) {
+    let Some(connection) = state.connections.get_mut(open.peer.id) else { return };
     connection.opening += 1;
     if !connection.homes.contains(&home) {
         connection.homes.push(home);
     }
-    let rights = rights.and(WITHOUT_TOKENS);
-    state.request(home, Input::Open(OpenRequest { peer, session, request, document, rights, cursor }), now);
-    Ok(())
+    state.request(home, Input::Open(open), now);
 }
 
 fn renew(state: &mut State, peer: Peer, frame: &Frame<'_>) -> Result<(), Fatal> {

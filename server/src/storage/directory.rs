@@ -248,7 +248,18 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// Opens a directory that nobody holds. Tests beside this one start processes, and such a process has this
+    /// one's descriptors, with the lock, from its fork to its exec.
     fn open(path: &Path) -> Result<DataDirectory, OpenError> {
+        loop {
+            match try_open(path) {
+                Err(error) if error.code() == "storage_locked" => std::thread::yield_now(),
+                opened => return opened,
+            }
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<DataDirectory, OpenError> {
         DataDirectory::open(path, |_| Ok(()))
     }
 
@@ -265,7 +276,7 @@ mod tests {
     fn a_held_directory_is_refused_with_the_holders_pid() {
         let root = tempfile::tempdir().unwrap();
         let held = open(root.path()).unwrap();
-        let error = open(root.path()).unwrap_err();
+        let error = try_open(root.path()).unwrap_err();
         assert_eq!(error.code(), "storage_locked");
         let expected = format!(
             "{}: data directory in use by another etherply (pid {}): stop it or choose another --data",
