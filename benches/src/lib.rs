@@ -10,7 +10,8 @@ use automerge::{AutoCommit, ObjType, ROOT};
 pub fn map_edits(count: usize, value_bytes: usize) -> Result<Vec<Vec<u8>>, automerge::AutomergeError> {
     let mut document = AutoCommit::new();
     for n in 0..count {
-        document.put(ROOT, format!("k{}", n % 16), "x".repeat(value_bytes))?;
+        // Another value each time: a put of what is there already is no change.
+        document.put(ROOT, format!("k{}", n % 16), format!("{n:>value_bytes$}"))?;
         document.commit();
     }
     Ok(document.get_changes(&[]).iter().map(|change| change.raw_bytes().to_vec()).collect())

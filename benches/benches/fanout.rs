@@ -1,0 +1,233 @@
+//! One change to 10, 100 and 1,000 members, in the engine: a push is admitted, its commit reported durable,
+//! the writer acked, and each member handed the frame, which is copied once, as a send does. And what a message
+//! to another core costs, there and back.
+//!
+//! Allocations are counted, and printed before the times: a delivery must not need one of its own.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use etherply_engine::change::ChangeLimits;
+use etherply_engine::document::Document;
+use etherply_engine::feed::{Feeds, QUANTUM_BYTES};
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::FIRST_EPOCH;
+use etherply_engine::peer::{Now, Peer};
+use etherply_engine::shard::{Effect, Input, OpenRequest, PushRequest, Shard};
+use etherply_server::data_plane::{Mailbox, Message, StopStage};
+use etherply_server::runtime;
+use etherply_wire::Rights;
+
+/// Changes of one document, after which a new one is begun.
+const CHANGES: usize = 1_000;
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: everything is handed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promises are the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A shard, and members of one document on as many cores as asked for.
+struct Room {
+    shard: Shard,
+    cores: Vec<Feeds>,
+    members: Vec<(Peer, u32)>,
+    handle: u32,
+    effects: Vec<Effect>,
+    woken: Vec<(Peer, u32)>,
+    out: Vec<u8>,
+    pushes: u64,
+}
+
+const NOW: Now = Now { mono_us: 1, wall_ms: 1 };
+
+impl Room {
+    fn new(members: u64, cores: u16) -> Self {
+        let mut room = Self {
+            shard: Shard::new(0, 1, ChangeLimits::DEFAULT),
+            cores: (0..cores).map(|_| Feeds::new()).collect(),
+            members: Vec::new(),
+            handle: 0,
+            effects: Vec::new(),
+            woken: Vec::new(),
+            out: Vec::new(),
+            pushes: 0,
+        };
+        let document = DocumentId::new("bench").unwrap();
+        for id in 0..members {
+            let peer = Peer { core: u16::try_from(id % u64::from(cores)).unwrap(), id };
+            let rights = Rights::READ.with(Rights::WRITE);
+            let document = document.clone();
+            let open = OpenRequest { peer, session: [0; 16], request: 1, document, rights, cursor: None };
+            room.step(Input::Open(open));
+        }
+        for number in 0..room.members.len() {
+            room.deliver(number);
+        }
+        room
+    }
+
+    fn step(&mut self, input: Input<'_>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.shard.step(input, NOW, &mut effects);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, mut effects: Vec<Effect>) {
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Load { handle, document } => {
+                    self.handle = handle;
+                    let result = Box::new(Ok(Document::new(document, FIRST_EPOCH)));
+                    self.step(Input::Loaded { handle, result });
+                }
+                Effect::Attach(attach) => {
+                    let feeds = self.cores.get_mut(usize::from(attach.peer.core)).unwrap();
+                    if let Some(feed) = attach.feed {
+                        feeds.start(attach.handle, *feed);
+                    }
+                    let number = feeds.attach(attach.handle, attach.peer, attach.member).unwrap();
+                    self.members.push((attach.peer, number));
+                }
+                Effect::Commit { batch, .. } => self.step(Input::Committed { batch }),
+                Effect::Publish { core, handle, event } => {
+                    let woken = &mut self.woken;
+                    let feeds = self.cores.get_mut(usize::from(core)).unwrap();
+                    feeds.publish(handle, event, |peer, number| woken.push((peer, number)));
+                }
+                Effect::Reply { frame, .. } => self.out.extend_from_slice(frame.frame()),
+                _ => {}
+            }
+        }
+        self.effects = effects;
+    }
+
+    fn deliver(&mut self, member: usize) {
+        let Some(&(peer, number)) = self.members.get(member) else { return };
+        self.gather(peer, number);
+    }
+
+    fn gather(&mut self, peer: Peer, number: u32) {
+        let out = &mut self.out;
+        out.clear();
+        let feeds = self.cores.get_mut(usize::from(peer.core)).unwrap();
+        feeds.gather(self.handle, number, peer, QUANTUM_BYTES, |frame| {
+            out.extend_from_slice(frame.frame());
+        });
+    }
+
+    /// The first member pushes a change; everybody gets it. How many deliveries it was.
+    fn push(&mut self, change: &[u8]) -> usize {
+        self.pushes += 1;
+        let peer = self.members.first().unwrap().0;
+        let lengths = [u32::try_from(change.len()).unwrap()];
+        let push = PushRequest {
+            peer,
+            handle: self.handle,
+            push: self.pushes,
+            generation: 1,
+            lengths: &lengths,
+            changes: change,
+        };
+        self.step(Input::Push(push));
+        let mut effects = std::mem::take(&mut self.effects);
+        self.shard.flush(&mut effects);
+        self.carry_out(effects);
+        let woken = std::mem::take(&mut self.woken);
+        for &(peer, number) in &woken {
+            self.gather(peer, number);
+        }
+        let deliveries = woken.len();
+        self.woken = woken;
+        self.woken.clear();
+        deliveries
+    }
+}
+
+fn fanout(c: &mut Criterion) {
+    let changes = etherply_benches::map_edits(CHANGES, 48).unwrap();
+    let mut group = c.benchmark_group("fanout");
+    for (members, cores) in [(10, 1), (100, 1), (1_000, 1), (10, 2), (1_000, 2)] {
+        let mut room = Room::new(members, cores);
+        let (warm, counted) = changes.split_at(CHANGES / 2);
+        for change in warm {
+            room.push(change);
+        }
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let deliveries: usize = counted.iter().map(|change| room.push(change)).sum();
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        assert_eq!(deliveries, counted.len() * usize::try_from(members - 1).unwrap());
+        println!(
+            "{members} members on {cores} cores: {:.2} allocations an edit, {:.3} a delivery",
+            per(allocations, counted.len()),
+            per(allocations, deliveries),
+        );
+        group.throughput(Throughput::Elements(members - 1));
+        group.bench_function(format!("1 change to {members} members on {cores} cores"), |b| {
+            b.iter_custom(|iterations| {
+                let (mut spent, mut left) = (Duration::ZERO, usize::try_from(iterations).unwrap());
+                while left > 0 {
+                    let mut room = Room::new(members, cores);
+                    let now = left.min(CHANGES);
+                    let start = Instant::now();
+                    for change in changes.iter().take(now) {
+                        room.push(change);
+                    }
+                    spent += start.elapsed();
+                    left -= now;
+                }
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
+#[allow(clippy::cast_precision_loss, reason = "small counts")]
+fn per(count: u64, of: usize) -> f64 {
+    count as f64 / of as f64
+}
+
+/// A message to an executor that waits for one, and its answer: two wake-ups of a thread.
+fn cross_core(c: &mut Criterion) {
+    let (mailbox, messages) = Mailbox::new();
+    let (answers, answer) = flume::bounded(1);
+    let core = runtime::spawn_core("bench", 0, move || async move {
+        while let Ok(message) = messages.recv_async().await {
+            if matches!(message, Message::Stop(StopStage::End)) {
+                return;
+            }
+            answers.send(()).unwrap();
+        }
+    })
+    .unwrap();
+    c.bench_function("a message to another core and back", |b| {
+        b.iter(|| {
+            mailbox.send(Message::Committed { batch: 1, outcome: Ok(()) });
+            answer.recv().unwrap();
+        });
+    });
+    mailbox.send(Message::Stop(StopStage::End));
+    core.join().unwrap();
+}
+
+criterion_group!(benches, fanout, cross_core);
+criterion_main!(benches);
