@@ -81,7 +81,12 @@ impl Server {
         (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 
-    /// The value of a metric without labels.
+    /// Whether any of its code panicked.
+    pub fn has_panicked(&self) -> bool {
+        self.get("/metrics").1.lines().any(|line| line.starts_with("etherply_panics_total{"))
+    }
+
+    /// The value of a metric, by its name with its labels.
     pub fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.get("/metrics");
         let line = text.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
