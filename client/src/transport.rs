@@ -134,7 +134,7 @@ impl Link {
                             control_into(out, OpCode::Pong, payload, Some(self.random.mask()));
                         }
                         Some(Event::Pong(_)) => {}
-                        Some(Event::Text(_)) => {
+                        Some(Event::Text) => {
                             return Err(ClientError::Violation("a text message, where all are binary"));
                         }
                         Some(Event::Close { code, reason }) => {

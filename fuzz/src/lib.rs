@@ -5,4 +5,5 @@
 
 pub mod change;
 pub mod frame;
+pub mod upgrade;
 pub mod websocket;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::allowlist::{HostRule, OriginRule};
+
 /// EtherPly: a sync server that keeps shared documents in step between devices.
 ///
 /// Without a command it serves, on loopback, with its data in ./etherply-data.
@@ -46,6 +48,14 @@ pub struct ServeArgs {
     /// Listen on addresses that other machines can reach, though there is no access control
     #[arg(long, env = "ETHERPLY_INSECURE")]
     pub insecure: bool,
+    /// Web pages that may connect beside those of this machine and of the server's own host, as
+    /// SCHEME://HOST[:PORT]; several with commas, * for all
+    #[arg(long, env = "ETHERPLY_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
+    pub allow_origin: Vec<OriginRule>,
+    /// Names by which requests may call this server beside addresses and localhost, as NAME[:PORT]; several
+    /// with commas, * for all
+    #[arg(long, env = "ETHERPLY_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
+    pub allow_host: Vec<HostRule>,
     /// How logs look, on standard error
     #[arg(long, env = "ETHERPLY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
@@ -105,5 +115,20 @@ mod tests {
         let cli = Cli::parse_from(["etherply", "serve", "--data", "x"]);
         assert!(matches!(cli.command, Some(Command::Serve(args)) if args.data == Path::new("x")));
         assert!(Cli::try_parse_from(["etherply", "--cores", "0"]).is_err());
+    }
+
+    #[test]
+    fn lists_of_hosts_and_origins_have_commas_and_advice() {
+        let cli =
+            Cli::parse_from(["etherply", "--allow-origin", "https://a.test,*", "--allow-host", "a.test:1"]);
+        assert_eq!((cli.serve.allow_origin.len(), cli.serve.allow_host.len()), (2, 1));
+        for (flag, value, advice) in [
+            ("--allow-origin", "a.test", "SCHEME://HOST"),
+            ("--allow-origin", "https://a.test,null", "sandboxed"),
+            ("--allow-host", "https://a.test", "NAME:PORT"),
+        ] {
+            let error = Cli::try_parse_from(["etherply", flag, value]).unwrap_err().to_string();
+            assert!(error.contains(advice), "{error}");
+        }
     }
 }

@@ -10,12 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{HeaderName, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, StatusCode, Version, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::oneshot;
 
+use crate::allowlist::Allowlist;
 use crate::metrics::Metrics;
 use crate::storage::StorageStats;
 
@@ -28,6 +30,8 @@ pub struct Observed {
     pub storage: Arc<StorageStats>,
     /// Whether the data plane takes connections.
     pub is_serving: Arc<AtomicBool>,
+    /// By which names this server may be called.
+    pub allowlist: Arc<Allowlist>,
 }
 
 /// The running control plane.
@@ -81,7 +85,36 @@ fn router(observed: Observed) -> Router {
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
+        .layer(middleware::from_fn_with_state(observed.clone(), check_host))
         .with_state(observed)
+}
+
+/// Refuses requests by a name that this server does not have: see [`crate::allowlist`].
+async fn check_host(State(observed): State<Observed>, request: Request, next: Next) -> Response {
+    const UNKNOWN: &str = "EtherPly: this server is not known by the name that the header Host gives it.\n\
+        Addresses and localhost always are: any page could give a name of its own this server's address. For a \
+        name, start the server with --allow-host NAME (or ETHERPLY_ALLOW_HOST).\n";
+    const ONE: &str = "EtherPly: the header Host must be there once.\n";
+    let is_allowed = |host: &str| observed.allowlist.check_host(host).is_ok();
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let status = match (hosts.next(), hosts.next()) {
+        // Every browser names the host; checks of health that speak HTTP/1.0 do not.
+        (None, _) if request.version() < Version::HTTP_11 => None,
+        (None, _) | (_, Some(_)) => Some((StatusCode::BAD_REQUEST, ONE)),
+        (Some(host), None) => {
+            let target = request.uri().authority();
+            let is_fine = host.to_str().is_ok_and(is_allowed)
+                && target.is_none_or(|target| is_allowed(target.as_str()));
+            (!is_fine).then_some((StatusCode::FORBIDDEN, UNKNOWN))
+        }
+    };
+    match status {
+        None => next.run(request).await,
+        Some(refusal) => {
+            observed.metrics.rejected.with_label_values(&["control_host"]).inc();
+            refusal.into_response()
+        }
+    }
 }
 
 async fn index() -> &'static str {

@@ -7,11 +7,13 @@
 //! runtime       one executor a core; the only module that knows glommio
 //! data_plane    connections and documents
 //! storage       the log; the only module that knows fjall
+//! allowlist     which pages may connect, and by which names the server is called
 //! control       health and metrics over HTTP
 //! export        documents out of a data directory
 //! metrics       what is counted
 //! ```
 
+pub mod allowlist;
 pub mod cli;
 pub mod control;
 pub mod data_plane;

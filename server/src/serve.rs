@@ -12,6 +12,7 @@ use etherply_engine::faults::Faults;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::allowlist::Allowlist;
 use crate::cli::ServeArgs;
 use crate::control::{Control, Observed};
 use crate::data_plane::limits::STOP_TIMEOUT;
@@ -81,9 +82,14 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let metrics = Metrics::new(Some(Arc::clone(&stats)))
         .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
     let metrics = Arc::new(metrics);
+    let allowlist = Arc::new(Allowlist::new(args.allow_host.clone(), args.allow_origin.clone()));
     let is_serving = Arc::new(AtomicBool::new(false));
-    let observed =
-        Observed { metrics: Arc::clone(&metrics), storage: stats, is_serving: Arc::clone(&is_serving) };
+    let observed = Observed {
+        metrics: Arc::clone(&metrics),
+        storage: stats,
+        is_serving: Arc::clone(&is_serving),
+        allowlist: Arc::clone(&allowlist),
+    };
     let control = Control::start(control, observed).map_err(Problem::system("start the control plane"))?;
 
     let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| Mailbox::new()).unzip();
@@ -103,7 +109,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             started,
             open_connections: Arc::clone(&open_connections),
             connections_per_core: Arc::clone(&connections_per_core),
-            is_loopback: listen.ip().is_loopback(),
+            allowlist: Arc::clone(&allowlist),
             faults: faults(),
             drained: drained_sender.clone(),
         };
@@ -115,6 +121,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let acceptor = Acceptor::start(listener, Arc::clone(&mailboxes), metrics, room)
         .map_err(Problem::system("start the thread that accepts connections"))?;
     is_serving.store(true, Ordering::Release);
+    warn_of_stars(&allowlist);
     let facts = Facts { listen, control: control.address(), data: args.data.clone(), cores, connections_max };
     let running = Running {
         acceptor,
@@ -136,6 +143,18 @@ fn faults() -> Faults {
     match parsed.map(|(documents, every)| (documents, every.parse())) {
         Some((documents, Ok(every))) => Faults::new(documents.to_owned(), every),
         _ => Faults::none(),
+    }
+}
+
+/// Says what a `*` in an allowlist gives up.
+fn warn_of_stars(allowlist: &Allowlist) {
+    if allowlist.allows_every_origin() {
+        tracing::warn!("--allow-origin '*': every web page that somebody here looks at may connect");
+    }
+    if allowlist.allows_every_host() {
+        tracing::warn!(
+            "--allow-host '*': a web page may pass this server off as its own site (DNS rebinding)"
+        );
     }
 }
 

@@ -4,6 +4,8 @@
 
 #[path = "../../fuzz/src/frame.rs"]
 mod frame;
+#[path = "../../fuzz/src/upgrade.rs"]
+mod upgrade;
 #[path = "../../fuzz/src/websocket.rs"]
 mod websocket;
 
@@ -24,6 +26,11 @@ fn replay(target: &str, check: fn(&[u8])) {
 #[test]
 fn frames() {
     replay("frame", frame::check);
+}
+
+#[test]
+fn upgrades() {
+    replay("upgrade", upgrade::check);
 }
 
 #[test]

@@ -16,6 +16,9 @@ use tungstenite::{Message, WebSocket};
 const MAX: usize = 1 << 20;
 const MASK: [u8; 4] = [0x11, 0xE2, 0x73, 0x04];
 
+/// What stands for text, of which the decoder keeps nothing.
+const NOT_KEPT: &str = "";
+
 /// The other implementation's connection: what it may read, what it wrote.
 #[derive(Debug, Default)]
 struct Pipe {
@@ -66,7 +69,7 @@ fn read_all(decoder: &mut Decoder, stream: &mut [u8]) -> Result<Vec<Message>, Ws
         events.push(match decoded.event {
             None => return Ok(events),
             Some(Event::Message(bytes)) => Message::binary(bytes.into_owned()),
-            Some(Event::Text(text)) => Message::text(text.into_owned()),
+            Some(Event::Text) => Message::text(NOT_KEPT),
             Some(Event::Ping(bytes)) => Message::Ping(bytes.to_vec().into()),
             Some(Event::Pong(bytes)) => Message::Pong(bytes.to_vec().into()),
             Some(Event::Close { code, reason }) => Message::Close(
@@ -101,7 +104,8 @@ proptest! {
             let mut stream = std::mem::take(&mut peer.get_mut().written);
             let got = read_all(&mut Decoder::new(role, MAX), &mut stream).unwrap();
             let (close, got) = got.split_last().unwrap();
-            prop_assert_eq!(got, messages.as_slice());
+            let known = |message: &Message| if message.is_text() { Message::text(NOT_KEPT) } else { message.clone() };
+            prop_assert_eq!(got, messages.iter().map(known).collect::<Vec<_>>());
             let Message::Close(Some(frame)) = close else { panic!("{close:?}") };
             prop_assert_eq!((frame.code, frame.reason.as_str()), (CloseCode::Away, "so long"));
         }

@@ -1,6 +1,7 @@
 //! The one task runner: `cargo xtask VERB`. `cargo xtask test` is what CI runs and what a change must pass.
 
 mod fuzz;
+mod interop;
 mod process;
 mod stages;
 mod suite;

@@ -6,7 +6,7 @@
 //! about whether it is right.
 
 use crate::suite::{Stage, Work};
-use crate::{fuzz, system, tidy};
+use crate::{fuzz, interop, system, tidy};
 
 /// Seconds for which CI runs each fuzz target; a release runs `cargo xtask fuzz --seconds` with far more.
 const FUZZ_SAMPLE_SECONDS: u32 = 10;
@@ -39,6 +39,12 @@ pub const STAGES: &[Stage] = &[
         work: Work::Cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]),
     },
     Stage { name: "test", budget_minutes: 15, work: Work::Tests(&["test", "--workspace", "--no-fail-fast"]) },
+    // The first run on a machine downloads a browser.
+    Stage {
+        name: "interop",
+        budget_minutes: 6,
+        work: Work::PreparedTests(interop::prepare, &["test", "-p", "etherply-server", "--test", "interop"]),
+    },
     Stage {
         name: "docs",
         budget_minutes: 4,

@@ -25,6 +25,8 @@ pub enum Work {
     Cargo(&'static [&'static str], &'static [(&'static str, &'static str)]),
     /// Cargo with these arguments, which print how many tests passed and failed.
     Tests(&'static [&'static str]),
+    /// The same, behind code of this program that provides what they need.
+    PreparedTests(fn(&Path) -> anyhow::Result<()>, &'static [&'static str]),
 }
 
 /// How many checks passed and failed.
@@ -76,6 +78,10 @@ fn perform(root: &Path, work: &Work) -> anyhow::Result<Count> {
         Work::Task(task) => task(root)?,
         Work::Cargo(arguments, environment) => {
             process::run(process::cargo(root).args(*arguments).envs(environment.iter().copied()))?;
+        }
+        Work::PreparedTests(prepare, arguments) => {
+            prepare(root)?;
+            return perform(root, &Work::Tests(arguments));
         }
         Work::Tests(arguments) => {
             let mut count = Count::default();

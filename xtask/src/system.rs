@@ -7,10 +7,13 @@ use anyhow::{Context as _, bail};
 use crate::process;
 
 /// A program, and the Debian package that has it.
-struct Need {
-    program: &'static str,
-    package: &'static str,
-    why: &'static str,
+pub struct Need {
+    /// What is looked for on the path.
+    pub program: &'static str,
+    /// What has it.
+    pub package: &'static str,
+    /// What it is for.
+    pub why: &'static str,
 }
 
 const NEEDS: &[Need] = &[
@@ -19,15 +22,25 @@ const NEEDS: &[Need] = &[
     Need { program: "git", package: "git", why: "glommio's build and `tidy` run it" },
 ];
 
-/// Installs what is missing, or says what to install.
+/// Provides what building and testing needs.
 pub fn ensure(root: &Path) -> anyhow::Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| process::find(need.program).is_none()).collect();
+    provide(root, NEEDS)
+}
+
+/// Installs what is missing, or says what to install.
+pub fn provide(root: &Path, needs: &[Need]) -> anyhow::Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| process::find(need.program).is_none()).collect();
     if missing.is_empty() {
-        let programs: Vec<&str> = NEEDS.iter().map(|need| need.program).collect();
+        let programs: Vec<&str> = needs.iter().map(|need| need.program).collect();
         println!("found {}", programs.join(", "));
         return Ok(());
     }
-    for need in &missing {
+    install(root, &missing)
+}
+
+/// Installs these, or says so.
+pub fn install(root: &Path, missing: &[&Need]) -> anyhow::Result<()> {
+    for need in missing {
         println!("missing: {} ({})", need.program, need.why);
     }
     let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();

@@ -34,6 +34,9 @@ pub(super) enum Stage {
     Greeting,
     /// Open for business.
     Ready,
+    /// The other side has said its last word: what it asked for is answered, then it is closed. What still
+    /// comes in is dropped, and documents have nothing for it any more.
+    Finishing,
     /// It gets what waits for it, then it is closed. What still comes in is dropped.
     Draining,
     /// To be closed at once.
@@ -90,8 +93,12 @@ pub(super) struct Connection {
     pub(super) partial_bytes: usize,
     /// When something was heard last; for a new connection, when it was accepted.
     pub(super) heard_s: u32,
-    /// When draining ends at the latest.
-    pub(super) drain_until_s: u32,
+    /// When finishing or draining ends at the latest.
+    pub(super) end_by_s: u32,
+    /// The other side will send nothing more: its half of the connection is closed.
+    pub(super) is_at_end: bool,
+    /// The code of the close frame that is owed to a WebSocket that finishes.
+    pub(super) owed_close: Option<u16>,
     pub(super) waker: Option<Waker>,
     /// The core to which it is to move, and the open that it moves for.
     pub(super) moving: Option<(u16, Box<OpenRequest>)>,
@@ -120,7 +127,9 @@ impl Connection {
             has_backlog: false,
             partial_bytes: 0,
             heard_s: now_s,
-            drain_until_s: 0,
+            end_by_s: 0,
+            is_at_end: false,
+            owed_close: None,
             waker: None,
             moving: None,
         }
@@ -198,7 +207,7 @@ impl Connection {
     }
 
     /// Tells the other side why this ends; everything that still comes in is dropped.
-    pub(super) fn fail(&mut self, code: ErrorCode, kind: u16, message: &str, drain_until_s: u32) {
+    pub(super) fn fail(&mut self, code: ErrorCode, kind: u16, message: &str, end_by_s: u32) {
         if !matches!(self.transport, Transport::Unknown) {
             let message = message.get(..message.floor_char_boundary(MESSAGE_BYTES_MAX)).unwrap_or_default();
             let error =
@@ -206,13 +215,31 @@ impl Connection {
             self.push_control(Control::Frame(Outgoing::new(0, &error, &[])));
             self.push_close_frame(code, message);
         }
-        self.begin_draining(drain_until_s);
+        self.begin_draining(end_by_s);
     }
 
     /// Sends what waits, then closes.
-    pub(super) fn begin_draining(&mut self, drain_until_s: u32) {
+    pub(super) fn begin_draining(&mut self, end_by_s: u32) {
         self.stage = Stage::Draining;
-        self.drain_until_s = drain_until_s;
+        self.end_by_s = end_by_s;
         self.ready.clear();
+    }
+
+    /// Answers what is under way, then closes: a WebSocket with this code.
+    pub(super) fn begin_finishing(&mut self, owed_close: Option<u16>, end_by_s: u32) {
+        self.stage = Stage::Finishing;
+        self.owed_close = owed_close;
+        self.end_by_s = end_by_s;
+        self.ready.clear();
+    }
+
+    /// Whether nothing that it asked for waits for an answer.
+    pub(super) fn is_settled(&self) -> bool {
+        self.in_flight == 0 && self.opening == 0
+    }
+
+    /// Whether it has said its last word.
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self.stage, Stage::Finishing | Stage::Draining | Stage::Dead)
     }
 }

@@ -33,6 +33,7 @@ use super::limits::{
 use super::mailbox::{Mailboxes, Message, Request, StopStage};
 use super::slab::Slab;
 use super::{effects, flush, handover, receive};
+use crate::allowlist::Allowlist;
 use crate::metrics::Metrics;
 use crate::runtime::{self, Stream};
 use crate::storage::{Committer, Job, Question, Questions};
@@ -56,8 +57,8 @@ pub struct CoreSetup {
     pub open_connections: Arc<AtomicU64>,
     /// Connections of each core, for the choice whether one is to move.
     pub connections_per_core: Arc<[AtomicU64]>,
-    /// Whether only programs on this machine can connect.
-    pub is_loopback: bool,
+    /// Which pages may connect, and by which names.
+    pub allowlist: Arc<Allowlist>,
     /// Panics on purpose, for tests.
     pub faults: Faults,
     /// Told when this core has nothing under way any more during a stop.
@@ -85,6 +86,8 @@ pub(super) struct State {
     pub(super) out: Vec<u8>,
     pub(super) pieces: Vec<bytes::Bytes>,
     pub(super) lengths: Vec<u32>,
+    /// Effects of a step that only count: see [`effects::carry_out`].
+    pub(super) settled: Vec<Effect>,
     pub(super) stopping: Option<StopStage>,
     /// Bytes of frames that have arrived in part.
     pub(super) partial_bytes: usize,
@@ -119,6 +122,7 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         out: Vec::new(),
         pieces: Vec::new(),
         lengths: Vec::new(),
+        settled: Vec::new(),
         stopping: None,
         partial_bytes: 0,
         flusher: None,
@@ -260,6 +264,7 @@ impl Core {
     fn end(&self) {
         let mut state = self.state.borrow_mut();
         for connection in state.connections.iter_mut() {
+            flush::say_goodbye(connection);
             connection.stage = Stage::Dead;
             connection.wake();
         }
@@ -342,6 +347,9 @@ impl State {
             if connection.is_paused && !connection.is_at_limit() {
                 connection.wake();
             }
+            if connection.stage == Stage::Finishing && connection.is_settled() {
+                self.mark_dirty(peer.id);
+            }
         }
         if was_full && self.in_flight_bytes < CORE_IN_FLIGHT_BYTES_MAX {
             for id in std::mem::take(&mut self.paused) {
@@ -415,7 +423,7 @@ impl State {
                 Stage::Ready if silent_s > IDLE_TIMEOUT_S && !connection.is_paused => {
                     overdue.push((connection.peer.id, ErrorCode::IdleTimeout));
                 }
-                Stage::Draining if now_s > connection.drain_until_s => {
+                Stage::Finishing | Stage::Draining if now_s > connection.end_by_s => {
                     connection.stage = Stage::Dead;
                     connection.wake();
                 }

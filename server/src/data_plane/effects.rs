@@ -18,20 +18,33 @@ use super::core::State;
 use super::mailbox::Message;
 use crate::storage::{Job, Question, Refused};
 
-/// Carries out everything that the last step asked for, in order.
+/// Carries out everything that the last step asked for, in order; but what says that a request is done goes
+/// behind its answer. A connection that finishes is closed when nothing is under way for it any more.
 pub(super) fn carry_out(state: &mut State) {
-    let mut effects = std::mem::take(&mut state.effects);
+    let (mut effects, mut settled) = (std::mem::take(&mut state.effects), std::mem::take(&mut state.settled));
     for effect in effects.drain(..) {
-        match effect.core() {
-            Some(core) if core != state.setup.core => {
-                if let Some(mailbox) = state.setup.mailboxes.get(usize::from(core)) {
-                    mailbox.send(Message::Effect(effect));
-                }
-            }
-            _ => apply(state, effect),
+        if matches!(effect, Effect::Settle { .. } | Effect::OpenRefused { .. }) {
+            settled.push(effect);
+        } else {
+            direct(state, effect);
         }
     }
-    state.effects = effects;
+    for effect in settled.drain(..) {
+        direct(state, effect);
+    }
+    (state.effects, state.settled) = (effects, settled);
+}
+
+/// Carries an effect out here, or sends it to the core that it belongs to.
+fn direct(state: &mut State, effect: Effect) {
+    match effect.core() {
+        Some(core) if core != state.setup.core => {
+            if let Some(mailbox) = state.setup.mailboxes.get(usize::from(core)) {
+                mailbox.send(Message::Effect(effect));
+            }
+        }
+        _ => apply(state, effect),
+    }
 }
 
 /// Carries out one effect that belongs to this core. If that panics, the connection or the feed that it was
@@ -61,6 +74,7 @@ fn carry_out_one(state: &mut State, effect: Effect) {
         Effect::OpenRefused { peer } => {
             if let Some(connection) = state.connections.get_mut(peer.id) {
                 connection.opening = connection.opening.saturating_sub(1);
+                state.mark_dirty(peer.id);
             }
         }
         Effect::Attach(attach) => attach_member(state, *attach),
@@ -134,7 +148,8 @@ fn attach_member(state: &mut State, attach: Attach) {
     connection.opening = connection.opening.saturating_sub(1);
     if let Some(number) = state.feeds.attach(handle, peer, member) {
         connection.add_stream(OpenStream { handle, number, rights: member.rights });
-        make_ready(state, peer, handle);
+        connection.make_ready(handle);
+        state.mark_dirty(peer.id);
     }
 }
 

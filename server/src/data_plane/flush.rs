@@ -8,13 +8,14 @@ use std::os::fd::BorrowedFd;
 
 use etherply_engine::feed::{QUANTUM_BYTES, ReadRequest};
 use etherply_engine::peer::Peer;
+use etherply_wire::ErrorCode;
 use socket2::SockRef;
 
 use super::connection::{Connection, Control, Stage, Transport};
 use super::contain::{self, Scope};
 use super::core::State;
 use super::effects;
-use super::limits::SENDS_PER_TURN_MAX;
+use super::limits::{DRAIN_TIMEOUT_S, SENDS_PER_TURN_MAX};
 use super::mailbox::Message;
 
 /// Never wait; a closed socket is an error here, not a signal to the process.
@@ -56,10 +57,44 @@ fn flush_connection(state: &mut State, id: u64) {
     }
     if has_more {
         state.mark_dirty(id);
-    } else if connection.stage == Stage::Draining {
-        // Everything was said. The other side reads it, closes, and then this end is closed too; one that
-        // does not is closed when its time is over.
-        drop(with_socket(connection, |socket| socket.shutdown(std::net::Shutdown::Write)));
+    } else if connection.is_ending() {
+        end(state, id);
+    }
+}
+
+/// Goes on with the end of a connection to which everything was said that there was to say by now.
+fn end(state: &mut State, id: u64) {
+    let now_s = state.now_s();
+    let Some(connection) = state.connections.get_mut(id) else { return };
+    match connection.stage {
+        Stage::Finishing if connection.is_settled() => {
+            if let Some(code) = connection.owed_close.take() {
+                let close = etherply_wire::websocket::close_frame(code, "", None);
+                connection.push_control(Control::Raw(close.into()));
+            }
+            connection.begin_draining(now_s + DRAIN_TIMEOUT_S);
+            state.mark_dirty(id);
+        }
+        Stage::Draining if connection.is_at_end => {
+            connection.stage = Stage::Dead;
+            connection.wake();
+        }
+        // The other side reads it, closes, and then this end is closed too; one that does not is closed when
+        // its time is over (RFC 6455, 7.1.1, but it is as good for TCP).
+        Stage::Draining => drop(with_socket(connection, |socket| socket.shutdown(std::net::Shutdown::Write))),
+        _ => {}
+    }
+}
+
+/// Closes a WebSocket of a server that stops (RFC 6455, 7.4.1: 1001), as far as the socket takes that at once.
+pub(super) fn say_goodbye(connection: &Connection) {
+    let may_speak = !matches!(connection.stage, Stage::Draining | Stage::Dead)
+        && connection.control.is_empty()
+        && connection.unsent.is_empty();
+    if may_speak && matches!(connection.transport, Transport::WebSocket(_)) {
+        let code = ErrorCode::ShuttingDown.close_code();
+        let close = etherply_wire::websocket::close_frame(code, "the server stops", None);
+        drop(with_socket(connection, |socket| socket.send_with_flags(&close, SEND_FLAGS)));
     }
 }
 

@@ -34,6 +34,8 @@ pub const HANDOVER_SLACK: u64 = 64;
 pub const HELLO_TIMEOUT_S: u32 = 10;
 /// Time without a frame from the client after which a connection ends.
 pub const IDLE_TIMEOUT_S: u32 = 90;
+/// Time for the answers to what was under way when the other side said its last word.
+pub const FINISH_TIMEOUT_S: u32 = 10;
 /// Time that a connection which is being closed has to take the last bytes.
 pub const DRAIN_TIMEOUT_S: u32 = 2;
 /// When clients are told to come back after a stop, and over how long they spread.

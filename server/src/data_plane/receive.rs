@@ -19,11 +19,15 @@ use super::connection::{Control, Stage, Transport};
 use super::contain::{self, Scope};
 use super::core::{Core, State};
 use super::limits::{
-    CORE_IN_FLIGHT_BYTES_MAX, CORE_PARTIAL_BYTES_MAX, DRAIN_TIMEOUT_S, PARTIAL_BYTES_FREE, READ_BYTES,
-    READS_PER_TURN_MAX,
+    CORE_IN_FLIGHT_BYTES_MAX, CORE_PARTIAL_BYTES_MAX, DRAIN_TIMEOUT_S, FINISH_TIMEOUT_S, PARTIAL_BYTES_FREE,
+    READ_BYTES, READS_PER_TURN_MAX,
 };
 use super::{handover, session};
+use crate::allowlist::{Allowlist, Unwelcome};
 use crate::runtime::Stream;
+
+/// Answers a close frame without a code.
+const CLOSE_NORMAL: u16 = 1000;
 
 /// Serves one connection to its end.
 pub(super) async fn serve(core: Rc<Core>, id: u64, mut stream: Stream, mut carry: Vec<u8>) {
@@ -64,12 +68,16 @@ fn poll_connection(
         if !connection.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             connection.waker = Some(waker.clone());
         }
-        let is_draining = connection.stage == Stage::Draining;
-        connection.is_paused = !is_draining && (connection.is_at_limit() || is_core_full || stopping);
+        let is_ending = connection.is_ending();
+        connection.is_paused = !is_ending && (connection.is_at_limit() || is_core_full || stopping);
         if connection.is_paused {
             if is_core_full {
                 state.paused.insert(id);
             }
+            return Poll::Pending;
+        }
+        if connection.is_at_end {
+            // It ends when everything was said: see `flush`.
             return Poll::Pending;
         }
         if std::mem::take(&mut connection.has_backlog) {
@@ -79,8 +87,12 @@ fn poll_connection(
         let mut scratch = core.scratch.borrow_mut();
         match poll_bytes(stream, context, carry, &mut scratch) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(_) | Ok(0)) => return Poll::Ready(()),
-            Poll::Ready(Ok(_)) if is_draining => *carry = Vec::new(),
+            Poll::Ready(Err(_)) => return Poll::Ready(()),
+            Poll::Ready(Ok(0)) => {
+                *carry = Vec::new();
+                return reach_end(&mut state, id);
+            }
+            Poll::Ready(Ok(_)) if is_ending => *carry = Vec::new(),
             Poll::Ready(Ok(bytes)) => {
                 take_in(&mut state, id, carry, scratch.get_mut(..bytes).unwrap_or_default());
             }
@@ -88,6 +100,22 @@ fn poll_connection(
     }
     // The others' turn, then this one's again: also if it is to move, which it does then.
     context.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// The other side has closed its half and may still read: what it asked for is answered. Ready if there is
+/// nothing to say.
+fn reach_end(state: &mut State, id: u64) -> Poll<()> {
+    let now_s = state.now_s();
+    let Some(connection) = state.connections.get_mut(id) else { return Poll::Ready(()) };
+    connection.is_at_end = true;
+    if connection.is_settled() && connection.control.is_empty() && connection.unsent.is_empty() {
+        return Poll::Ready(());
+    }
+    if !connection.is_ending() {
+        connection.begin_finishing(None, now_s + FINISH_TIMEOUT_S);
+    }
+    state.mark_dirty(id);
     Poll::Pending
 }
 
@@ -192,7 +220,7 @@ fn consume(state: &mut State, id: u64, bytes: &mut [u8]) -> usize {
     loop {
         let Some(rest) = bytes.get_mut(consumed..).filter(|rest| !rest.is_empty()) else { return consumed };
         let Some(connection) = state.connections.get_mut(id) else { return bytes.len() };
-        if matches!(connection.stage, Stage::Draining | Stage::Dead) {
+        if connection.is_ending() {
             return bytes.len();
         }
         if connection.moving.is_some() {
@@ -228,12 +256,16 @@ fn greet(state: &mut State, id: u64, bytes: &[u8]) -> Option<usize> {
         }
         return Some(MAGIC.len());
     }
-    let (now_s, is_loopback) = (state.now_s(), state.setup.is_loopback);
-    let connection = state.connections.get_mut(id)?;
-    let refused = match handshake::parse_upgrade(bytes) {
+    let now_s = state.now_s();
+    let State { connections, setup, .. } = state;
+    let connection = connections.get_mut(id)?;
+    let upgrade = match handshake::parse_upgrade(bytes) {
         Ok(None) => return None,
-        Ok(Some(upgrade)) if !is_welcome(&upgrade, is_loopback) => HandshakeError::OriginNotAllowed,
-        Ok(Some(upgrade)) => {
+        Ok(Some(upgrade)) => welcome(&setup.allowlist, upgrade),
+        Err(error) => Err(error),
+    };
+    let refused = match upgrade {
+        Ok(upgrade) => {
             let used = upgrade.head_bytes;
             connection.push_control(Control::Raw(Bytes::from(handshake::response(&upgrade))));
             connection.transport = Transport::WebSocket(Decoder::new(Role::Server, HELLO_FRAME_BYTES_MAX));
@@ -242,28 +274,29 @@ fn greet(state: &mut State, id: u64, bytes: &[u8]) -> Option<usize> {
         }
         Err(error) => error,
     };
+    let reason = match refused {
+        HandshakeError::HostNotAllowed => "host",
+        HandshakeError::OriginNotAllowed => "origin",
+        _ => "handshake",
+    };
+    setup.metrics.rejected.with_label_values(&[reason]).inc();
+    tracing::debug!(peer = id, "an HTTP request is refused: {refused}");
     connection.push_control(Control::Raw(Bytes::from(handshake::refusal(&refused))));
     connection.begin_draining(now_s + DRAIN_TIMEOUT_S);
     state.mark_dirty(id);
     Some(bytes.len())
 }
 
-/// Whether a page may connect, judged by its origin; programs send none.
-///
-/// Any web page can reach a loopback port, and can give its own name this machine's address. So on loopback
-/// only pages from this machine may connect; elsewhere also those from the host that they connect to.
-fn is_welcome(upgrade: &handshake::Upgrade<'_>, is_loopback: bool) -> bool {
-    let Some(origin) = upgrade.origin else { return true };
-    let host = origin.split_once("://").map_or(origin, |(_, host)| host);
-    if !is_loopback && host.eq_ignore_ascii_case(upgrade.host) {
-        return true;
+/// An upgrade that the standard allows, if the operator does too.
+fn welcome<'b>(
+    allowlist: &Allowlist,
+    upgrade: handshake::Upgrade<'b>,
+) -> Result<handshake::Upgrade<'b>, HandshakeError> {
+    match allowlist.check(upgrade.host, upgrade.origin) {
+        Ok(()) => Ok(upgrade),
+        Err(Unwelcome::Host) => Err(HandshakeError::HostNotAllowed),
+        Err(Unwelcome::Origin) => Err(HandshakeError::OriginNotAllowed),
     }
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map_or("", |(name, _)| name),
-        None => host.split_once(':').map_or(host, |(name, _)| name),
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The largest frame that a connection may send now.
@@ -316,7 +349,7 @@ fn take_message(state: &mut State, id: u64, bytes: &mut [u8]) -> Option<usize> {
                 decoder.set_message_bytes_max(max);
             }
         }
-        Some(Event::Text(_)) => {
+        Some(Event::Text) => {
             let message = "EtherPly speaks binary messages only: set binaryType and send an ArrayBuffer";
             state.fail(id, ErrorCode::TextNotSupported, 0, message);
         }
@@ -329,9 +362,8 @@ fn take_message(state: &mut State, id: u64, bytes: &mut [u8]) -> Option<usize> {
         }
         Some(Event::Pong(_)) => connection.hear(now_s),
         Some(Event::Close { code, .. }) => {
-            let close = etherply_wire::websocket::close_frame(code.unwrap_or(1000), "", None);
-            connection.push_control(Control::Raw(Bytes::from(close)));
-            connection.begin_draining(now_s + DRAIN_TIMEOUT_S);
+            // Answered with its code (RFC 6455, 5.5.1), behind the answers to what came before it.
+            connection.begin_finishing(Some(code.unwrap_or(CLOSE_NORMAL)), now_s + FINISH_TIMEOUT_S);
             state.mark_dirty(id);
         }
     }

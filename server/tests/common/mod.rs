@@ -1,6 +1,8 @@
 //! A real server process on a directory of its own, and real members over real sockets.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod exchange;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -72,14 +74,19 @@ impl Server {
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.control).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.control).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
         (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
     }
 
-    /// The value of a metric without labels.
+    /// Whether any of its code panicked.
+    pub fn has_panicked(&self) -> bool {
+        self.get("/metrics").1.lines().any(|line| line.starts_with("etherply_panics_total{"))
+    }
+
+    /// The value of a metric, by its name with its labels.
     pub fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.get("/metrics");
         let line = text.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();

@@ -1,21 +1,24 @@
 //! Reading messages from a buffer that the caller owns and fills.
 //!
 //! An unfragmented message is unmasked where it lies and borrowed from there. Only a fragmented one is
-//! gathered in memory of the decoder's own, never in more than the limit. A decoder between messages is a few
-//! words, because there is one for each of ten thousand idle connections.
+//! gathered in memory of the decoder's own, never in more than the limit. Text, which EtherPly does not take,
+//! is looked at as its bytes arrive and never kept. A decoder between messages is a few words, because there
+//! is one for each of ten thousand idle connections.
 
 use std::borrow::Cow;
 
 use super::error::WsError;
 use super::header::{Header, OpCode, Role, apply_mask, parse_header};
+use super::utf8::Utf8;
 
 /// Something that the peer sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<'b> {
     /// A whole binary message: borrowed from the caller's buffer, owned if it came in fragments.
     Message(Cow<'b, [u8]>),
-    /// A whole text message. EtherPly has none: the answer is [`crate::ErrorCode::TextNotSupported`].
-    Text(Cow<'b, str>),
+    /// A whole text message, which was UTF-8. EtherPly has no use for one, so that its text is gone: the
+    /// answer is [`crate::ErrorCode::TextNotSupported`].
+    Text,
     /// A ping; a pong with the same bytes answers it.
     Ping(&'b [u8]),
     /// A pong.
@@ -45,7 +48,7 @@ pub struct Decoded<'b> {
 #[derive(Debug)]
 pub struct Decoder {
     message_bytes_max: usize,
-    fragments: Option<Box<Fragments>>,
+    partial: Option<Box<Partial>>,
     role: Role,
     ended: bool,
 }
@@ -53,20 +56,37 @@ pub struct Decoder {
 // One per connection, most of them idle.
 const _: () = assert!(size_of::<Decoder>() <= 24);
 
-/// A message of which fragments are missing.
+/// A message that has begun.
 #[derive(Debug)]
-struct Fragments {
-    is_text: bool,
-    bytes: Vec<u8>,
-    /// Bytes that are known to be UTF-8, so that each is checked once and not again with each fragment.
-    text_bytes: usize,
+enum Partial {
+    /// The fragments so far.
+    Binary(Vec<u8>),
+    Text(Text),
+}
+
+/// A text message, of which nothing is kept.
+#[derive(Debug)]
+struct Text {
+    utf8: Utf8,
+    /// Bytes of the frames before this one.
+    bytes: usize,
+    /// The frame that has not come whole.
+    frame: Option<TextFrame>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct TextFrame {
+    fin: bool,
+    mask: Option<[u8; 4]>,
+    payload_bytes: usize,
+    seen_bytes: usize,
 }
 
 impl Decoder {
     /// A decoder at the first byte after the upgrade. `role` is this side's; a message of more than
     /// `message_bytes_max` bytes is refused when its header arrives.
     pub const fn new(role: Role, message_bytes_max: usize) -> Self {
-        Self { message_bytes_max, fragments: None, role, ended: false }
+        Self { message_bytes_max, partial: None, role, ended: false }
     }
 
     /// Changes the limit from the next frame on, as after hello.
@@ -76,7 +96,10 @@ impl Decoder {
 
     /// Bytes of a fragmented message that are kept here until the rest comes.
     pub fn held_bytes(&self) -> usize {
-        self.fragments.as_ref().map_or(0, |fragments| fragments.bytes.len())
+        match self.partial.as_deref() {
+            Some(Partial::Binary(bytes)) => bytes.len(),
+            Some(Partial::Text(_)) | None => 0,
+        }
     }
 
     /// Reads the next event from `buf`, which begins with the first byte not consumed yet.
@@ -93,7 +116,7 @@ impl Decoder {
         let decoded = self.read(buf);
         if matches!(&decoded, Err(_) | Ok(Decoded { event: Some(Event::Close { .. }), .. })) {
             self.ended = true;
-            self.fragments = None;
+            self.partial = None;
         }
         decoded
     }
@@ -103,10 +126,31 @@ impl Decoder {
         let mut consumed = 0;
         // Fragments that complete nothing are taken in and the next frame is looked at.
         loop {
+            if let Some(Partial::Text(text)) = self.partial.as_deref_mut()
+                && text.frame.is_some()
+            {
+                let (seen_bytes, state) = text.look_at(rest)?;
+                consumed += seen_bytes;
+                rest = behind(rest, seen_bytes);
+                match state {
+                    TextState::CutFrame => return Ok(Decoded { consumed, event: None, need_bytes: 1 }),
+                    TextState::CutMessage => continue,
+                    TextState::Whole => {
+                        self.partial = None;
+                        return Ok(Decoded { consumed, event: Some(Event::Text), need_bytes: 0 });
+                    }
+                }
+            }
             let Some(header) = parse_header(rest)? else {
                 return Ok(Decoded { consumed, event: None, need_bytes: rest.len() + 1 });
             };
-            let frame_bytes = self.admit(&header)?.saturating_add(header.header_bytes);
+            let payload_bytes = self.admit(&header)?;
+            if self.begins_text(&header, payload_bytes) {
+                consumed += header.header_bytes;
+                rest = behind(rest, header.header_bytes);
+                continue;
+            }
+            let frame_bytes = payload_bytes.saturating_add(header.header_bytes);
             let Some((frame, after)) = rest.split_at_mut_checked(frame_bytes) else {
                 return Ok(Decoded { consumed, event: None, need_bytes: frame_bytes });
             };
@@ -133,78 +177,110 @@ impl Decoder {
         if header.opcode.is_control() {
             return Ok(payload_bytes);
         }
-        match (header.opcode, &self.fragments) {
+        match (header.opcode, &self.partial) {
             (OpCode::Continuation, None) => return Err(WsError::ContinuationWithoutStart),
             (OpCode::Text | OpCode::Binary, Some(_)) => return Err(WsError::MessageInterrupted),
             _ => {}
         }
         let max = self.message_bytes_max;
-        let message_bytes = self.held_bytes().saturating_add(payload_bytes);
+        let before_bytes = match self.partial.as_deref() {
+            Some(Partial::Text(text)) => text.bytes,
+            Some(Partial::Binary(_)) | None => self.held_bytes(),
+        };
+        let message_bytes = before_bytes.saturating_add(payload_bytes);
         if message_bytes > max {
             return Err(WsError::TooLarge { bytes: message_bytes as u64, max });
         }
         Ok(payload_bytes)
     }
 
-    /// What a whole, unmasked frame amounts to; `None` if it is a fragment and others follow.
+    /// Notes that a frame of a text message comes next, if it is one.
+    fn begins_text(&mut self, header: &Header, payload_bytes: usize) -> bool {
+        let frame = TextFrame { fin: header.fin, mask: header.mask, payload_bytes, seen_bytes: 0 };
+        match (header.opcode, self.partial.as_deref_mut()) {
+            (OpCode::Text, _) => {
+                let text = Text { utf8: Utf8::default(), bytes: 0, frame: Some(frame) };
+                self.partial = Some(Box::new(Partial::Text(text)));
+            }
+            (OpCode::Continuation, Some(Partial::Text(text))) => text.frame = Some(frame),
+            _ => return false,
+        }
+        true
+    }
+
+    /// What a whole, unmasked frame that is not text amounts to; `None` if it is a fragment and others follow.
     fn take<'b>(&mut self, header: &Header, payload: &'b [u8]) -> Result<Option<Event<'b>>, WsError> {
         let max = self.message_bytes_max;
         let event = match header.opcode {
             OpCode::Ping => Event::Ping(payload),
             OpCode::Pong => Event::Pong(payload),
             OpCode::Close => read_close(payload)?,
-            OpCode::Binary if header.fin => Event::Message(Cow::Borrowed(payload)),
-            OpCode::Text if header.fin => {
-                Event::Text(Cow::Borrowed(std::str::from_utf8(payload).map_err(|_| WsError::Utf8)?))
-            }
+            OpCode::Binary | OpCode::Text if header.fin => Event::Message(Cow::Borrowed(payload)),
             OpCode::Binary | OpCode::Text => {
-                let is_text = header.opcode == OpCode::Text;
-                let mut fragments = Box::new(Fragments { is_text, bytes: Vec::new(), text_bytes: 0 });
-                fragments.append(payload, max)?;
-                self.fragments = Some(fragments);
+                let mut bytes = Vec::new();
+                append(&mut bytes, payload, max);
+                self.partial = Some(Box::new(Partial::Binary(bytes)));
                 return Ok(None);
             }
             OpCode::Continuation => {
-                let mut fragments = self.fragments.take().ok_or(WsError::ContinuationWithoutStart)?;
-                fragments.append(payload, max)?;
+                let Some(Partial::Binary(bytes)) = self.partial.as_deref_mut() else {
+                    return Err(WsError::ContinuationWithoutStart);
+                };
+                append(bytes, payload, max);
                 if !header.fin {
-                    self.fragments = Some(fragments);
                     return Ok(None);
                 }
-                fragments.finish()?
+                let message = std::mem::take(bytes);
+                self.partial = None;
+                Event::Message(Cow::Owned(message))
             }
         };
         Ok(Some(event))
     }
 }
 
-impl Fragments {
-    /// Adds a fragment that was found to fit; capacity grows by doubling, but not past the limit.
-    fn append(&mut self, payload: &[u8], max: usize) -> Result<(), WsError> {
-        let bytes = self.bytes.len() + payload.len();
-        if bytes > self.bytes.capacity() {
-            let capacity = bytes.max(self.bytes.capacity().saturating_mul(2).min(max));
-            self.bytes.reserve_exact(capacity - self.bytes.len());
-        }
-        self.bytes.extend_from_slice(payload);
-        if self.is_text {
-            let unchecked = self.bytes.get(self.text_bytes..).unwrap_or_default();
-            self.text_bytes += match std::str::from_utf8(unchecked) {
-                Ok(text) => text.len(),
-                // The fragment ends within a character.
-                Err(error) if error.error_len().is_none() => error.valid_up_to(),
-                Err(_) => return Err(WsError::Utf8),
-            };
-        }
-        Ok(())
+/// Adds a fragment that was found to fit; capacity grows by doubling, but not past the limit.
+fn append(message: &mut Vec<u8>, payload: &[u8], max: usize) {
+    let bytes = message.len() + payload.len();
+    if bytes > message.capacity() {
+        let capacity = bytes.max(message.capacity().saturating_mul(2).min(max));
+        message.reserve_exact(capacity - message.len());
     }
+    message.extend_from_slice(payload);
+}
 
-    fn finish(self) -> Result<Event<'static>, WsError> {
-        if self.is_text {
-            let text = String::from_utf8(self.bytes).map_err(|_| WsError::Utf8)?;
-            return Ok(Event::Text(Cow::Owned(text)));
+fn behind(bytes: &mut [u8], taken_bytes: usize) -> &mut [u8] {
+    bytes.get_mut(taken_bytes..).unwrap_or_default()
+}
+
+/// How far a text message has come.
+enum TextState {
+    CutFrame,
+    CutMessage,
+    Whole,
+}
+
+impl Text {
+    /// Looks at what has come of the frame that has begun; how many bytes that was.
+    fn look_at(&mut self, bytes: &mut [u8]) -> Result<(usize, TextState), WsError> {
+        let Some(frame) = &mut self.frame else { return Ok((0, TextState::CutMessage)) };
+        let piece_bytes = bytes.len().min(frame.payload_bytes - frame.seen_bytes);
+        let piece = bytes.get_mut(..piece_bytes).unwrap_or_default();
+        if let Some(key) = frame.mask {
+            apply_mask(piece, key, frame.seen_bytes);
         }
-        Ok(Event::Message(Cow::Owned(self.bytes)))
+        self.utf8.push(piece).map_err(|()| WsError::Utf8)?;
+        frame.seen_bytes += piece_bytes;
+        if frame.seen_bytes < frame.payload_bytes {
+            return Ok((piece_bytes, TextState::CutFrame));
+        }
+        let TextFrame { fin, payload_bytes, .. } = *frame;
+        self.bytes += payload_bytes;
+        self.frame = None;
+        if !fin {
+            return Ok((piece_bytes, TextState::CutMessage));
+        }
+        if self.utf8.is_whole() { Ok((piece_bytes, TextState::Whole)) } else { Err(WsError::Utf8) }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod encode;
 pub mod error;
 pub mod handshake;
 pub mod header;
+mod utf8;
 
 pub use decoder::{Decoded, Decoder, Event};
 pub use encode::{close_frame, control_into, message_into};

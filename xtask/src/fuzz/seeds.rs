@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use etherply_wire::vectors::samples;
-use etherply_wire::websocket::handshake::request;
+use etherply_wire::websocket::handshake::{parse_upgrade, request, response};
 use etherply_wire::websocket::{OpCode, close_frame, control_into, message_into};
 
 const MASK: [u8; 4] = [0x5A, 0x00, 0xFF, 0x13];
@@ -24,6 +24,7 @@ pub fn corpus(root: &Path, target: &str) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&folder).context("cannot create the fuzz corpus")?;
     let seeds = match target {
         "frame" => frames()?,
+        "upgrade" => upgrades()?,
         "websocket" => streams()?,
         _ => Vec::new(),
     };
@@ -40,12 +41,29 @@ fn frames() -> anyhow::Result<Seeds> {
     Ok(vectors.into_iter().map(|vector| (format!("vector-{}", vector.name), vector.bytes)).collect())
 }
 
+/// The first byte of the `upgrade` target's input is how many bytes arrive at a time.
+fn upgrades() -> anyhow::Result<Seeds> {
+    let sent = request("localhost:7400", "/", &[7; 16])?;
+    let text = String::from_utf8(sent.clone())?;
+    let with = |line: &str| text.replacen("\r\n", &format!("\r\n{line}\r\n"), 1);
+    let mut requests = vec![
+        ("program", text.clone()),
+        ("page", with("Origin: http://localhost:5173")),
+        ("compression", with("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")),
+        ("body", with("Content-Length: 5\r\nTransfer-Encoding: chunked")),
+        ("target", text.replacen("GET /", "GET ws://localhost:7400/?q=1", 1)),
+        ("plain", "GET / HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\n\r\n".to_owned()),
+    ];
+    if let Some(upgrade) = parse_upgrade(&sent)? {
+        requests.push(("response", String::from_utf8(response(&upgrade))?));
+    }
+    let seed = |(name, head): (&str, String)| (name.to_owned(), [&[64], head.as_bytes()].concat());
+    Ok(requests.into_iter().map(seed).collect())
+}
+
 fn streams() -> anyhow::Result<Seeds> {
     let input = |role: u8, stream: &[u8]| [&[role], &PIECES[..], stream].concat();
-    let mut seeds = vec![
-        ("upgrade".to_owned(), input(AS_SERVER, &request("localhost:7400", "/", &[7; 16])?)),
-        ("close".to_owned(), input(AS_CLIENT, &close_frame(1001, "restart", None))),
-    ];
+    let mut seeds = vec![("close".to_owned(), input(AS_CLIENT, &close_frame(1001, "restart", None)))];
     for vector in samples()? {
         for (role, mask) in [(AS_SERVER, Some(MASK)), (AS_CLIENT, None)] {
             let mut stream = Vec::new();

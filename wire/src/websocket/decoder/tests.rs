@@ -9,7 +9,7 @@ const MAX: usize = 300;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Got {
     Message(Vec<u8>),
-    Text(String),
+    Text,
     Ping(Vec<u8>),
     Pong(Vec<u8>),
     Close(Option<u16>, String),
@@ -18,7 +18,7 @@ enum Got {
 fn owned(event: Event<'_>) -> Got {
     match event {
         Event::Message(bytes) => Got::Message(bytes.into_owned()),
-        Event::Text(text) => Got::Text(text.into_owned()),
+        Event::Text => Got::Text,
         Event::Ping(bytes) => Got::Ping(bytes.to_vec()),
         Event::Pong(bytes) => Got::Pong(bytes.to_vec()),
         Event::Close { code, reason } => Got::Close(code, reason.to_owned()),
@@ -69,6 +69,13 @@ fn read_in_pieces(decoder: &mut Decoder, stream: &[u8], pieces: &[usize]) -> Res
         }
     }
     unreachable!("the pieces cycle")
+}
+
+fn held_capacity(decoder: &Decoder) -> usize {
+    match decoder.partial.as_deref() {
+        Some(Partial::Binary(bytes)) => bytes.capacity(),
+        Some(Partial::Text(_)) | None => 0,
+    }
 }
 
 fn server(stream: &[u8]) -> Result<Vec<Got>, WsError> {
@@ -129,7 +136,7 @@ fn fragments_share_one_limit_and_never_hold_more() {
         let mut last = frame(true, OpCode::Continuation, &vec![3; last_bytes], KEY);
         let decoded = decoder.next(&mut last[..8]);
         if fits {
-            assert!(decoder.fragments.as_ref().unwrap().bytes.capacity() <= MAX);
+            assert!(held_capacity(&decoder) <= MAX);
             let decoded = decoder.next(&mut last).unwrap();
             let Some(Event::Message(message)) = decoded.event else { panic!("{decoded:?}") };
             assert_eq!(message.len(), 200 + last_bytes);
@@ -194,19 +201,70 @@ fn control_frames_come_between_fragments() {
 #[test]
 fn text_is_its_own_event_and_must_be_utf8() {
     let euro = "€".as_bytes();
-    assert_eq!(server(&frame(true, OpCode::Text, euro, KEY)), Ok(vec![Got::Text("€".into())]));
+    assert_eq!(server(&frame(true, OpCode::Text, euro, KEY)), Ok(vec![Got::Text]));
     assert_eq!(server(&frame(true, OpCode::Text, &euro[..2], KEY)), Err(WsError::Utf8));
     // A character may be cut by fragments, but must be whole in the end.
     let start = frame(false, OpCode::Text, &euro[..1], KEY);
     let end = frame(true, OpCode::Continuation, &euro[1..], KEY);
     let early_end = frame(true, OpCode::Continuation, &euro[1..2], KEY);
-    assert_eq!(server(&[&start[..], &end].concat()), Ok(vec![Got::Text("€".into())]));
+    assert_eq!(server(&[&start[..], &end].concat()), Ok(vec![Got::Text]));
     assert_eq!(server(&[&start[..], &early_end].concat()), Err(WsError::Utf8));
     // What can no longer become text is refused before the message ends.
     let hopeless = frame(false, OpCode::Continuation, b"\xFF", KEY);
     assert_eq!(server(&[&start[..], &hopeless].concat()), Err(WsError::Utf8));
     assert_eq!(WsError::Utf8.close_code(), 1007);
     assert_eq!(crate::ErrorCode::TextNotSupported.close_code(), 1003);
+}
+
+#[test]
+fn text_is_refused_at_its_first_wrong_byte_and_never_kept() {
+    // RFC 6455, 8.1. The second byte of the last character makes it one beyond U+10FFFF.
+    let text = b"\xCE\xBA\xF4\x90";
+    let bytes = frame(true, OpCode::Text, &[&text[..], b"much more"].concat(), KEY);
+    let header_bytes = bytes.len() - text.len() - b"much more".len();
+    for chop in 1..=bytes.len() {
+        let mut decoder = Decoder::new(Role::Server, MAX);
+        let mut arrived = 0;
+        let refused_after = loop {
+            let mut piece = bytes[arrived..(arrived + chop).min(bytes.len())].to_vec();
+            if arrived < header_bytes && arrived + chop < header_bytes {
+                // A header is read whole: the caller keeps what there is of it.
+                piece = bytes[arrived..header_bytes].to_vec();
+            }
+            let given = piece.len();
+            match decoder.next(&mut piece) {
+                Ok(decoded) => {
+                    assert_eq!((decoded.consumed, decoded.event, decoded.need_bytes), (given, None, 1))
+                }
+                Err(error) => {
+                    assert_eq!(error, WsError::Utf8);
+                    break arrived + given;
+                }
+            }
+            assert_eq!(decoder.held_bytes(), 0);
+            arrived += given;
+        };
+        assert!(refused_after - (header_bytes + text.len()) < chop, "in chops of {chop}");
+    }
+}
+
+#[test]
+fn text_counts_for_the_limit_though_it_is_not_kept() {
+    for (last_bytes, fits) in [(99, true), (100, true), (101, false)] {
+        let mut decoder = Decoder::new(Role::Server, MAX);
+        for (opcode, fragment) in [(OpCode::Text, [b'a'; 100]), (OpCode::Continuation, [b'b'; 100])] {
+            let mut bytes = frame(false, opcode, &fragment, KEY);
+            assert_eq!(decoder.next(&mut bytes).unwrap().event, None);
+            let mut ping = frame(true, OpCode::Ping, b"between", KEY);
+            assert_eq!(decoder.next(&mut ping).unwrap().event, Some(Event::Ping(b"between")));
+        }
+        let mut last = frame(true, OpCode::Continuation, &vec![b'c'; last_bytes], KEY);
+        let event = decoder.next(&mut last).map(|decoded| decoded.event);
+        assert_eq!(
+            event,
+            if fits { Ok(Some(Event::Text)) } else { Err(WsError::TooLarge { bytes: 301, max: MAX }) }
+        );
+    }
 }
 
 #[test]
@@ -270,7 +328,7 @@ fn exchange() -> impl Strategy<Value = (Got, Vec<Vec<u8>>)> {
     });
     let text = (".{0,40}", any::<[u8; 4]>()).prop_map(|(text, key)| {
         let frame = frame(true, OpCode::Text, text.as_bytes(), Some(key));
-        (Got::Text(text), vec![frame])
+        (Got::Text, vec![frame])
     });
     prop_oneof![fragmented, whole, text, control()]
 }

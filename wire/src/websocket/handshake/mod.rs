@@ -55,6 +55,12 @@ pub enum HandshakeError {
     /// The request announces a body, which an upgrade cannot have.
     #[error("a request for a WebSocket has no body")]
     Body,
+    /// The request's target is neither a path nor a URL of the request's host.
+    #[error("the request's target must be a path, or a URL of the host that the header Host names")]
+    Target,
+    /// The server's list of hosts does not have the one of this request.
+    #[error("this server is not known by the name that the header Host gives it")]
+    HostNotAllowed,
     /// The server's list of origins does not have this one.
     #[error("pages from this origin may not connect")]
     OriginNotAllowed,

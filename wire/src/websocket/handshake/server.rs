@@ -1,17 +1,25 @@
 //! The server's end: reads the request, writes the response or the refusal.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 
 use super::{HandshakeError, SUBPROTOCOL, VERSION, accept_key, has_token, head_bytes, only};
 use crate::limits::HANDSHAKE_HEADERS_MAX;
+
+/// How keys are read: bits behind the last byte do not matter, because the standard's own example has some
+/// (RFC 6455, 4.1).
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
 
 /// A request for a WebSocket that the standard allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Upgrade<'b> {
     /// Bytes of the request; WebSocket frames may follow at once.
     pub head_bytes: usize,
-    /// The request's target as sent, with its query.
+    /// The resource's name: path and query of the request's target.
     pub path: &'b str,
     /// The key to answer.
     pub key: &'b str,
@@ -50,14 +58,29 @@ pub fn parse_upgrade(bytes: &[u8]) -> Result<Option<Upgrade<'_>>, HandshakeError
         return Err(HandshakeError::Body);
     }
     let key = only(headers, "sec-websocket-key").ok().flatten().ok_or(HandshakeError::Key)?;
-    if !STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
+    if !LENIENT.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
         return Err(HandshakeError::Key);
     }
     let host = only(headers, "host").ok().flatten().ok_or(HandshakeError::Host)?;
     let origin = only(headers, "origin").map_err(|()| HandshakeError::Origin)?;
-    let path = request.path.ok_or(HandshakeError::NotHttp)?;
+    let path = resource_name(request.path.ok_or(HandshakeError::NotHttp)?, host)?;
     let offers_subprotocol = has_token(headers, "sec-websocket-protocol", SUBPROTOCOL);
     Ok(Some(Upgrade { head_bytes, path, key, host, origin, offers_subprotocol }))
+}
+
+/// The path and query of a request's target, which may be a URL of the host that the request names (RFC 6455,
+/// 4.1; RFC 9112, 3.2.2). A URL of another host would say otherwise than what the server judges by.
+fn resource_name<'b>(target: &'b str, host: &str) -> Result<&'b str, HandshakeError> {
+    if target.starts_with('/') {
+        return Ok(target);
+    }
+    let (scheme, rest) = target.split_once("://").ok_or(HandshakeError::Target)?;
+    let is_known = ["http", "https", "ws", "wss"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let (authority, path) = match rest.find(['/', '?']) {
+        Some(at) => rest.split_at_checked(at).ok_or(HandshakeError::Target)?,
+        None => (rest, "/"),
+    };
+    if is_known && authority.eq_ignore_ascii_case(host) { Ok(path) } else { Err(HandshakeError::Target) }
 }
 
 /// The response that makes the connection a WebSocket.
@@ -102,9 +125,18 @@ pub fn refusal(error: &HandshakeError) -> Vec<u8> {
         E::HeadTooLarge => {
             ("431 Request Header Fields Too Large", "", "Send fewer or smaller cookies and headers.")
         }
-        E::OriginNotAllowed => {
-            ("403 Forbidden", "", "The operator can add the page's origin to the server's allowed origins.")
-        }
+        E::OriginNotAllowed => (
+            "403 Forbidden",
+            "",
+            "Pages from this machine and from the server's own host may. For others, start the server with \
+             --allow-origin ORIGIN (or ETHERPLY_ALLOW_ORIGIN), for example --allow-origin https://example.com.",
+        ),
+        E::HostNotAllowed => (
+            "403 Forbidden",
+            "",
+            "Addresses and localhost always are: any page could give a name of its own this server's address. \
+             For a name, start the server with --allow-host NAME (or ETHERPLY_ALLOW_HOST).",
+        ),
         E::NotFound => ("404 Not Found", "", "Check the URL that the client was given."),
         E::Unavailable { .. } => ("503 Service Unavailable", "", "Try again later."),
         E::NotHttp
@@ -112,6 +144,7 @@ pub fn refusal(error: &HandshakeError) -> Vec<u8> {
         | E::Host
         | E::Origin
         | E::Body
+        | E::Target
         | E::Request
         | E::Refused { .. }
         | E::Response => ("400 Bad Request", "", "Connect with a WebSocket client that follows RFC 6455."),

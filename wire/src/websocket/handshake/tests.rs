@@ -103,6 +103,50 @@ fn what_is_no_upgrade_is_refused_by_name() {
 }
 
 #[test]
+fn the_standards_own_example_of_a_key_is_taken() {
+    // RFC 6455, 4.1: the bytes 1 to 16, and two bits more than they have.
+    let request = with("sec-websocket-key", Some("AQIDBAUGBwgJCgsMDQ4PEC=="));
+    let upgrade = parse_upgrade(request.as_bytes()).unwrap().unwrap();
+    assert_eq!(upgrade.key, "AQIDBAUGBwgJCgsMDQ4PEC==");
+}
+
+#[test]
+fn a_target_is_a_path_or_a_url_of_the_same_host() {
+    // RFC 6455, 4.1 and 4.2.1; RFC 9112, 3.2.2.
+    let target = |target: &str| REQUEST.replacen("/sync?v=1", target, 1);
+    for (given, path) in [
+        ("/", "/"),
+        ("/a//b?c=://d", "/a//b?c=://d"),
+        ("http://server.example.com:7400/sync", "/sync"),
+        ("HTTPS://Server.Example.com:7400/?q", "/?q"),
+        ("wss://server.example.com:7400?q", "?q"),
+        ("ws://server.example.com:7400", "/"),
+    ] {
+        let request = target(given);
+        assert_eq!(parse_upgrade(request.as_bytes()).unwrap().unwrap().path, path, "{given}");
+    }
+    for given in [
+        "*",
+        "sync",
+        "server.example.com:7400",
+        "http://server.example.com/sync",
+        "http://other.example.com:7400/sync",
+        "http://x@server.example.com:7400/sync",
+        "ftp://server.example.com:7400/sync",
+    ] {
+        assert_eq!(error(&target(given)), HandshakeError::Target, "{given}");
+    }
+}
+
+#[test]
+fn extensions_are_declined_by_silence() {
+    // RFC 6455, 9.1: the server takes an extension by naming it.
+    let request = and("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits");
+    let upgrade = parse_upgrade(request.as_bytes()).unwrap().unwrap();
+    assert!(!text(response(&upgrade)).to_ascii_lowercase().contains("extensions"));
+}
+
+#[test]
 fn the_head_is_bounded() {
     let padded = |bytes: usize| {
         let bare = and("X-Pad: ");
@@ -147,7 +191,9 @@ fn refusals_are_whole_http_responses() {
         (E::Host, 400),
         (E::Origin, 400),
         (E::Body, 400),
+        (E::Target, 400),
         (E::OriginNotAllowed, 403),
+        (E::HostNotAllowed, 403),
         (E::NotFound, 404),
         (E::Unavailable { retry_after_s: 7 }, 503),
     ] {
