@@ -103,10 +103,6 @@ impl Session for FloorSession {
         Ok(())
     }
 
-    fn begin_pipeline(&mut self, _: &Ctx) -> Result<()> {
-        bail!("the relay has no pipeline");
-    }
-
     fn tick(&mut self, _: &Ctx) {}
 
     fn outcome(&mut self) -> MemberOutcome {

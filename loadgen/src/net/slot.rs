@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -12,10 +12,19 @@ use std::task::{Context, Poll, Waker};
 use anyhow::{Result, bail};
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::net::executor::Ctx;
 use crate::net::session::Session;
+
+/// How a scenario ends a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// As a program does that ends: the server reads the end of the stream.
+    Close,
+    /// As a router does that forgot the connection: the server gets a reset.
+    Reset,
+}
 
 /// A connection and the member behind it.
 pub struct Slot<S> {
@@ -31,6 +40,8 @@ struct Inner<S> {
     waker: Option<Waker>,
     /// Set to end the connection from outside of its task.
     abort: Option<&'static str>,
+    /// Whether it ends because the scenario wants it to, and how.
+    cut: Option<Cut>,
     /// When this attempt to connect began, in milliseconds.
     since_ms: u64,
 }
@@ -38,8 +49,15 @@ struct Inner<S> {
 impl<S: Session> Slot<S> {
     /// A connection that is not made yet.
     pub fn new(session: S) -> Rc<Self> {
-        let inner =
-            Inner { session, stream: None, unsent: Vec::new(), waker: None, abort: None, since_ms: 0 };
+        let inner = Inner {
+            session,
+            stream: None,
+            unsent: Vec::new(),
+            waker: None,
+            abort: None,
+            cut: None,
+            since_ms: 0,
+        };
         Rc::new(Self { inner: RefCell::new(inner) })
     }
 
@@ -54,13 +72,24 @@ impl<S: Session> Slot<S> {
         inner.flush(ctx)
     }
 
-    /// Ends the connection.
-    pub fn detach(&self, ctx: &Ctx) {
+    /// Ends the connection. Tells whether the scenario cut it.
+    pub fn detach(&self, ctx: &Ctx) -> bool {
         let mut inner = self.inner.borrow_mut();
-        inner.stream = None;
+        let cut = inner.cut.take();
+        if let (Some(stream), Some(how)) = (inner.stream.take(), cut) {
+            // Closing alone takes effect once the ring lets go of the socket, tenths of a second later.
+            // SAFETY: the descriptor is the stream's, which lives until the end of this block.
+            let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+            // Neither can fail but for a connection that has ended by itself.
+            match how {
+                Cut::Close => drop(SockRef::from(&socket).shutdown(std::net::Shutdown::Both)),
+                Cut::Reset => drop(rustix::net::connect_unspec(socket)),
+            }
+        }
         inner.unsent = Vec::new();
         inner.waker = None;
         inner.session.disconnected(ctx);
+        cut.is_some()
     }
 
     /// Serves the connection until it ends, and tells why. Calls `ready` once, when the server said welcome.
@@ -87,6 +116,9 @@ impl<S: Session> Slot<S> {
             }
             if inner.session.is_ready() {
                 ready();
+            }
+            if inner.session.is_done() {
+                return Poll::Ready(Ok(()));
             }
             if let Err(error) = inner.flush(ctx) {
                 return Poll::Ready(Err(error));
@@ -115,6 +147,18 @@ impl<S: Session> Slot<S> {
             inner.abort = Some("the server did not answer in time");
             inner.wake();
         }
+    }
+
+    /// Cuts the connection, if the server has welcomed it. Tells whether it did.
+    pub fn cut(&self, how: Cut) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        if !inner.session.is_ready() || inner.cut.is_some() {
+            return false;
+        }
+        inner.cut = Some(how);
+        inner.abort = Some("the scenario cut it");
+        inner.wake();
+        true
     }
 
     /// Ends the connection for good.
