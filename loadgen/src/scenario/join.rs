@@ -45,7 +45,8 @@ pub fn join(args: &JoinArgs, live: &Live) -> Result<Report> {
     let history = history::make(&plan, args.edits)?;
 
     let (joined, incoming) = flume::unbounded();
-    let collector = collect(incoming)?;
+    let (end, ended) = flume::bounded::<()>(1);
+    let collector = collect(incoming, ended)?;
     let fleet = Fleet::start_joiners::<JoinSession>(plan.clone(), joined)?;
     let beside = phases.map(|phases| Beside::gather(&args.beside, &args.common, phases, &plan, live));
     let beside = beside.transpose()?;
@@ -84,6 +85,7 @@ pub fn join(args: &JoinArgs, live: &Live) -> Result<Report> {
     };
 
     live.stage("building the documents that were joined");
+    drop(end);
     let copies = collector.join().map_err(|_| anyhow!("the collector panicked"))?;
     let built = build(&copies, &history)?;
     live.stage("comparing what is stored with what was acked and with what joiners have");
@@ -170,16 +172,23 @@ struct Given {
     took_us: Vec<u64>,
 }
 
-/// Gathers what joiners were given, equal copies once. A thread of its own: the connections must not wait.
-fn collect(incoming: flume::Receiver<Joined>) -> Result<JoinHandle<Vec<Given>>> {
+/// Gathers what joiners were given, equal copies once, until the other end of `ended` is gone. A thread of its
+/// own: the connections must not wait.
+fn collect(incoming: flume::Receiver<Joined>, ended: flume::Receiver<()>) -> Result<JoinHandle<Vec<Given>>> {
     let run = move || {
         let mut copies: Vec<Given> = Vec::new();
-        for Joined { took_us, bytes } in incoming {
-            match copies.iter_mut().find(|copy| copy.bytes == bytes) {
+        let mut add =
+            |Joined { took_us, bytes }: Joined| match copies.iter_mut().find(|copy| copy.bytes == bytes) {
                 Some(copy) => copy.took_us.push(took_us),
                 None => copies.push(Given { bytes, took_us: vec![took_us] }),
-            }
+            };
+        // The executors keep their senders longer than they send.
+        while let Some(joined) =
+            flume::Selector::new().recv(&incoming, Result::ok).recv(&ended, |_| None).wait()
+        {
+            add(joined);
         }
+        incoming.drain().for_each(add);
         copies
     };
     Ok(std::thread::Builder::new().name("copies".into()).spawn(run)?)
