@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use etherply_client::Backoff;
 use etherply_client::change::ChangeHash;
 use glommio::sync::Semaphore;
 use glommio::timer::Timer;
@@ -15,7 +16,7 @@ use glommio::{
 
 use crate::net::fleet::{Command, Controls, Order};
 use crate::net::session::{MemberOutcome, Outcome, Session};
-use crate::net::slot::{Cut, Slot};
+use crate::net::slot::{Cut, Detached, Slot};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::schedule::{Phase, Rhythm, Schedule};
@@ -30,12 +31,10 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// Connections of one executor that are being made at the same time: a storm, but one that a listener with an
 /// ordinary backlog survives without dropped SYNs, each of which costs a second.
 const CONNECTING_MAX: u64 = 256;
-/// Attempts to make a connection.
-const ATTEMPTS_MAX: u32 = 6;
+/// Attempts in a row after which a client counts as failed. The waits between them grow to half a minute.
+const ATTEMPTS_MAX: u32 = 10;
 /// Time for one attempt, until the server's welcome.
 const ATTEMPT_MS: u64 = 10_000;
-/// Pause before another attempt; grows with each.
-const RETRY_MS: u64 = 50;
 
 /// What the connections of one executor share.
 pub struct Ctx {
@@ -47,6 +46,8 @@ pub struct Ctx {
     pub makes: Cell<bool>,
     /// Number of the churn that was ordered last.
     churn: Cell<u64>,
+    /// Spreads the clients' retries.
+    random: RefCell<Random>,
     pub scratch_in: RefCell<Vec<u8>>,
     pub scratch_out: RefCell<Vec<u8>>,
     base: Instant,
@@ -130,6 +131,7 @@ pub fn run<S: Session>(
         .ring_depth(RING_DEPTH)
         .preempt_timer(Duration::from_millis(1));
     let local = builder.make().map_err(|error| anyhow::anyhow!("io_uring cannot be used: {error}"))?;
+    let seed = plan.run.wrapping_add(index as u64 + 1);
     local.run(async move {
         let latency = Latency::Matters(Duration::from_millis(1));
         let ctx = Rc::new(Ctx {
@@ -139,6 +141,7 @@ pub fn run<S: Session>(
             stats: RefCell::new(Stats::new()?),
             makes: Cell::new(false),
             churn: Cell::new(0),
+            random: RefCell::new(Random::new(seed)),
             scratch_in: RefCell::new(vec![0; SCRATCH_BYTES]),
             scratch_out: RefCell::new(Vec::with_capacity(SCRATCH_BYTES)),
             base,
@@ -255,9 +258,10 @@ async fn connect_all<S: Session>(ctx: &Rc<Ctx>, slots: &[Rc<Slot<S>>]) {
     }
 }
 
-/// Keeps one connection: makes it, serves it, and where the plan says so makes it again.
+/// Keeps one connection: makes it, serves it, and where the plan says so makes it again, after the waits that
+/// the client's own backoff asks for.
 async fn serve<S: Session, P>(ctx: &Rc<Ctx>, slot: &Rc<Slot<S>>, mut permit: Option<P>) {
-    let mut attempt = 0;
+    let (mut backoff, mut attempt) = (Backoff::default(), 0);
     loop {
         while ctx.controls.is_held() && !ctx.controls.is_over() {
             Timer::new(Duration::from_millis(5)).await;
@@ -267,41 +271,43 @@ async fn serve<S: Session, P>(ctx: &Rc<Ctx>, slot: &Rc<Slot<S>>, mut permit: Opt
             Err(error) => Err(error),
             Ok(()) => {
                 let mut ready = || {
+                    if !was_ready {
+                        backoff.ready(ctx.now_ms());
+                    }
                     was_ready = true;
                     permit = None;
                 };
                 std::future::poll_fn(|cx| slot.poll(cx, ctx, &mut ready)).await
             }
         };
-        let was_cut = slot.detach(ctx);
-        if ctx.controls.is_over() || ended.is_ok() {
+        let Detached { was_cut, next } = slot.detach(ctx);
+        let Err(error) = ended else { return };
+        if ctx.controls.is_over() {
             return;
         }
-        if was_ready {
-            attempt = 0;
-            if !ctx.controls.is_held() && !was_cut {
-                count(&ctx.gauges.lost);
-            }
-            if !ctx.plan.reconnects {
-                if let Err(error) = ended {
-                    ctx.fail(&format!("a connection was lost: {error}"));
-                }
-                return;
-            }
-        } else if ctx.controls.is_held() {
-            attempt = 0;
-        } else {
-            attempt += 1;
-            if attempt == ATTEMPTS_MAX {
-                count(&ctx.gauges.failed);
-                if let Err(error) = ended {
-                    ctx.fail(&format!("a connection failed: {error}"));
-                }
-                return;
-            }
-            count(&ctx.gauges.retried);
-            Timer::new(Duration::from_millis(RETRY_MS << attempt)).await;
+        let is_held = ctx.controls.is_held();
+        attempt = if was_ready || is_held { 0 } else { attempt + 1 };
+        if was_ready && !is_held && !was_cut {
+            count(&ctx.gauges.lost);
         }
+        if was_ready && !ctx.plan.reconnects {
+            ctx.fail(&format!("a connection was lost: {error}"));
+            return;
+        }
+        if is_held {
+            continue;
+        }
+        let random = ctx.random.borrow_mut().next();
+        let wait_ms = backoff.wait_ms(next, ctx.now_ms(), random).filter(|_| attempt < ATTEMPTS_MAX);
+        let Some(wait_ms) = wait_ms else {
+            count(&ctx.gauges.failed);
+            ctx.fail(&format!("a connection failed: {error}"));
+            return;
+        };
+        if !was_ready {
+            count(&ctx.gauges.retried);
+        }
+        Timer::new(Duration::from_millis(wait_ms)).await;
     }
 }
 

@@ -47,8 +47,8 @@ pub struct Order {
 /// A document as a joiner was given it.
 #[derive(Debug)]
 pub struct Joined {
-    /// From when the join was due to its last byte.
-    pub took_us: u64,
+    /// From when the join was due to its last byte; `None` in the warm-up.
+    pub took_us: Option<u64>,
     /// A snapshot, if there was one, and all changes.
     pub bytes: Vec<u8>,
 }

@@ -2,7 +2,7 @@
 //! keeps the bytes: what it takes to build a document from them is not the server's time.
 
 use anyhow::{Result, bail};
-use etherply_client::{Client, Event, OpenOptions, StreamId};
+use etherply_client::{Client, Event, Next, OpenOptions, StreamId};
 use etherply_wire::Rights;
 
 use crate::net::Ctx;
@@ -86,7 +86,8 @@ impl Session for JoinSession {
             bail!("a client could not join: {fault}");
         }
         // Nothing but the document follows the answer to its open.
-        if (came || was_open) && !std::mem::replace(&mut self.has_first, true) {
+        let is_first = (came || was_open) && !std::mem::replace(&mut self.has_first, true);
+        if is_first && self.due_us >= ctx.plan.warmup_us {
             ctx.stats.borrow_mut().first_byte.record(took_us)?;
         }
         let has = self.stream.and_then(|stream| self.client.cursor(stream)).map_or(0, |cursor| cursor.seq);
@@ -100,11 +101,11 @@ impl Session for JoinSession {
         self.client.output(out, ctx.now_ms());
     }
 
-    fn disconnected(&mut self, ctx: &Ctx) {
-        self.client.disconnected();
+    fn disconnected(&mut self, ctx: &Ctx) -> Next {
         if std::mem::take(&mut self.is_ready) {
             shift(&ctx.gauges.connected, -1);
         }
+        self.client.disconnected()
     }
 
     fn is_ready(&self) -> bool {
@@ -152,7 +153,8 @@ impl JoinSession {
         if let Some(joined) = &ctx.controls.joined {
             let bytes = std::mem::take(&mut self.bytes);
             // Whoever looks at the copies may have given up.
-            drop(joined.send(Joined { took_us, bytes }));
+            let is_measured = self.due_us >= ctx.plan.warmup_us;
+            drop(joined.send(Joined { took_us: is_measured.then_some(took_us), bytes }));
         }
         Ok(())
     }

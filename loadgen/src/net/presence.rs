@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
-use etherply_client::{Client, Event, OpenOptions, StreamId};
+use etherply_client::{Client, Event, Next, OpenOptions, StreamId};
 use etherply_wire::Rights;
 use etherply_wire::limits::{PRESENCE_BYTES_MAX, PRESENCE_TTL_MS_MAX};
 
@@ -189,8 +189,8 @@ impl Session for PresenceSession {
         self.client.output(out, ctx.now_ms());
     }
 
-    fn disconnected(&mut self, ctx: &Ctx) {
-        self.client.disconnected();
+    fn disconnected(&mut self, ctx: &Ctx) -> Next {
+        let next = self.client.disconnected();
         // Nobody is seen without a connection, and whoever comes back is told anew.
         self.room.clear();
         if std::mem::take(&mut self.is_ready) {
@@ -199,6 +199,7 @@ impl Session for PresenceSession {
         if std::mem::take(&mut self.is_open) {
             shift(&ctx.gauges.opened, -1);
         }
+        next
     }
 
     fn is_ready(&self) -> bool {

@@ -1,6 +1,7 @@
 //! What a connection of the generator does: the sync protocol, or the bare relay's.
 
 use anyhow::{Result, bail};
+use etherply_client::Next;
 use etherply_client::change::ChangeHash;
 
 use crate::net::Ctx;
@@ -20,8 +21,8 @@ pub trait Session: Sized + 'static {
     fn receive(&mut self, bytes: &mut [u8], ctx: &Ctx) -> Result<()>;
     /// Appends what is to be sent.
     fn output(&mut self, out: &mut Vec<u8>, ctx: &Ctx);
-    /// The socket is gone.
-    fn disconnected(&mut self, ctx: &Ctx);
+    /// The socket is gone. What the server said about the time after it.
+    fn disconnected(&mut self, ctx: &Ctx) -> Next;
     /// Whether the server said welcome.
     fn is_ready(&self) -> bool;
     /// Opens the member's document.

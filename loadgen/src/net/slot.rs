@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use anyhow::{Result, bail};
+use etherply_client::Next;
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -24,6 +25,15 @@ pub enum Cut {
     Close,
     /// As a router does that forgot the connection: the server gets a reset.
     Reset,
+}
+
+/// What is known of a connection that ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Detached {
+    /// Whether the scenario cut it.
+    pub was_cut: bool,
+    /// What the server said about the time after it.
+    pub next: Next,
 }
 
 /// A connection and the member behind it.
@@ -72,8 +82,8 @@ impl<S: Session> Slot<S> {
         inner.flush(ctx)
     }
 
-    /// Ends the connection. Tells whether the scenario cut it.
-    pub fn detach(&self, ctx: &Ctx) -> bool {
+    /// Ends the connection.
+    pub fn detach(&self, ctx: &Ctx) -> Detached {
         let mut inner = self.inner.borrow_mut();
         let cut = inner.cut.take();
         if let (Some(stream), Some(how)) = (inner.stream.take(), cut) {
@@ -88,8 +98,7 @@ impl<S: Session> Slot<S> {
         }
         inner.unsent = Vec::new();
         inner.waker = None;
-        inner.session.disconnected(ctx);
-        cut.is_some()
+        Detached { was_cut: cut.is_some(), next: inner.session.disconnected(ctx) }
     }
 
     /// Serves the connection until it ends, and tells why. Calls `ready` once, when the server said welcome.

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use etherply_client::change::ChangeView;
-use etherply_client::{Client, Event, OpenOptions, Push, StreamId, StreamState, Transport};
+use etherply_client::{Client, Event, Next, OpenOptions, Push, StreamId, Transport};
 use etherply_wire::Rights;
 
 use crate::follow::{Follower, Received};
@@ -50,6 +50,8 @@ struct Brought {
     ready: bool,
     /// Where the document stood when it was opened.
     opened: Option<u64>,
+    /// Whether the server ended the document for a while; the client opens it again.
+    closed: bool,
     blocked: bool,
     fault: Option<anyhow::Error>,
 }
@@ -101,6 +103,9 @@ impl Session for SyncSession {
                 ctx.stats.borrow_mut().reconnected.record(took_us)?;
             }
         }
+        if brought.closed {
+            self.close(ctx);
+        }
         if brought.opened.is_some() && !self.is_open {
             self.is_open = true;
             shift(&ctx.gauges.opened, 1);
@@ -120,18 +125,14 @@ impl Session for SyncSession {
         self.count_in_flight(ctx);
     }
 
-    fn disconnected(&mut self, ctx: &Ctx) {
-        self.client.disconnected();
+    fn disconnected(&mut self, ctx: &Ctx) -> Next {
+        let next = self.client.disconnected();
         self.count_in_flight(ctx);
         if std::mem::take(&mut self.is_ready) {
             shift(&ctx.gauges.connected, -1);
         }
-        if std::mem::take(&mut self.is_open) {
-            shift(&ctx.gauges.opened, -1);
-        }
-        if std::mem::replace(&mut self.standing, Standing::Away) == Standing::InSync {
-            shift(&ctx.gauges.in_sync, -1);
-        }
+        self.close(ctx);
+        next
     }
 
     fn is_ready(&self) -> bool {
@@ -167,14 +168,6 @@ impl Session for SyncSession {
 
     fn tick(&mut self, ctx: &Ctx) {
         self.client.tick(ctx.now_ms());
-        if let Some(stream) = self.stream.filter(|_| self.is_ready) {
-            // An open that was refused for a while (an overloaded server) is asked for again.
-            if self.client.state(stream) == Some(StreamState::Closed)
-                && let Err(error) = self.client.reopen(stream, None)
-            {
-                ctx.fail(&error);
-            }
-        }
     }
 
     fn outcome(&mut self) -> MemberOutcome {
@@ -213,6 +206,16 @@ impl SyncSession {
             self.edit(ctx.run_us(), ctx)?;
         }
         Ok(())
+    }
+
+    /// The document is not open any more.
+    fn close(&mut self, ctx: &Ctx) {
+        if std::mem::take(&mut self.is_open) {
+            shift(&ctx.gauges.opened, -1);
+        }
+        if std::mem::replace(&mut self.standing, Standing::Away) == Standing::InSync {
+            shift(&ctx.gauges.in_sync, -1);
+        }
     }
 
     /// Notices when this member has what the server had when it opened the document, and the server what
@@ -283,6 +286,10 @@ fn take(
             brought.blocked |= blocks;
         }
         Event::OpenFailed { fault, .. } => ctx.fail(&format!("a document could not be opened: {fault}")),
+        Event::Closed { fault, retries: true, .. } => {
+            ctx.fail(&format!("the server closed a document for a while: {fault}"));
+            brought.closed = true;
+        }
         Event::Closed { fault, .. } => bail!("the server closed a document: {fault}"),
         Event::Failed { fault, .. } => bail!("the server refused a request: {fault}"),
         Event::Reconcile { .. } => return Err(anyhow!("the server's log is not the one of this run")),

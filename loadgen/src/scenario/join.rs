@@ -168,8 +168,8 @@ fn settings_of(args: &JoinArgs, plan: &Plan, host: &Host) -> Settings {
 #[derive(Debug)]
 struct Given {
     bytes: Vec<u8>,
-    /// From when each of these joins was due to its last byte.
-    took_us: Vec<u64>,
+    /// From when each of these joins was due to its last byte; `None` in the warm-up.
+    took_us: Vec<Option<u64>>,
 }
 
 /// Gathers what joiners were given, equal copies once, until the other end of `ended` is gone. A thread of its
@@ -228,7 +228,7 @@ fn build(copies: &[Given], history: &History) -> Result<Built> {
         if heads == history.heads {
             built.equal += joins;
         }
-        for took_us in &copy.took_us {
+        for took_us in copy.took_us.iter().flatten() {
             built.loaded_us.record(took_us + load_us)?;
         }
     }
