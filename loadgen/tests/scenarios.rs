@@ -1,6 +1,6 @@
 //! Each scenario for a few seconds against a real server. What they claim about time is not asked for.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,7 +54,8 @@ fn fanout_reaches_every_member_and_looks_at_the_neighbours() {
     assert_eq!(number(&report, "/beside/edits_acked"), 150);
     assert_eq!(number(&report, "/beside/deliveries/received"), 150 * 9);
     assert_eq!(number(&report, "/beside/converged"), 3);
-    let (idle, active) = (number(&report, "/beside/idle_us/count"), number(&report, "/beside/active_us/count"));
+    let (idle, active) =
+        (number(&report, "/beside/idle_us/count"), number(&report, "/beside/active_us/count"));
     // Of each second the first fifth does not count.
     assert_eq!((idle, active), (48 * 9, 48 * 9));
 }
@@ -140,10 +141,8 @@ fn what_makes_no_scenario_is_refused_with_a_reason() {
         ("join --edits 0", "at least one edit"),
         ("soak --churn 101", "between 0 and 100 percent"),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_etherply-loadgen"))
-            .args(arguments.split(' '))
-            .output()
-            .unwrap();
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_etherply-loadgen")).args(arguments.split(' ')).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments}: {said}");
         assert!(said.contains(reason), "{arguments}: {said}");

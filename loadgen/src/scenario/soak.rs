@@ -62,9 +62,8 @@ pub fn soak(args: &SoakArgs, live: &Live) -> Result<Report> {
     let generator = before.generator()?;
     live.stage("waiting for the server's background work");
     let figures = before.figures(host.server(), crowd.received());
-    let failed = read(&gauges.failed);
     let mut measured = crowd.finish(figures, generator)?;
-    measured.connections.failed += failed;
+    measured.connections.failed = measured.connections.failed.max(read(&gauges.failed));
 
     let settings = settings_of(args, &plan, &host);
     let mut report = conclude("soak", &mut host, &plan, measured, settings, live)?;

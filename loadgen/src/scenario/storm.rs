@@ -39,7 +39,7 @@ pub fn storm(args: &StormArgs, live: &Live) -> Result<Report> {
     let gauges = crowd.fleet.gauges.clone();
     let everybody = level(&gauges.opened);
 
-    let mut before = Before::read(host.server());
+    let (mut before, mut received_before) = (Before::read(host.server()), 0);
     crowd.fleet.begin()?;
     let calm = START_DELAY + Duration::from_micros(micros(args.warmup)?);
     live.wait("editing before the storm", &gauges, calm, || false);
@@ -50,7 +50,7 @@ pub fn storm(args: &StormArgs, live: &Live) -> Result<Report> {
     let down = restart.map(|_| cut_at.elapsed());
     if restart.is_some() {
         // The meters of a new process begin anew.
-        before = Before::read(host.server());
+        (before, received_before) = (Before::read(host.server()), crowd.received());
     }
     let in_sync = || read(&gauges.resynced) >= everybody && level(&gauges.in_sync) >= everybody;
     let all = live.wait("everybody comes back", &gauges, STORM_LIMIT, in_sync);
@@ -62,9 +62,9 @@ pub fn storm(args: &StormArgs, live: &Live) -> Result<Report> {
     crowd.drain(live);
     let generator = before.generator()?;
     live.stage("waiting for the server's background work");
-    let figures = before.figures(host.server(), crowd.received());
+    let figures = before.figures(host.server(), crowd.received() - received_before);
     let mut measured = crowd.finish(figures, generator)?;
-    measured.connections.failed += read(&gauges.failed);
+    measured.connections.failed = measured.connections.failed.max(read(&gauges.failed));
     measured.connections.lost = lost_before + lost_later;
 
     let down_us = down.map_or(Ok(0), |down| u64::try_from(down.as_micros()))?;
