@@ -156,6 +156,8 @@ pub struct Soak {
     pub churn_per_s: f64,
     /// Connections that were cut.
     pub cut: u64,
+    /// Whether documents and memtables were full after the first third, so that memory has to be flat.
+    pub memory_is_judged: bool,
     pub rss: Option<Trend>,
     pub anonymous: Option<Trend>,
     pub descriptors: Option<Trend>,

@@ -151,10 +151,10 @@ pub struct SoakArgs {
     #[command(flatten)]
     pub common: Common,
     /// Documents
-    #[arg(long, default_value_t = 200, value_name = "N")]
+    #[arg(long, default_value_t = 100, value_name = "N")]
     pub documents: u32,
     /// Members of each document; all write
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 20, value_name = "N")]
     pub members: u32,
     /// Edits a second, over all documents
     #[arg(long, default_value_t = 500, value_name = "N")]

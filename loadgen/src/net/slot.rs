@@ -144,7 +144,11 @@ impl<S: Session> Slot<S> {
     pub fn act<T>(&self, ctx: &Ctx, act: impl FnOnce(&mut S) -> Result<T>) -> Result<T> {
         let mut inner = self.inner.borrow_mut();
         let done = act(&mut inner.session)?;
-        inner.flush(ctx)?;
+        if inner.flush(ctx).is_err() {
+            // The connection is at its end: its own task ends it, and what was to be sent waits for the next.
+            inner.abort.get_or_insert("the server takes no more bytes");
+            inner.wake();
+        }
         Ok(done)
     }
 
