@@ -2,33 +2,25 @@
 //! was lost, and hide the loss.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
 
-use anyhow::{Context, Result, bail};
-use etherply_client::{Client, Event, OpenOptions, StreamId, Transport};
+use anyhow::{Result, bail};
+use etherply_client::{Event, OpenOptions, StreamId};
 use etherply_wire::Rights;
+
+use crate::blocking::Blocking;
 
 /// Documents that are read over one connection at a time.
 const OPEN_MAX: usize = 256;
-/// Time without any progress after which a read is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Reads documents from their beginning: for each name the bytes of a snapshot, if the server sent one, and of
 /// all changes.
 pub fn read(address: SocketAddr, names: &[String]) -> Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::with_capacity(names.len());
     for names in names.chunks(OPEN_MAX) {
-        found.extend(Reader::connect(address)?.read(names)?);
+        found.extend(read_some(Blocking::connect(address, "etherply-loadgen/fresh")?, names)?);
     }
     Ok(found)
-}
-
-struct Reader {
-    client: Client,
-    socket: TcpStream,
-    base: Instant,
 }
 
 #[derive(Default)]
@@ -38,62 +30,29 @@ struct Reading {
     until: Option<u64>,
 }
 
-impl Reader {
-    fn connect(address: SocketAddr) -> Result<Self> {
-        let socket = TcpStream::connect(address)?;
-        socket.set_nodelay(true)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        let client = Client::new(Transport::Tcp, "etherply-loadgen/fresh", 1);
-        Ok(Self { client, socket, base: Instant::now() })
+fn read_some(mut connection: Blocking, names: &[String]) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut readings: HashMap<StreamId, Reading> = HashMap::new();
+    let mut order = Vec::new();
+    for name in names {
+        let rights = Rights::READ;
+        let options = OpenOptions { document: name.clone(), rights, token: None, cursor: None };
+        let stream = connection.client.open(options)?;
+        readings.insert(stream, Reading::default());
+        order.push((stream, name.clone()));
     }
-
-    fn read(mut self, names: &[String]) -> Result<Vec<(String, Vec<u8>)>> {
-        let mut readings: HashMap<StreamId, Reading> = HashMap::new();
-        let mut order = Vec::new();
-        for name in names {
-            let rights = Rights::READ;
-            let options = OpenOptions { document: name.clone(), rights, token: None, cursor: None };
-            let stream = self.client.open(options)?;
-            readings.insert(stream, Reading::default());
-            order.push((stream, name.clone()));
+    loop {
+        connection.send()?;
+        let has_all = |(&stream, reading): (&StreamId, &Reading)| {
+            let has = connection.client.cursor(stream).map_or(0, |cursor| cursor.seq);
+            reading.until.is_some_and(|until| has >= until)
+        };
+        if readings.iter().all(has_all) {
+            break;
         }
-        self.client.connect(0)?;
-        let mut scratch = vec![0; 256 * 1024];
-        let mut out = Vec::new();
-        loop {
-            self.client.output(&mut out, self.now_ms());
-            self.socket.write_all(&out)?;
-            out.clear();
-            let all_read = readings.iter().all(|(&stream, reading)| self.has_all(stream, reading));
-            if all_read {
-                break;
-            }
-            let bytes = self.socket.read(&mut scratch).context("the server sends nothing more")?;
-            if bytes == 0 {
-                bail!("the server hung up on a fresh client");
-            }
-            let now_ms = self.now_ms();
-            let mut fault = None;
-            let received = scratch.get_mut(..bytes).unwrap_or_default();
-            self.client.input(received, now_ms, &mut |event| {
-                if let Err(error) = take(event, &mut readings) {
-                    fault.get_or_insert(error);
-                }
-            })?;
-            fault.map_or(Ok(()), Err)?;
-        }
-        let bytes = |(stream, name)| (name, readings.remove(&stream).unwrap_or_default().bytes);
-        Ok(order.into_iter().map(bytes).collect())
+        connection.receive(&mut |event| take(event, &mut readings))?;
     }
-
-    fn has_all(&self, stream: StreamId, reading: &Reading) -> bool {
-        let has = self.client.cursor(stream).map_or(0, |cursor| cursor.seq);
-        reading.until.is_some_and(|until| has >= until)
-    }
-
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.base.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
+    let bytes = |(stream, name)| (name, readings.remove(&stream).unwrap_or_default().bytes);
+    Ok(order.into_iter().map(bytes).collect())
 }
 
 fn take(event: Event<'_>, readings: &mut HashMap<StreamId, Reading>) -> Result<()> {

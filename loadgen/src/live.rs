@@ -52,9 +52,11 @@ impl Live {
             }
             if self.is_terminal {
                 let figures = format!(
-                    "{what}: {} connected, {} open, {} edits, {} acked, {} deliveries, {} in flight",
+                    "{what}: {} connected, {} open, {} in sync, {} cut, {} edits, {} acked, {} deliveries, {} in flight",
                     level(&gauges.connected),
                     level(&gauges.opened),
+                    level(&gauges.in_sync),
+                    read(&gauges.cut),
                     read(&gauges.sent),
                     read(&gauges.acked),
                     read(&gauges.received),

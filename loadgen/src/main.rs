@@ -5,6 +5,7 @@
 //! changes without documents; `verify` builds the documents at the end.
 
 mod args;
+mod blocking;
 mod cleanup;
 mod follow;
 mod fresh;
@@ -20,8 +21,11 @@ mod relay;
 mod report;
 mod scenario;
 mod schedule;
+mod sections;
 mod server;
 mod stats;
+mod timeline;
+mod trend;
 mod verify;
 mod writer;
 
@@ -66,6 +70,15 @@ fn run(scenario: Scenario) -> Result<bool> {
             finish(&scenario::edits::prove(args, &live)?, &common, &live, true)
         }
         Scenario::Crash(args) => finish(&scenario::crash::crash(&args, &live)?, &args.common, &live, false),
+        Scenario::Fanout(args) => {
+            finish(&scenario::fanout::fanout(&args, &live)?, &args.common, &live, false)
+        }
+        Scenario::Presence(args) => {
+            finish(&scenario::presence::presence(&args, &live)?, &args.common, &live, false)
+        }
+        Scenario::Join(args) => finish(&scenario::join::join(&args, &live)?, &args.common, &live, false),
+        Scenario::Storm(args) => finish(&scenario::storm::storm(&args, &live)?, &args.common, &live, false),
+        Scenario::Soak(args) => finish(&scenario::soak::soak(&args, &live)?, &args.common, &live, false),
         Scenario::Floor(args) => {
             let common = args.common.clone();
             finish(&scenario::floor::floor(args, &live)?, &common, &live, false)

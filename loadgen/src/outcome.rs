@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use crate::plot::latency_svg;
 use crate::procfs::Machine;
 use crate::report::Report;
+use crate::timeline::timeline_svg;
 
 /// What makes a figure repeatable.
 pub struct Frame {
@@ -29,6 +30,9 @@ pub fn keep(report: &Report, folder: &Path) -> Result<()> {
     std::fs::write(folder.join("report.json"), report.to_json()? + "\n")?;
     std::fs::write(folder.join("command.txt"), format!("{}\n", report.command))?;
     std::fs::write(folder.join("latency.svg"), latency_svg(report))?;
+    if let Some(soak) = &report.sections.soak {
+        std::fs::write(folder.join("timeline.svg"), timeline_svg(report, soak))?;
+    }
     Ok(())
 }
 
@@ -100,9 +104,9 @@ pub fn write_table(folder: &Path) -> Result<usize> {
         "# Recorded runs\n\n\
          Written by `etherply-loadgen results` from the `report.json` of each folder: do not edit. Each folder\n\
          also holds the command that repeats the run. Milliseconds are from when an edit was due to when a\n\
-         member had it.\n\n\
-         | scenario | date | revision | transport | connections | edits/s | p50 ms | p99 ms | verdict | run |\n\
-         |---|---|---|---|--:|--:|--:|--:|---|---|\n",
+         member had it: a presence state for `presence`, the last byte of a cold join for `join`.\n\n\
+         | scenario | date | revision | transport | connections | edits/s | p50 ms | p99 ms | what it showed | verdict | run |\n\
+         |---|---|---|---|--:|--:|--:|--:|---|---|---|\n",
     );
     for (name, report) in &runs {
         text.push_str(&row(name, report));
@@ -120,7 +124,7 @@ fn row(name: &str, report: &serde_json::Value) -> String {
     let field = |path: &str| report.pointer(path).unwrap_or(&serde_json::Value::Null);
     let passed = field("/verdict/passed").as_bool().unwrap_or(false);
     format!(
-        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | [{name}]({name}/report.json) |\n",
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | [{name}]({name}/report.json) |\n",
         text(field("/scenario")),
         text(field("/date")),
         text(field("/revision")),
@@ -129,6 +133,7 @@ fn row(name: &str, report: &serde_json::Value) -> String {
         number(field("/settings/rate")),
         ms(field("/delivery_us/p50")),
         ms(field("/delivery_us/p99")),
+        text(field("/highlight")),
         if passed { "passed" } else { "failed" },
     )
 }
@@ -164,8 +169,10 @@ mod tests {
         assert_eq!(write_table(folder.path()).unwrap(), 2);
         let table = std::fs::read_to_string(folder.path().join("README.md")).unwrap();
         let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| prove")).collect();
-        assert!(rows[0].contains("| 5.68 | passed |") && rows[0].contains("2026-01-02-prove-b/report.json"));
-        assert!(rows[1].contains("| 1.23 | passed |"));
+        assert!(
+            rows[0].contains("| 5.68 | – | passed |") && rows[0].contains("2026-01-02-prove-b/report.json")
+        );
+        assert!(rows[1].contains("| 1.23 | – | passed |"));
         assert!(folder.path().join("2026-01-01-prove-a/latency.svg").exists());
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::ValueEnum;
 
-use crate::schedule::Shape;
+use crate::schedule::{Rhythm, Schedule, Shape};
 
 /// How the generator's connections speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -60,6 +60,23 @@ pub struct Plan {
     pub pipeline: usize,
     /// Whether connections that end are opened again.
     pub reconnects: bool,
+    pub rhythm: Rhythm,
+    pub sampling: Sampling,
+}
+
+/// Whose changes are kept, to be compared with what is stored. Of everybody else the heads are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampling {
+    /// One in so many documents is sampled.
+    pub one_in: u32,
+    /// Members of a sampled document whose changes are kept.
+    pub members: u32,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { one_in: 1, members: 1 }
+    }
 }
 
 impl Plan {
@@ -107,15 +124,34 @@ impl Plan {
         actor
     }
 
-    /// Whether a member's changes are kept and compared with the server's disk: one in each document.
+    /// Whether a member's changes are kept and compared with the server's disk. Another member in each
+    /// document, so that writers and readers of all executors are among them.
     pub fn is_sample(&self, document: u32, member: u32) -> bool {
-        member == document % self.members.max(1)
+        let members = self.members.max(1);
+        let turn = (member + members - document % members) % members;
+        self.has_sample(document) && turn < self.sampling.members
+    }
+
+    /// Whether some member's changes of this document are kept.
+    pub fn has_sample(&self, document: u32) -> bool {
+        document.is_multiple_of(self.sampling.one_in.max(1)) && self.sampling.members > 0
+    }
+
+    /// How many items of the schedule are done.
+    pub fn scheduled(&self) -> u64 {
+        match self.rhythm {
+            Rhythm::Pulsing(_) => {
+                Schedule::new(self.shape).filter(|edit| self.rhythm.does(edit.due_us)).count() as u64
+            }
+            Rhythm::Steady | Rhythm::Watching(_) => Schedule::len(&self.shape),
+        }
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::schedule::Phases;
     use std::collections::HashSet;
 
     pub(crate) fn plan(documents: u32, members: u32, executors: usize) -> Plan {
@@ -136,6 +172,8 @@ pub(crate) mod tests {
             run: 7,
             pipeline: 0,
             reconnects: false,
+            rhythm: Rhythm::Steady,
+            sampling: Sampling::default(),
         }
     }
 
@@ -153,6 +191,32 @@ pub(crate) mod tests {
             }
             assert_eq!(places.len(), (documents * members) as usize);
         }
+    }
+
+    #[test]
+    fn samples_are_as_many_as_were_asked_for() {
+        let samples = |plan: &Plan, document: u32| {
+            (0..plan.members).filter(|&member| plan.is_sample(document, member)).count()
+        };
+        let one = plan(7, 3, 2);
+        assert!((0..7).all(|document| samples(&one, document) == 1));
+        let sampling = Sampling { one_in: 3, members: 2 };
+        let some = Plan { sampling, ..plan(7, 3, 2) };
+        assert_eq!(
+            (0..7).map(|document| samples(&some, document)).collect::<Vec<_>>(),
+            [2, 0, 0, 2, 0, 0, 2]
+        );
+    }
+
+    #[test]
+    fn only_what_is_done_is_scheduled() {
+        let steady = plan(2, 2, 1);
+        assert_eq!(steady.scheduled(), 1_000);
+        let phases = Phases { begin_us: 200_000, span_us: 200_000, settle_us: 0 };
+        let pulsing = Plan { rhythm: Rhythm::Pulsing(phases), ..steady.clone() };
+        // Warm-up and two active spans of 200 ms each, at 1,000 edits a second.
+        assert_eq!(pulsing.scheduled(), 600);
+        assert_eq!(Plan { rhythm: Rhythm::Watching(phases), ..steady }.scheduled(), 1_000);
     }
 
     #[test]

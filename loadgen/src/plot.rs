@@ -14,11 +14,15 @@ const BOTTOM: f64 = 60.0;
 
 /// The picture of a report's curves, as SVG.
 pub fn latency_svg(report: &Report) -> String {
-    let lines = [
-        ("delivery", "#1f6feb", &report.curves.delivery_us),
-        ("ack", "#2da44e", &report.curves.ack_us),
-        ("send lag", "#8b949e", &report.curves.send_lag_us),
+    let curves = &report.curves;
+    let mut lines = vec![
+        ("delivery", "#1f6feb", &curves.delivery_us),
+        ("ack", "#2da44e", &curves.ack_us),
+        ("send lag", "#8b949e", &curves.send_lag_us),
     ];
+    let more = curves.more.iter().zip(["#bf3989", "#9a6700", "#8250df"]);
+    lines.extend(more.map(|(curve, colour)| (curve.name.as_str(), colour, &curve.points)));
+    lines.retain(|(_, _, points)| !points.is_empty());
     let all = lines.iter().flat_map(|(_, _, points)| points.iter());
     let (mut low_us, mut high_us, mut nines_max) = (100.0f64, 1_000.0f64, 2.0f64);
     for &(percentile, us) in all {
@@ -117,23 +121,21 @@ impl Axes {
         points: &[Point],
         index: usize,
     ) -> std::fmt::Result {
-        if points.is_empty() {
-            return Ok(());
-        }
         svg.push_str("<polyline fill=\"none\" stroke-width=\"2\" ");
         write!(svg, "stroke=\"{colour}\" points=\"")?;
         for &(percentile, us) in points {
             write!(svg, "{:.1},{:.1} ", self.x(percentile), self.y(us as f64))?;
         }
         svg.push_str("\"/>\n");
-        let x = LEFT + 14.0 + 110.0 * index as f64;
+        let x = LEFT + 14.0 + 125.0 * index as f64;
         let y = TOP + 16.0;
         writeln!(svg, "<rect x=\"{x}\" y=\"{}\" width=\"14\" height=\"4\" fill=\"{colour}\"/>", y - 5.0)?;
         writeln!(svg, "<text x=\"{}\" y=\"{y}\">{name}</text>", x + 20.0)
     }
 }
 
-fn escape(text: &str) -> String {
+/// Text as SVG may have it.
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

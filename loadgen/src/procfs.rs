@@ -22,6 +22,23 @@ pub fn rss_peak_bytes(pid: u32) -> Result<u64> {
     status_bytes(pid, "VmHWM:")
 }
 
+/// Resident memory of a process that is not backed by files, in bytes.
+pub fn anonymous_bytes(pid: u32) -> Result<u64> {
+    status_bytes(pid, "RssAnon:")
+}
+
+/// Threads of a process.
+pub fn threads(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let threads = status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok());
+    threads.context("the process has no threads any more")
+}
+
+/// Open descriptors of a process.
+pub fn descriptors(pid: u32) -> Result<u64> {
+    Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64)
+}
+
 fn status_bytes(pid: u32, field: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     kilobytes(&status, field).map(|kilobytes| kilobytes * 1024).context("the process has no memory any more")
@@ -80,6 +97,10 @@ mod tests {
         let pid = std::process::id();
         assert!(rss_bytes(pid).unwrap() > 0 && rss_peak_bytes(pid).unwrap() >= rss_bytes(pid).unwrap());
         assert!(cpu_s(pid).unwrap() >= 0.0);
+        assert!((1..=rss_bytes(pid).unwrap()).contains(&anonymous_bytes(pid).unwrap()));
+        assert!(threads(pid).unwrap() >= 1);
+        // Standard streams, and the directory that is being read.
+        assert!(descriptors(pid).unwrap() >= 4);
         assert!(Machine::here().cores > 0);
     }
 }

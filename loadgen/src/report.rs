@@ -5,6 +5,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::procfs::Machine;
+use crate::sections::Sections;
 use crate::stats::Percentiles;
 
 /// Connections of the generator.
@@ -152,6 +153,23 @@ pub struct Curves {
     pub delivery_us: Vec<Point>,
     pub ack_us: Vec<Point>,
     pub send_lag_us: Vec<Point>,
+    /// Those of single scenarios, at most three.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<Curve>,
+}
+
+/// A curve with its name.
+#[derive(Debug, Clone, Serialize)]
+pub struct Curve {
+    pub name: String,
+    pub points: Vec<Point>,
+}
+
+impl Curve {
+    /// The curve of a histogram.
+    pub fn of(name: &str, histogram: &Histogram<u64>) -> Self {
+        Self { name: name.to_owned(), points: curve(histogram) }
+    }
 }
 
 /// A whole report.
@@ -173,6 +191,8 @@ pub struct Report {
     pub generator: GeneratorFigures,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kills: Vec<Kill>,
+    #[serde(flatten)]
+    pub sections: Sections,
     pub settings: Settings,
     pub machine: Machine,
     /// The source's revision, with `-dirty` where it was changed since.
@@ -230,6 +250,11 @@ impl Report {
         text.push_str(&row("delivery", &self.delivery_us));
         text.push_str(&row("ack", &self.ack_us));
         text.push_str(&row("send lag", &self.send_lag_us));
+        let sections = self.sections.summary();
+        if !sections.is_empty() {
+            text.push_str(&format!("\n{}", sections.trim_end_matches('\n')));
+            text.push('\n');
+        }
         let server = &self.server;
         let megabytes = server.rss_peak_bytes.map(|bytes| bytes as f64 / 1_048_576.0);
         let kilobytes = |bytes: Option<u64>| known(bytes.map(|bytes| bytes as f64 / 1_024.0), " KiB");
@@ -277,6 +302,7 @@ pub(crate) mod tests {
             server: ServerFigures::default(),
             generator: GeneratorFigures::default(),
             kills: Vec::new(),
+            sections: Sections::default(),
             settings: Settings::default(),
             machine: Machine::here(),
             revision: "abc".into(),

@@ -30,6 +30,66 @@ pub struct Shape {
     pub seed: u64,
 }
 
+/// Time cut into equal spans, by turns idle and active, so that both are measured in one run. The warm-up
+/// before the first span is active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Phases {
+    /// When the first span, an idle one, begins.
+    pub begin_us: u64,
+    /// Length of a span.
+    pub span_us: u64,
+    /// Time after each change in which nothing is counted: what was under way has to die away.
+    pub settle_us: u64,
+}
+
+/// What a span is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The load whose effect is looked for is off.
+    Idle,
+    /// It is on.
+    Active,
+}
+
+impl Phases {
+    /// The phase at this time.
+    pub fn at(&self, due_us: u64) -> Phase {
+        match due_us.checked_sub(self.begin_us) {
+            Some(since_us) if (since_us / self.span_us.max(1)).is_multiple_of(2) => Phase::Idle,
+            _ => Phase::Active,
+        }
+    }
+
+    /// The phase for which something counts that was due at this time; `None` before the first span and close
+    /// to a change.
+    pub fn counted(&self, due_us: u64) -> Option<Phase> {
+        let since_us = due_us.checked_sub(self.begin_us)?;
+        (since_us % self.span_us.max(1) >= self.settle_us).then(|| self.at(due_us))
+    }
+}
+
+/// How a plan's schedule goes with phases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rhythm {
+    /// There are none.
+    #[default]
+    Steady,
+    /// Only what is due in active spans is done.
+    Pulsing(Phases),
+    /// Everything is done, and deliveries are counted by the phase in which they were due.
+    Watching(Phases),
+}
+
+impl Rhythm {
+    /// Whether something that is due at this time is done.
+    pub fn does(&self, due_us: u64) -> bool {
+        match self {
+            Self::Pulsing(phases) => phases.at(due_us) == Phase::Active,
+            Self::Steady | Self::Watching(_) => true,
+        }
+    }
+}
+
 /// The edits in the order in which they are due: evenly spaced in time, each by a writer drawn at random.
 #[derive(Debug, Clone)]
 pub struct Schedule {
@@ -78,6 +138,21 @@ mod tests {
     use super::*;
 
     const SHAPE: Shape = Shape { documents: 7, writers: 3, rate: 1_000, length_us: 2_500_000, seed: 1 };
+
+    #[test]
+    fn phases_take_turns_and_their_beginnings_do_not_count() {
+        let phases = Phases { begin_us: 100, span_us: 50, settle_us: 10 };
+        let at = |due_us| (phases.at(due_us), phases.counted(due_us));
+        assert_eq!(at(99), (Phase::Active, None), "the warm-up is active and does not count");
+        assert_eq!(at(100), (Phase::Idle, None));
+        assert_eq!(at(110), (Phase::Idle, Some(Phase::Idle)));
+        assert_eq!(at(149), (Phase::Idle, Some(Phase::Idle)));
+        assert_eq!(at(150), (Phase::Active, None));
+        assert_eq!(at(160), (Phase::Active, Some(Phase::Active)));
+        assert_eq!(at(200).0, Phase::Idle);
+        assert!(Rhythm::Watching(phases).does(120) && Rhythm::Steady.does(120));
+        assert!(!Rhythm::Pulsing(phases).does(120) && Rhythm::Pulsing(phases).does(170));
+    }
 
     #[test]
     fn a_seed_repeats_its_schedule_and_another_does_not() {

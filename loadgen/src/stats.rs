@@ -21,6 +21,16 @@ pub struct Stats {
     pub ack: Histogram<u64>,
     /// From when an edit was due to when its push was handed to the socket.
     pub lag: Histogram<u64>,
+    /// `delivery`, of what was due while the load beside was off.
+    pub idle: Histogram<u64>,
+    /// `delivery`, of what was due while it was on.
+    pub active: Histogram<u64>,
+    /// From when a join was due to the first bytes of its document.
+    pub first_byte: Histogram<u64>,
+    /// From the fleet's moment (connections were cut) to a member's new connection, which the server welcomed.
+    pub reconnected: Histogram<u64>,
+    /// From the fleet's moment to its effect on a member: back in sync, or another's leave seen.
+    pub since_moment: Histogram<u64>,
     /// Reasons of connections and documents that failed; the first few.
     pub failures: Vec<String>,
 }
@@ -31,7 +41,17 @@ const FAILURES_MAX: usize = 20;
 impl Stats {
     /// Nothing measured yet.
     pub fn new() -> Result<Self> {
-        Ok(Self { delivery: histogram()?, ack: histogram()?, lag: histogram()?, failures: Vec::new() })
+        Ok(Self {
+            delivery: histogram()?,
+            ack: histogram()?,
+            lag: histogram()?,
+            idle: histogram()?,
+            active: histogram()?,
+            first_byte: histogram()?,
+            reconnected: histogram()?,
+            since_moment: histogram()?,
+            failures: Vec::new(),
+        })
     }
 
     /// Keeps a reason.
@@ -46,6 +66,11 @@ impl Stats {
         self.delivery.add(&other.delivery)?;
         self.ack.add(&other.ack)?;
         self.lag.add(&other.lag)?;
+        self.idle.add(&other.idle)?;
+        self.active.add(&other.active)?;
+        self.first_byte.add(&other.first_byte)?;
+        self.reconnected.add(&other.reconnected)?;
+        self.since_moment.add(&other.since_moment)?;
         other.failures.iter().for_each(|reason| self.fail(reason.clone()));
         Ok(())
     }
@@ -90,6 +115,13 @@ pub struct Gauges {
     pub lost: AtomicU64,
     /// Documents that are open, counted by member.
     pub opened: AtomicI64,
+    /// Members that have everything which the server had when they opened their document, and whose own
+    /// edits from before are acked; joins that have their whole document.
+    pub in_sync: AtomicI64,
+    /// How often a member was back in sync since the fleet's moment.
+    pub resynced: AtomicU64,
+    /// Connections that the scenario cut.
+    pub cut: AtomicU64,
     /// Edits made.
     pub sent: AtomicU64,
     /// Edits acked.

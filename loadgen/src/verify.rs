@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub struct Copy {
     /// The document's name.
     pub document: String,
-    /// File with its bytes, beside the index.
+    /// File with its bytes, beside the index; empty where only the heads are known.
+    #[serde(default)]
     pub file: String,
     /// Its heads, in hexadecimal and sorted.
     #[serde(default)]
@@ -39,7 +40,7 @@ pub struct Findings {
     pub unacked: u64,
     /// Members that were compared with the stored document.
     pub samples: u64,
-    /// Documents whose sampled member has the same heads and the same content.
+    /// Documents whose sampled members have the same heads and the same content.
     pub converged: Vec<String>,
     /// What is wrong, the first few.
     pub faults: Vec<String>,
@@ -78,20 +79,21 @@ pub fn verify(
 ) -> Result<Findings> {
     let stored = read_index(export)?;
     let samples = samples.map(|folder| Ok::<_, anyhow::Error>((folder, read_index(folder)?))).transpose()?;
-    let mut sample_of: HashMap<String, (&Path, Copy)> = HashMap::new();
-    if let Some((folder, copies)) = samples {
-        sample_of.extend(copies.into_iter().map(|copy| (copy.document.clone(), (folder, copy))));
+    let mut samples_of: HashMap<String, Vec<Copy>> = HashMap::new();
+    let folder = samples.as_ref().map_or(export, |(folder, _)| *folder);
+    for copy in samples.into_iter().flat_map(|(_, copies)| copies) {
+        samples_of.entry(copy.document.clone()).or_default().push(copy);
     }
     let mut acked = read_ledger(ledger)?;
     let mut findings = Findings { documents: stored.len() as u64, ..Findings::default() };
-    findings.samples = sample_of.len() as u64;
+    findings.samples = samples_of.values().map(|copies| copies.len() as u64).sum();
     for (index, copy) in stored.iter().enumerate() {
         let hashes = acked.remove(&copy.document).unwrap_or_default();
-        let sample = sample_of.remove(&copy.document);
-        let compared = if sample.is_some() || builds(index) {
-            compare(export, copy, &hashes, sample, &mut findings)
+        let samples = samples_of.remove(&copy.document).unwrap_or_default();
+        let compared = if builds(index) || samples.iter().any(|sample| !sample.file.is_empty()) {
+            compare(export, copy, &hashes, folder, &samples, &mut findings)
         } else {
-            look_through(export, copy, &hashes, &mut findings)
+            look_through(export, copy, &hashes, folder, &samples, &mut findings)
         };
         if let Err(error) = compared {
             findings.fault(format!("{}: {error:#}", copy.document));
@@ -104,10 +106,9 @@ pub fn verify(
         findings.acked_missing += hashes.len() as u64;
         findings.fault(format!("{document}: not stored at all, though {} changes were acked", hashes.len()));
     }
-    for (document, (folder, copy)) in sample_of {
-        let is_empty = std::fs::metadata(folder.join(&copy.file)).is_ok_and(|file| file.len() == 0);
-        match is_empty {
-            // Nobody edited it: nothing is stored, and the member has nothing.
+    for (document, copies) in samples_of {
+        match copies.iter().all(|copy| copy.heads.is_empty()) {
+            // Nobody edited it: nothing is stored, and the members have nothing.
             true => findings.converged.push(document),
             false => findings.fault(format!("{document}: a member has changes, but nothing is stored")),
         }
@@ -119,7 +120,8 @@ fn compare(
     export: &Path,
     copy: &Copy,
     acked: &[[u8; 32]],
-    sample: Option<(&Path, Copy)>,
+    folder: &Path,
+    samples: &[Copy],
     findings: &mut Findings,
 ) -> Result<()> {
     let mut stored = load(&export.join(&copy.file))?;
@@ -132,32 +134,66 @@ fn compare(
     let missing =
         acked.iter().filter(|hash| stored.get_change_by_hash(&ChangeHash(**hash)).is_none()).count();
     findings.missing(copy, changes, acked.len(), missing);
-    let Some((folder, sample)) = sample else { return Ok(()) };
-    let mut member = load(&folder.join(&sample.file)).context("the member's copy")?;
-    let member_heads = heads_of(&mut member);
-    if sorted(&sample.heads) != member_heads {
-        findings.fault(format!("{}: the member's heads are not those of its changes", copy.document));
-    } else if member_heads != heads {
-        findings.fault(format!("{}: the member has other heads than the server", copy.document));
-    } else if member.hydrate(ROOT, None)? != stored.hydrate(ROOT, None)? {
-        findings.fault(format!("{}: the member has other content than the server", copy.document));
-    } else {
+    let mut all_equal = !samples.is_empty();
+    for sample in samples {
+        if let Some(difference) = difference(folder, sample, &heads, &stored)? {
+            findings.fault(format!("{}: {difference}", copy.document));
+            all_equal = false;
+        }
+    }
+    if all_equal {
         findings.converged.push(copy.document.clone());
     }
     Ok(())
 }
 
-/// Looks for acked changes among stored ones by their hashes. What is not all plain changes, such as a
-/// snapshot, has to be built.
-fn look_through(export: &Path, copy: &Copy, acked: &[[u8; 32]], findings: &mut Findings) -> Result<()> {
+/// In what a member's copy differs from the stored document with these heads.
+fn difference(
+    folder: &Path,
+    sample: &Copy,
+    heads: &[String],
+    stored: &AutoCommit,
+) -> Result<Option<&'static str>> {
+    if sorted(&sample.heads) != heads {
+        return Ok(Some("the member has other heads than the server"));
+    }
+    if sample.file.is_empty() {
+        return Ok(None);
+    }
+    let mut member = load(&folder.join(&sample.file)).context("the member's copy")?;
+    if heads_of(&mut member) != heads {
+        return Ok(Some("the member's heads are not those of its changes"));
+    }
+    let is_equal = member.hydrate(ROOT, None)? == stored.hydrate(ROOT, None)?;
+    Ok((!is_equal).then_some("the member has other content than the server"))
+}
+
+/// Looks for acked changes among stored ones by their hashes, and compares heads. What is not all plain
+/// changes, such as a snapshot, has to be built.
+fn look_through(
+    export: &Path,
+    copy: &Copy,
+    acked: &[[u8; 32]],
+    folder: &Path,
+    samples: &[Copy],
+    findings: &mut Findings,
+) -> Result<()> {
     let bytes = std::fs::read(export.join(&copy.file))?;
-    let (mut rest, mut stored) = (bytes.as_slice(), HashSet::new());
+    let (mut rest, mut stored, mut built_upon) = (bytes.as_slice(), HashSet::new(), HashSet::new());
     while !rest.is_empty() {
         let Ok((change, after)) = ChangeView::parse_first(rest) else {
-            return compare(export, copy, acked, None, findings);
+            return compare(export, copy, acked, folder, samples, findings);
         };
         stored.insert(change.hash());
+        built_upon.extend(change.deps());
         rest = after;
+    }
+    if !samples.is_empty() {
+        let heads = sorted(&stored.difference(&built_upon).map(|head| hex(head)).collect::<Vec<_>>());
+        match samples.iter().all(|sample| sorted(&sample.heads) == heads) {
+            true => findings.converged.push(copy.document.clone()),
+            false => findings.fault(format!("{}: a member has other heads than the server", copy.document)),
+        }
     }
     findings.changes += stored.len() as u64;
     let missing = acked.iter().filter(|hash| !stored.contains(*hash)).count();
@@ -176,6 +212,11 @@ pub fn write_copy(
     let file = format!("{number}.automerge");
     std::fs::write(folder.join(&file), bytes)?;
     Ok(Copy { document, file, heads: heads.iter().map(|head| hex(head)).collect() })
+}
+
+/// A copy of which only the heads are known. They name the changes, and so the content.
+pub fn heads_only(document: String, heads: &[[u8; 32]]) -> Copy {
+    Copy { document, file: String::new(), heads: heads.iter().map(|head| hex(head)).collect() }
 }
 
 /// Lists a folder's copies.
@@ -329,6 +370,29 @@ mod tests {
         let built = verify(&export, &path, None, |_| true).unwrap();
         assert_eq!((built.changes, built.acked, built.acked_missing, built.unacked), (2, 4, 2, 0));
         assert_eq!(verify(&export, &path, None, |_| false).unwrap(), built);
+    }
+
+    #[test]
+    fn every_sample_of_a_document_counts_and_heads_alone_are_compared_without_building() {
+        let folders = Folders::new();
+        let (mut whole, mut cut) = (doc(&["x", "y"]), doc(&["x"]));
+        let heads = |doc: &mut AutoCommit| doc.get_heads().iter().map(|head| head.0).collect::<Vec<_>>();
+        folders.put("export", &mut [("a", whole.clone()), ("b", whole.clone()), ("c", whole.clone())]);
+        folders.put("samples", &mut [("a", whole.clone()), ("a", cut.clone())]);
+        let samples = folders.root.path().join("samples");
+        let mut copies = read_index(&samples).unwrap();
+        copies.push(heads_only("b".into(), &heads(&mut whole)));
+        copies.push(heads_only("c".into(), &heads(&mut cut)));
+        copies.push(heads_only("nobody edited it".into(), &[]));
+        write_index(&samples, &copies).unwrap();
+        let path = folders.root.path().join("ledger");
+        std::fs::write(&path, ledger("b", &mut whole)).unwrap();
+        let export = folders.root.path().join("export");
+        for builds in [true, false] {
+            let found = verify(&export, &path, Some(&samples), |_| builds).unwrap();
+            assert_eq!(found.converged, ["b", "nobody edited it"], "{:?}", found.faults);
+            assert_eq!((found.faults.len(), found.samples, found.acked_missing), (2, 5, 0));
+        }
     }
 
     #[test]

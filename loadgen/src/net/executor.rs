@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use etherply_client::Backoff;
 use etherply_client::change::ChangeHash;
 use glommio::sync::Semaphore;
 use glommio::timer::Timer;
@@ -14,10 +15,11 @@ use glommio::{
 };
 
 use crate::net::fleet::{Command, Controls, Order};
-use crate::net::session::{Outcome, Session};
-use crate::net::slot::Slot;
+use crate::net::session::{MemberOutcome, Outcome, Session};
+use crate::net::slot::{Cut, Detached, Slot};
 use crate::plan::Plan;
-use crate::schedule::Schedule;
+use crate::random::Random;
+use crate::schedule::{Phase, Rhythm, Schedule};
 use crate::stats::{Gauges, Stats, count, read};
 
 /// Entries of the ring. The kernel looks for each timer that glommio cancels in a hash table of waiting
@@ -29,12 +31,10 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// Connections of one executor that are being made at the same time: a storm, but one that a listener with an
 /// ordinary backlog survives without dropped SYNs, each of which costs a second.
 const CONNECTING_MAX: u64 = 256;
-/// Attempts to make a connection.
-const ATTEMPTS_MAX: u32 = 6;
+/// Attempts in a row after which a client counts as failed. The waits between them grow to half a minute.
+const ATTEMPTS_MAX: u32 = 10;
 /// Time for one attempt, until the server's welcome.
 const ATTEMPT_MS: u64 = 10_000;
-/// Pause before another attempt; grows with each.
-const RETRY_MS: u64 = 50;
 
 /// What the connections of one executor share.
 pub struct Ctx {
@@ -44,6 +44,10 @@ pub struct Ctx {
     pub stats: RefCell<Stats>,
     /// Whether members of a pipeline make a new edit for each that is acked.
     pub makes: Cell<bool>,
+    /// Number of the churn that was ordered last.
+    churn: Cell<u64>,
+    /// Spreads the clients' retries.
+    random: RefCell<Random>,
     pub scratch_in: RefCell<Vec<u8>>,
     pub scratch_out: RefCell<Vec<u8>>,
     base: Instant,
@@ -70,12 +74,28 @@ impl Ctx {
         self.stats.borrow_mut().fail(reason.to_string());
     }
 
-    /// A member received a change.
+    /// A member received what was due at this time.
     pub fn delivered(&self, due_us: u64, now_us: u64) -> Result<()> {
-        if due_us >= self.plan.warmup_us {
-            self.stats.borrow_mut().delivery.record(now_us.saturating_sub(due_us))?;
+        if due_us < self.plan.warmup_us {
+            return Ok(());
+        }
+        let (mut stats, took_us) = (self.stats.borrow_mut(), now_us.saturating_sub(due_us));
+        stats.delivery.record(took_us)?;
+        if let Rhythm::Watching(phases) = self.plan.rhythm {
+            match phases.counted(due_us) {
+                Some(Phase::Idle) => stats.idle.record(took_us)?,
+                Some(Phase::Active) => stats.active.record(took_us)?,
+                None => {}
+            }
         }
         Ok(())
+    }
+
+    /// Microseconds since the fleet's moment, if there was one.
+    pub fn since_moment_us(&self) -> Option<u64> {
+        let moment_us = self.controls.moment_us()?;
+        let now_us = u64::try_from(self.base.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Some(now_us.saturating_sub(moment_us))
     }
 
     /// An edit that was due at this time is acked.
@@ -111,6 +131,7 @@ pub fn run<S: Session>(
         .ring_depth(RING_DEPTH)
         .preempt_timer(Duration::from_millis(1));
     let local = builder.make().map_err(|error| anyhow::anyhow!("io_uring cannot be used: {error}"))?;
+    let seed = plan.run.wrapping_add(index as u64 + 1);
     local.run(async move {
         let latency = Latency::Matters(Duration::from_millis(1));
         let ctx = Rc::new(Ctx {
@@ -119,6 +140,8 @@ pub fn run<S: Session>(
             controls,
             stats: RefCell::new(Stats::new()?),
             makes: Cell::new(false),
+            churn: Cell::new(0),
+            random: RefCell::new(Random::new(seed)),
             scratch_in: RefCell::new(vec![0; SCRATCH_BYTES]),
             scratch_out: RefCell::new(Vec::with_capacity(SCRATCH_BYTES)),
             base,
@@ -156,11 +179,19 @@ async fn obey<S: Session>(ctx: &Rc<Ctx>, index: usize, orders: flume::Receiver<O
                     act(ctx, slot, |session| session.begin_pipeline(ctx));
                 }
             }
+            Command::Cut { how, one_in } => cut(ctx, &slots, index, how, one_in),
+            Command::Churn { per_s } => {
+                ctx.churn.set(ctx.churn.get() + 1);
+                if per_s > 0.0 {
+                    let every = Duration::from_secs_f64(ctx.plan.executors as f64 / per_s);
+                    spawn(ctx, churn(ctx.clone(), slots.clone(), index, every));
+                }
+            }
+            Command::Look { members } => drop(members.send(outcomes(ctx, &slots))),
             Command::Finish { outcome } => {
                 let stats = std::mem::replace(&mut *ctx.stats.borrow_mut(), Stats::new()?);
                 let acked = ctx.acked.take();
-                let members =
-                    slots.iter().filter_map(|slot| slot.act(ctx, |s| Ok(s.outcome())).ok()).collect();
+                let members = outcomes(ctx, &slots);
                 drop(outcome.send(Outcome { stats, members, acked }));
                 slots.iter().for_each(|slot| slot.abort());
                 let _ = done.send(());
@@ -171,6 +202,38 @@ async fn obey<S: Session>(ctx: &Rc<Ctx>, index: usize, orders: flume::Receiver<O
         let _ = done.send(());
     }
     Ok(())
+}
+
+fn outcomes<S: Session>(ctx: &Ctx, slots: &[Rc<Slot<S>>]) -> Vec<MemberOutcome> {
+    slots.iter().filter_map(|slot| slot.act(ctx, |session| Ok(session.outcome())).ok()).collect()
+}
+
+/// Cuts one in so many members of each document.
+fn cut<S: Session>(ctx: &Ctx, slots: &[Rc<Slot<S>>], index: usize, how: Cut, one_in: u32) {
+    for (connection, slot) in ctx.plan.of_executor(index).zip(slots) {
+        let (_, member) = ctx.plan.place(connection);
+        if member.is_multiple_of(one_in.max(1)) && slot.cut(how) {
+            count(&ctx.gauges.cut);
+        }
+    }
+}
+
+/// Cuts connections drawn at random at a fixed rate, by turns with and without a farewell, until another
+/// churn is ordered. What is not connected when its turn comes is passed over.
+async fn churn<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>, index: usize, every: Duration) {
+    let (order, begun) = (ctx.churn.get(), Instant::now());
+    let mut random = Random::new(ctx.plan.shape.seed ^ (index as u64 + 1) << 32);
+    for turn in 1u32.. {
+        Timer::new((every * turn).saturating_sub(begun.elapsed())).await;
+        if ctx.churn.get() != order || ctx.controls.is_over() {
+            return;
+        }
+        let drawn = usize::try_from(random.below(slots.len() as u64)).unwrap_or(0);
+        let how = if turn.is_multiple_of(2) { Cut::Reset } else { Cut::Close };
+        if slots.get(drawn).is_some_and(|slot| slot.cut(how)) {
+            count(&ctx.gauges.cut);
+        }
+    }
 }
 
 fn spawn(ctx: &Rc<Ctx>, task: impl Future<Output = ()> + 'static) {
@@ -195,9 +258,10 @@ async fn connect_all<S: Session>(ctx: &Rc<Ctx>, slots: &[Rc<Slot<S>>]) {
     }
 }
 
-/// Keeps one connection: makes it, serves it, and where the plan says so makes it again.
+/// Keeps one connection: makes it, serves it, and where the plan says so makes it again, after the waits that
+/// the client's own backoff asks for.
 async fn serve<S: Session, P>(ctx: &Rc<Ctx>, slot: &Rc<Slot<S>>, mut permit: Option<P>) {
-    let mut attempt = 0;
+    let (mut backoff, mut attempt) = (Backoff::default(), 0);
     loop {
         while ctx.controls.is_held() && !ctx.controls.is_over() {
             Timer::new(Duration::from_millis(5)).await;
@@ -207,48 +271,53 @@ async fn serve<S: Session, P>(ctx: &Rc<Ctx>, slot: &Rc<Slot<S>>, mut permit: Opt
             Err(error) => Err(error),
             Ok(()) => {
                 let mut ready = || {
+                    if !was_ready {
+                        backoff.ready(ctx.now_ms());
+                    }
                     was_ready = true;
                     permit = None;
                 };
                 std::future::poll_fn(|cx| slot.poll(cx, ctx, &mut ready)).await
             }
         };
-        slot.detach(ctx);
+        let Detached { was_cut, next } = slot.detach(ctx);
+        let Err(error) = ended else { return };
         if ctx.controls.is_over() {
             return;
         }
-        if was_ready {
-            attempt = 0;
-            if !ctx.controls.is_held() {
-                count(&ctx.gauges.lost);
-            }
-            if !ctx.plan.reconnects {
-                if let Err(error) = ended {
-                    ctx.fail(&format!("a connection was lost: {error}"));
-                }
-                return;
-            }
-        } else if ctx.controls.is_held() {
-            attempt = 0;
-        } else {
-            attempt += 1;
-            if attempt == ATTEMPTS_MAX {
-                count(&ctx.gauges.failed);
-                if let Err(error) = ended {
-                    ctx.fail(&format!("a connection failed: {error}"));
-                }
-                return;
-            }
-            count(&ctx.gauges.retried);
-            Timer::new(Duration::from_millis(RETRY_MS << attempt)).await;
+        let is_held = ctx.controls.is_held();
+        attempt = if was_ready || is_held { 0 } else { attempt + 1 };
+        if was_ready && !is_held && !was_cut {
+            count(&ctx.gauges.lost);
         }
+        if was_ready && !ctx.plan.reconnects {
+            ctx.fail(&format!("a connection was lost: {error}"));
+            return;
+        }
+        if is_held {
+            continue;
+        }
+        let random = ctx.random.borrow_mut().next();
+        let wait_ms = backoff.wait_ms(next, ctx.now_ms(), random).filter(|_| attempt < ATTEMPTS_MAX);
+        let Some(wait_ms) = wait_ms else {
+            count(&ctx.gauges.failed);
+            ctx.fail(&format!("a connection failed: {error}"));
+            return;
+        };
+        if !was_ready {
+            count(&ctx.gauges.retried);
+        }
+        Timer::new(Duration::from_millis(wait_ms)).await;
     }
 }
 
 /// Makes this executor's part of the schedule's edits when they are due.
 async fn schedule<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>, executor_index: usize) {
-    for edit in Schedule::new(ctx.plan.shape) {
-        let (owner, place) = ctx.plan.locate(edit.document, edit.writer);
+    let done = Schedule::new(ctx.plan.shape).filter(|edit| ctx.plan.rhythm.does(edit.due_us));
+    for (number, edit) in (0u32..).zip(done) {
+        let (document, member) =
+            if S::CONNECTS_WHEN_DUE { ctx.plan.place(number) } else { (edit.document, edit.writer) };
+        let (owner, place) = ctx.plan.locate(document, member);
         if owner != executor_index {
             continue;
         }
@@ -264,6 +333,10 @@ async fn schedule<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>, executo
         let Some(slot) = slots.get(place) else { continue };
         if let Err(error) = slot.act(&ctx, |session| session.edit(edit.due_us, &ctx)) {
             ctx.fail(&error);
+        }
+        if S::CONNECTS_WHEN_DUE {
+            let (task_ctx, slot) = (ctx.clone(), slot.clone());
+            spawn(&ctx, async move { serve::<S, ()>(&task_ctx, &slot, None).await });
         }
         if edit.due_us >= ctx.plan.warmup_us {
             let lag_us = ctx.run_us().saturating_sub(edit.due_us);

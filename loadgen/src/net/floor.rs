@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use anyhow::{Context, Result, bail};
+use etherply_client::Next;
 
 use crate::net::Ctx;
 use crate::net::session::{MemberOutcome, Session};
@@ -77,11 +78,12 @@ impl Session for FloorSession {
         self.out = Vec::new();
     }
 
-    fn disconnected(&mut self, ctx: &Ctx) {
+    fn disconnected(&mut self, ctx: &Ctx) -> Next {
         if std::mem::take(&mut self.is_ready) {
             shift(&ctx.gauges.connected, -1);
             shift(&ctx.gauges.opened, -1);
         }
+        Next::RECONNECT
     }
 
     fn is_ready(&self) -> bool {
@@ -101,10 +103,6 @@ impl Session for FloorSession {
         self.due.push_back(due_us);
         count(&ctx.gauges.sent);
         Ok(())
-    }
-
-    fn begin_pipeline(&mut self, _: &Ctx) -> Result<()> {
-        bail!("the relay has no pipeline");
     }
 
     fn tick(&mut self, _: &Ctx) {}

@@ -4,10 +4,13 @@
 pub mod executor;
 pub mod fleet;
 pub mod floor;
+pub mod join;
+pub mod presence;
 pub mod session;
 pub mod slot;
 pub mod sync;
 
 pub use executor::Ctx;
-pub use fleet::{Command, Fleet};
+pub use fleet::{Command, Fleet, Joined, START_DELAY};
 pub use session::{MemberOutcome, Outcome, Session};
+pub use slot::Cut;

@@ -1,6 +1,7 @@
 //! What a connection of the generator does: the sync protocol, or the bare relay's.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use etherply_client::Next;
 use etherply_client::change::ChangeHash;
 
 use crate::net::Ctx;
@@ -8,6 +9,10 @@ use crate::stats::Stats;
 
 /// One member, over one connection after another.
 pub trait Session: Sized + 'static {
+    /// Whether connections are made when the schedule says so, the n-th for its n-th item, instead of all at
+    /// the beginning.
+    const CONNECTS_WHEN_DUE: bool = false;
+
     /// The member behind this connection.
     fn new(ctx: &Ctx, connection: u32) -> Self;
     /// A socket is open.
@@ -16,19 +21,25 @@ pub trait Session: Sized + 'static {
     fn receive(&mut self, bytes: &mut [u8], ctx: &Ctx) -> Result<()>;
     /// Appends what is to be sent.
     fn output(&mut self, out: &mut Vec<u8>, ctx: &Ctx);
-    /// The socket is gone.
-    fn disconnected(&mut self, ctx: &Ctx);
+    /// The socket is gone. What the server said about the time after it.
+    fn disconnected(&mut self, ctx: &Ctx) -> Next;
     /// Whether the server said welcome.
     fn is_ready(&self) -> bool;
     /// Opens the member's document.
     fn open(&mut self, ctx: &Ctx) -> Result<()>;
-    /// Makes an edit that was due at this time, in microseconds from the start.
+    /// Does what was due at this time, in microseconds from the start: an edit, a state, a join.
     fn edit(&mut self, due_us: u64, ctx: &Ctx) -> Result<()>;
     /// Makes the first edits of a pipeline, which acks keep going.
-    fn begin_pipeline(&mut self, ctx: &Ctx) -> Result<()>;
+    fn begin_pipeline(&mut self, _: &Ctx) -> Result<()> {
+        bail!("this session has no pipeline");
+    }
+    /// Whether the session has what it came for, and its connection may end.
+    fn is_done(&self) -> bool {
+        false
+    }
     /// Called every second.
     fn tick(&mut self, ctx: &Ctx);
-    /// What became of the member.
+    /// What has become of the member. A sample of its changes is given once.
     fn outcome(&mut self) -> MemberOutcome;
 }
 

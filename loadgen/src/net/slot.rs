@@ -4,18 +4,37 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use anyhow::{Result, bail};
+use etherply_client::Next;
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::net::executor::Ctx;
 use crate::net::session::Session;
+
+/// How a scenario ends a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// As a program does that ends: the server reads the end of the stream.
+    Close,
+    /// As a router does that forgot the connection: the server gets a reset.
+    Reset,
+}
+
+/// What is known of a connection that ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Detached {
+    /// Whether the scenario cut it.
+    pub was_cut: bool,
+    /// What the server said about the time after it.
+    pub next: Next,
+}
 
 /// A connection and the member behind it.
 pub struct Slot<S> {
@@ -31,6 +50,8 @@ struct Inner<S> {
     waker: Option<Waker>,
     /// Set to end the connection from outside of its task.
     abort: Option<&'static str>,
+    /// Whether it ends because the scenario wants it to, and how.
+    cut: Option<Cut>,
     /// When this attempt to connect began, in milliseconds.
     since_ms: u64,
 }
@@ -38,8 +59,15 @@ struct Inner<S> {
 impl<S: Session> Slot<S> {
     /// A connection that is not made yet.
     pub fn new(session: S) -> Rc<Self> {
-        let inner =
-            Inner { session, stream: None, unsent: Vec::new(), waker: None, abort: None, since_ms: 0 };
+        let inner = Inner {
+            session,
+            stream: None,
+            unsent: Vec::new(),
+            waker: None,
+            abort: None,
+            cut: None,
+            since_ms: 0,
+        };
         Rc::new(Self { inner: RefCell::new(inner) })
     }
 
@@ -55,12 +83,22 @@ impl<S: Session> Slot<S> {
     }
 
     /// Ends the connection.
-    pub fn detach(&self, ctx: &Ctx) {
+    pub fn detach(&self, ctx: &Ctx) -> Detached {
         let mut inner = self.inner.borrow_mut();
-        inner.stream = None;
+        let cut = inner.cut.take();
+        if let (Some(stream), Some(how)) = (inner.stream.take(), cut) {
+            // Closing alone takes effect once the ring lets go of the socket, tenths of a second later.
+            // SAFETY: the descriptor is the stream's, which lives until the end of this block.
+            let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+            // Neither can fail but for a connection that has ended by itself.
+            match how {
+                Cut::Close => drop(SockRef::from(&socket).shutdown(std::net::Shutdown::Both)),
+                Cut::Reset => drop(rustix::net::connect_unspec(socket)),
+            }
+        }
         inner.unsent = Vec::new();
         inner.waker = None;
-        inner.session.disconnected(ctx);
+        Detached { was_cut: cut.is_some(), next: inner.session.disconnected(ctx) }
     }
 
     /// Serves the connection until it ends, and tells why. Calls `ready` once, when the server said welcome.
@@ -88,6 +126,9 @@ impl<S: Session> Slot<S> {
             if inner.session.is_ready() {
                 ready();
             }
+            if inner.session.is_done() {
+                return Poll::Ready(Ok(()));
+            }
             if let Err(error) = inner.flush(ctx) {
                 return Poll::Ready(Err(error));
             }
@@ -103,7 +144,11 @@ impl<S: Session> Slot<S> {
     pub fn act<T>(&self, ctx: &Ctx, act: impl FnOnce(&mut S) -> Result<T>) -> Result<T> {
         let mut inner = self.inner.borrow_mut();
         let done = act(&mut inner.session)?;
-        inner.flush(ctx)?;
+        if inner.flush(ctx).is_err() {
+            // The connection is at its end: its own task ends it, and what was to be sent waits for the next.
+            inner.abort.get_or_insert("the server takes no more bytes");
+            inner.wake();
+        }
         Ok(done)
     }
 
@@ -115,6 +160,18 @@ impl<S: Session> Slot<S> {
             inner.abort = Some("the server did not answer in time");
             inner.wake();
         }
+    }
+
+    /// Cuts the connection, if the server has welcomed it. Tells whether it did.
+    pub fn cut(&self, how: Cut) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        if !inner.session.is_ready() || inner.cut.is_some() {
+            return false;
+        }
+        inner.cut = Some(how);
+        inner.abort = Some("the scenario cut it");
+        inner.wake();
+        true
     }
 
     /// Ends the connection for good.

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use etherply_client::change::ChangeView;
-use etherply_client::{Client, Event, OpenOptions, Push, StreamId, StreamState, Transport};
+use etherply_client::{Client, Event, Next, OpenOptions, Push, StreamId, Transport};
 use etherply_wire::Rights;
 
 use crate::follow::{Follower, Received};
@@ -29,13 +29,29 @@ pub struct SyncSession {
     acked: u32,
     /// What the shared gauge counts for this connection.
     in_flight: usize,
+    standing: Standing,
+}
+
+/// Where a member stands with what the server had when it opened the document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Away,
+    /// It waits for this position, and for the ack of its push with this number and all before.
+    Catching {
+        seq: u64,
+        push: u64,
+    },
+    InSync,
 }
 
 /// What one input brought, besides what the follower took in.
 #[derive(Default)]
 struct Brought {
     ready: bool,
-    opened: bool,
+    /// Where the document stood when it was opened.
+    opened: Option<u64>,
+    /// Whether the server ended the document for a while; the client opens it again.
+    closed: bool,
     blocked: bool,
     fault: Option<anyhow::Error>,
 }
@@ -44,15 +60,10 @@ impl Session for SyncSession {
     fn new(ctx: &Ctx, connection: u32) -> Self {
         let plan = &ctx.plan;
         let (document, member) = plan.place(connection);
-        let transport = if plan.is_websocket(connection) {
-            Transport::WebSocket { host: plan.target.host.clone(), path: plan.target.path.clone() }
-        } else {
-            Transport::Tcp
-        };
         let writes = member < plan.writers;
         let writer = || ThinWriter::new(&plan.actor(document, member), format!("writer-{member}"));
         Self {
-            client: Client::new(transport, AGENT, plan.run.wrapping_add(u64::from(connection) << 20)),
+            client: client_of(ctx, connection),
             stream: None,
             document,
             member,
@@ -63,6 +74,7 @@ impl Session for SyncSession {
             made: 0,
             acked: 0,
             in_flight: 0,
+            standing: Standing::Away,
         }
     }
 
@@ -87,11 +99,18 @@ impl Session for SyncSession {
         if brought.ready && !self.is_ready {
             self.is_ready = true;
             shift(&ctx.gauges.connected, 1);
+            if let Some(took_us) = ctx.since_moment_us() {
+                ctx.stats.borrow_mut().reconnected.record(took_us)?;
+            }
         }
-        if brought.opened && !self.is_open {
+        if brought.closed {
+            self.close(ctx);
+        }
+        if brought.opened.is_some() && !self.is_open {
             self.is_open = true;
             shift(&ctx.gauges.opened, 1);
         }
+        self.catch_up(brought.opened, ctx)?;
         if let Some(stream) = self.stream.filter(|_| brought.blocked) {
             self.client.give_back(stream)?;
             bail!("a push was refused for good");
@@ -106,15 +125,14 @@ impl Session for SyncSession {
         self.count_in_flight(ctx);
     }
 
-    fn disconnected(&mut self, ctx: &Ctx) {
-        self.client.disconnected();
+    fn disconnected(&mut self, ctx: &Ctx) -> Next {
+        let next = self.client.disconnected();
         self.count_in_flight(ctx);
         if std::mem::take(&mut self.is_ready) {
             shift(&ctx.gauges.connected, -1);
         }
-        if std::mem::take(&mut self.is_open) {
-            shift(&ctx.gauges.opened, -1);
-        }
+        self.close(ctx);
+        next
     }
 
     fn is_ready(&self) -> bool {
@@ -150,14 +168,6 @@ impl Session for SyncSession {
 
     fn tick(&mut self, ctx: &Ctx) {
         self.client.tick(ctx.now_ms());
-        if let Some(stream) = self.stream.filter(|_| self.is_ready) {
-            // An open that was refused for a while (an overloaded server) is asked for again.
-            if self.client.state(stream) == Some(StreamState::Closed)
-                && let Err(error) = self.client.reopen(stream, None)
-            {
-                ctx.fail(&error);
-            }
-        }
     }
 
     fn outcome(&mut self) -> MemberOutcome {
@@ -175,6 +185,17 @@ impl Session for SyncSession {
     }
 }
 
+/// The client behind a connection.
+pub fn client_of(ctx: &Ctx, connection: u32) -> Client {
+    let plan = &ctx.plan;
+    let transport = if plan.is_websocket(connection) {
+        Transport::WebSocket { host: plan.target.host.clone(), path: plan.target.path.clone() }
+    } else {
+        Transport::Tcp
+    };
+    Client::new(transport, AGENT, plan.run.wrapping_add(u64::from(connection) << 20))
+}
+
 impl SyncSession {
     /// Keeps as many pushes unacked as the plan says.
     fn refill(&mut self, ctx: &Ctx) -> Result<()> {
@@ -183,6 +204,39 @@ impl SyncSession {
         }
         while ((self.made - self.acked) as usize) < ctx.plan.pipeline {
             self.edit(ctx.run_us(), ctx)?;
+        }
+        Ok(())
+    }
+
+    /// The document is not open any more.
+    fn close(&mut self, ctx: &Ctx) {
+        if std::mem::take(&mut self.is_open) {
+            shift(&ctx.gauges.opened, -1);
+        }
+        if std::mem::replace(&mut self.standing, Standing::Away) == Standing::InSync {
+            shift(&ctx.gauges.in_sync, -1);
+        }
+    }
+
+    /// Notices when this member has what the server had when it opened the document, and the server what
+    /// this member had.
+    fn catch_up(&mut self, opened: Option<u64>, ctx: &Ctx) -> Result<()> {
+        let Some(stream) = self.stream else { return Ok(()) };
+        if let Some(seq) = opened {
+            let push = self.client.unacked(stream).last().map_or(0, |push| push.number);
+            self.standing = Standing::Catching { seq, push };
+        }
+        let Standing::Catching { seq, push } = self.standing else { return Ok(()) };
+        let has = self.client.cursor(stream).map_or(0, |cursor| cursor.seq);
+        let waits = self.client.unacked(stream).next().is_some_and(|first| first.number <= push);
+        if has < seq || waits {
+            return Ok(());
+        }
+        self.standing = Standing::InSync;
+        shift(&ctx.gauges.in_sync, 1);
+        if let Some(took_us) = ctx.since_moment_us() {
+            ctx.stats.borrow_mut().since_moment.record(took_us)?;
+            count(&ctx.gauges.resynced);
         }
         Ok(())
     }
@@ -232,11 +286,15 @@ fn take(
             brought.blocked |= blocks;
         }
         Event::OpenFailed { fault, .. } => ctx.fail(&format!("a document could not be opened: {fault}")),
+        Event::Closed { fault, retries: true, .. } => {
+            ctx.fail(&format!("the server closed a document for a while: {fault}"));
+            brought.closed = true;
+        }
         Event::Closed { fault, .. } => bail!("the server closed a document: {fault}"),
         Event::Failed { fault, .. } => bail!("the server refused a request: {fault}"),
         Event::Reconcile { .. } => return Err(anyhow!("the server's log is not the one of this run")),
         Event::Ready { .. } => brought.ready = true,
-        Event::Opened { .. } => brought.opened = true,
+        Event::Opened { cursor, .. } => brought.opened = Some(cursor.seq),
         Event::GoingAway { .. }
         | Event::Pong { .. }
         | Event::RightsChanged { .. }

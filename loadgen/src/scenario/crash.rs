@@ -12,17 +12,17 @@ use crate::ledger::Ledger;
 use crate::live::Live;
 use crate::net::sync::SyncSession;
 use crate::net::{Command, Fleet, Outcome};
-use crate::plan::Plan;
+use crate::plan::{Plan, Sampling};
 use crate::procfs;
 use crate::random::Random;
 use crate::report::{Claim, Connections, GeneratorFigures, Kill, Report, ServerFigures, Settings, Verdict};
-use crate::scenario::edits::{converged, verify_apart, write_samples};
+use crate::scenario::compare::{Part, converged, verify_apart, write_samples};
 use crate::scenario::run::{Measured, merge};
 use crate::scenario::setup::{
     Workspace, any_port, executors, loopback, raise_descriptors, run_number, server_program, text_of,
 };
 use crate::scenario::tally::Tally;
-use crate::schedule::Shape;
+use crate::schedule::{Rhythm, Shape};
 use crate::server::{Program, Server, run_to_end};
 use crate::stats::{level, read};
 use crate::verify::{Findings, verify, write_copy, write_index};
@@ -78,6 +78,8 @@ fn plan_of(args: &CrashArgs, server: &Server) -> Plan {
         run: run_number(),
         pipeline: args.pipeline,
         reconnects: true,
+        rhythm: Rhythm::Steady,
+        sampling: Sampling::default(),
     }
 }
 
@@ -201,10 +203,11 @@ impl Run<'_> {
         let data = text_of(&workspace.path("data"))?;
         let arguments = ["export".into(), "--data".into(), data, "--out".into(), text_of(&export)?];
         run_to_end(&program.binary, &arguments)?;
-        write_samples(&samples, &members, &plan)?;
+        let part = Part { plan: &plan, members: &members, acked: &[] };
+        write_samples(&samples, &[part])?;
         let findings = verify_apart(&export, &workspace.path("ledger"), &samples)?;
 
-        let converged = converged(&findings, &tally);
+        let converged = converged(&findings, &plan, &tally);
         let generator = GeneratorFigures { cpu_s: procfs::cpu_s(std::process::id())? };
         let measured =
             Measured { connections, server: figures, generator, stats, members, acked: Vec::new(), refused };

@@ -13,6 +13,7 @@ use crate::report::{
     Connections, Curves, Documents, Edits, GeneratorFigures, Report, ServerFigures, Settings, Verdict, curve,
 };
 use crate::scenario::tally::Tally;
+use crate::sections::Sections;
 use crate::server::{Metrics, Server};
 use crate::stats::{Percentiles, Stats, level, read};
 
@@ -40,53 +41,109 @@ pub struct Measured {
 
 /// Runs the plan's schedule. `server` is the process under test, where it runs here.
 pub fn run<S: Session>(plan: Plan, server: Option<&Server>, live: &Live) -> Result<Measured> {
-    let asked = u64::from(plan.connections());
-    let rss = || server.and_then(|server| procfs::rss_bytes(server.pid()).ok());
-    let base = rss();
-    let fleet = Fleet::start::<S>(plan, None)?;
-    let gauges = fleet.gauges.clone();
-    fleet.command(&Command::Connect)?;
-    let all = || level(&gauges.connected) + read(&gauges.failed) >= asked;
-    live.wait("connecting", &gauges, CONNECT_LIMIT, all);
-    std::thread::sleep(IDLE);
-    let after_hello = rss();
-    let established = level(&gauges.connected);
-    if established == 0 {
-        let reason = merge(fleet.finish()?)?.stats.failures.into_iter().next().unwrap_or_default();
-        bail!("not one of {asked} connections came about: {reason}");
-    }
-    fleet.command(&Command::Open)?;
-    live.wait("opening documents", &gauges, OPEN_LIMIT, || level(&gauges.opened) >= established);
-    std::thread::sleep(IDLE);
-    let after_open = rss();
-
+    let crowd = Crowd::gather(Fleet::start::<S>(plan, None)?, server, live)?;
     let before = Before::read(server);
-    fleet.begin()?;
-    let shape = &fleet.plan.shape;
-    let length = Duration::from_micros(shape.length_us) + STRAGGLERS_LIMIT;
-    live.wait("editing", &gauges, length, || fleet.is_schedule_done());
-    let others = u64::from(fleet.plan.members.saturating_sub(1));
-    let arrived = || {
-        read(&gauges.acked) >= read(&gauges.sent) && read(&gauges.received) >= read(&gauges.acked) * others
-    };
-    live.wait("waiting for the last deliveries", &gauges, STRAGGLERS_LIMIT, arrived);
-    let generator = GeneratorFigures { cpu_s: procfs::cpu_s(std::process::id())? - before.generator_cpu_s };
-
+    crowd.fleet.begin()?;
+    crowd.edit(live);
+    crowd.drain(live);
+    let generator = before.generator()?;
     live.stage("waiting for the server's background work");
-    let mut figures = before.figures(server, read(&gauges.received));
-    let per = |after: Option<u64>| Some(after?.saturating_sub(base?) / established.max(1));
-    figures.hello_bytes_per_connection = per(after_hello);
-    figures.idle_bytes_per_connection = per(after_open);
-    let connections = Connections {
-        asked,
-        established,
-        failed: asked.saturating_sub(established),
-        retried: read(&gauges.retried),
-        lost: read(&gauges.lost),
-    };
-    let refused = read(&gauges.refused);
-    let Outcome { stats, members, acked } = merge(fleet.finish()?)?;
-    Ok(Measured { connections, server: figures, generator, stats, members, acked, refused })
+    let figures = before.figures(server, crowd.received());
+    crowd.finish(figures, generator)
+}
+
+/// A fleet that is connected and has its documents open.
+pub struct Crowd {
+    pub fleet: Fleet,
+    asked: u64,
+    established: u64,
+    hello_bytes_each: Option<u64>,
+    open_bytes_each: Option<u64>,
+}
+
+impl Crowd {
+    /// Connects everybody and opens everybody's document. Where the server runs here, what that costs it is
+    /// measured: other connections must not come or go meanwhile.
+    pub fn gather(fleet: Fleet, server: Option<&Server>, live: &Live) -> Result<Self> {
+        let (gauges, asked) = (fleet.gauges.clone(), u64::from(fleet.plan.connections()));
+        let rss = || server.and_then(|server| procfs::rss_bytes(server.pid()).ok());
+        let rest = || {
+            if server.is_some() {
+                std::thread::sleep(IDLE);
+            }
+        };
+        let base = rss();
+        fleet.command(&Command::Connect)?;
+        let all = || level(&gauges.connected) + read(&gauges.failed) >= asked;
+        live.wait("connecting", &gauges, CONNECT_LIMIT, all);
+        rest();
+        let after_hello = rss();
+        let established = level(&gauges.connected);
+        if established == 0 {
+            let reason = merge(fleet.finish()?)?.stats.failures.into_iter().next().unwrap_or_default();
+            bail!("not one of {asked} connections came about: {reason}");
+        }
+        fleet.command(&Command::Open)?;
+        live.wait("opening documents", &gauges, OPEN_LIMIT, || level(&gauges.opened) >= established);
+        rest();
+        let after_open = rss();
+        let each = |after: Option<u64>| Some(after?.saturating_sub(base?) / established.max(1));
+        Ok(Self {
+            fleet,
+            asked,
+            established,
+            hello_bytes_each: each(after_hello),
+            open_bytes_each: each(after_open),
+        })
+    }
+
+    /// Waits until the schedule, which has begun, is done.
+    pub fn edit(&self, live: &Live) {
+        let length = Duration::from_micros(self.fleet.plan.shape.length_us) + STRAGGLERS_LIMIT;
+        live.wait("editing", &self.fleet.gauges, length, || self.fleet.is_schedule_done());
+    }
+
+    /// Waits until everything is acked and delivered.
+    pub fn drain(&self, live: &Live) {
+        let gauges = &self.fleet.gauges;
+        let others = u64::from(self.fleet.plan.members.saturating_sub(1));
+        let arrived = || {
+            read(&gauges.acked) >= read(&gauges.sent)
+                && read(&gauges.received) >= read(&gauges.acked) * others
+        };
+        live.wait("waiting for the last deliveries", gauges, STRAGGLERS_LIMIT, arrived);
+    }
+
+    /// Waits until everybody is connected again and has the document open.
+    pub fn all_back(&self, what: &str, limit: Duration, live: &Live) -> bool {
+        let gauges = &self.fleet.gauges;
+        let back =
+            || level(&gauges.connected) >= self.established && level(&gauges.opened) >= self.established;
+        live.wait(what, gauges, limit, back)
+    }
+
+    /// Changes, or states, that members received so far.
+    pub fn received(&self) -> u64 {
+        read(&self.fleet.gauges.received)
+    }
+
+    /// Ends the fleet, with what was read off the meters.
+    pub fn finish(self, mut server: ServerFigures, generator: GeneratorFigures) -> Result<Measured> {
+        let Self { fleet, asked, established, hello_bytes_each, open_bytes_each } = self;
+        server.hello_bytes_per_connection = hello_bytes_each;
+        server.idle_bytes_per_connection = open_bytes_each;
+        let gauges = fleet.gauges.clone();
+        let connections = Connections {
+            asked,
+            established,
+            failed: asked.saturating_sub(established),
+            retried: read(&gauges.retried),
+            lost: read(&gauges.lost),
+        };
+        let refused = read(&gauges.refused);
+        let Outcome { stats, members, acked } = merge(fleet.finish()?)?;
+        Ok(Measured { connections, server, generator, stats, members, acked, refused })
+    }
 }
 
 impl Measured {
@@ -100,7 +157,7 @@ impl Measured {
     ) -> Report {
         let Frame { machine, revision, date, command } = report_frame();
         let total = u64::from(settings.documents);
-        let Stats { delivery, ack, lag, failures } = self.stats;
+        let Stats { delivery, ack, lag, failures, .. } = self.stats;
         Report {
             scenario: scenario.to_owned(),
             transport: transport.name().to_owned(),
@@ -120,7 +177,13 @@ impl Measured {
             date,
             command,
             notes: failures,
-            curves: Curves { delivery_us: curve(&delivery), ack_us: curve(&ack), send_lag_us: curve(&lag) },
+            curves: Curves {
+                delivery_us: curve(&delivery),
+                ack_us: curve(&ack),
+                send_lag_us: curve(&lag),
+                more: Vec::new(),
+            },
+            sections: Sections::default(),
             verdict: Verdict::default(),
         }
     }
@@ -138,14 +201,15 @@ pub fn merge(outcomes: Vec<Outcome>) -> Result<Outcome> {
 }
 
 /// What stood on the meters before the first edit.
-struct Before {
+pub struct Before {
     metrics: Metrics,
     server_cpu_s: f64,
     generator_cpu_s: f64,
 }
 
 impl Before {
-    fn read(server: Option<&Server>) -> Self {
+    /// Reads them.
+    pub fn read(server: Option<&Server>) -> Self {
         Self {
             metrics: server.map(Server::metrics).unwrap_or_default(),
             server_cpu_s: server.map_or(0.0, Server::cpu_s),
@@ -153,7 +217,13 @@ impl Before {
         }
     }
 
-    fn figures(&self, server: Option<&Server>, deliveries: u64) -> ServerFigures {
+    /// What the generator used since.
+    pub fn generator(&self) -> Result<GeneratorFigures> {
+        Ok(GeneratorFigures { cpu_s: procfs::cpu_s(std::process::id())? - self.generator_cpu_s })
+    }
+
+    /// What the server used since, by the time that its background work has caught up.
+    pub fn figures(&self, server: Option<&Server>, deliveries: u64) -> ServerFigures {
         let Some(server) = server else { return ServerFigures::default() };
         // Sends are read before the wait: keep-alive frames of the time after are no part of the deliveries.
         let metrics = server.metrics();

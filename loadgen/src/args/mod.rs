@@ -1,11 +1,14 @@
 //! The command line.
 
+mod scenarios;
+
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
+pub use self::scenarios::{BesideArgs, CutChoice, FanoutArgs, JoinArgs, PresenceArgs, SoakArgs, StormArgs};
 use crate::plan::{Target, TransportChoice};
 use crate::writer::{VALUE_BYTES_MAX, VALUE_BYTES_MIN};
 
@@ -30,6 +33,16 @@ pub enum Scenario {
     Prove(ProveArgs),
     /// Kills the server again and again while pushes are in flight: no acked change may be missing afterwards
     Crash(CrashArgs),
+    /// One document with many members: what a delivery costs, and what its neighbours notice
+    Fanout(FanoutArgs),
+    /// Rooms whose members tell where they are: latency, conflation, leaves, and everybody's latest state
+    Presence(PresenceArgs),
+    /// Clients without a copy join a document with a long history
+    Join(JoinArgs),
+    /// Everybody is cut off at once and comes back: how long until all are in sync again
+    Storm(StormArgs),
+    /// Connections come and go while edits go on: memory and descriptors have to stay flat
+    Soak(SoakArgs),
     /// The yardstick: the same schedule through a bare relay without CRDT, log or frames
     Floor(EditsArgs),
     /// Writes results/README.md from the runs recorded there
@@ -88,7 +101,7 @@ pub struct Common {
     /// Show claims about time, but do not fail for them: for a machine that does other things as well
     #[arg(long)]
     pub ignore_times: bool,
-    /// Keep report.json, command.txt and latency.svg in this folder
+    /// Keep report.json, command.txt and the plots in this folder
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }

@@ -1,0 +1,91 @@
+//! The server of a scenario: one that it starts, and may stop, kill and start again, or one that runs
+//! elsewhere.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::args::{Common, parse_url};
+use crate::live::Live;
+use crate::plan::{Target, TransportChoice};
+use crate::scenario::setup::{Workspace, any_port, loopback, server_program, text_of};
+use crate::server::{Program, Server, run_to_end};
+
+/// A server, its data, and how it is reached.
+pub struct Host {
+    pub workspace: Workspace,
+    pub target: Target,
+    pub transport: TransportChoice,
+    /// How it is started, on the port that it has.
+    program: Option<Program>,
+    /// `None` elsewhere, and while it is down.
+    server: Option<Server>,
+}
+
+impl Host {
+    /// The server that the command line names, or a new one.
+    pub fn start(common: &Common, live: &Live) -> Result<Self> {
+        let workspace = Workspace::new(common)?;
+        if let Some(url) = &common.url {
+            let (target, transport) = parse_url(url)?;
+            return Ok(Self { workspace, target, transport, program: None, server: None });
+        }
+        let program = server_program(common, &workspace, any_port())?;
+        live.stage("starting the server");
+        let server = Server::start(&program)?;
+        let again = server_program(common, &workspace, server.listen)?;
+        let target = loopback(server.listen);
+        Ok(Self {
+            workspace,
+            target,
+            transport: common.transport,
+            program: Some(again),
+            server: Some(server),
+        })
+    }
+
+    /// Whether the server is this scenario's own.
+    pub fn is_local(&self) -> bool {
+        self.program.is_some()
+    }
+
+    /// The process, while it runs here.
+    pub fn server(&self) -> Option<&Server> {
+        self.server.as_ref()
+    }
+
+    /// Ends the server by SIGKILL, or asks it to end, and starts it again. From its new start until it was
+    /// ready.
+    pub fn restart(&mut self, kills: bool) -> Result<Duration> {
+        let (Some(program), Some(mut server)) = (&self.program, self.server.take()) else {
+            bail!("a server that runs elsewhere cannot be restarted from here");
+        };
+        if kills {
+            server.kill()?;
+        } else {
+            server.stop()?;
+        }
+        let server = Server::start(program).context("the server did not come back")?;
+        let ready_after = server.ready_after;
+        self.server = Some(server);
+        Ok(ready_after)
+    }
+
+    /// Stops the server and takes its data out.
+    pub fn export(&mut self, folder: &Path) -> Result<()> {
+        if let Some(server) = self.server.take() {
+            server.stop()?;
+        }
+        let program = self.program.as_ref().context("a server that runs elsewhere gives no data out")?;
+        let data = text_of(&self.workspace.path("data"))?;
+        let arguments = ["export".into(), "--data".into(), data, "--out".into(), text_of(folder)?];
+        run_to_end(&program.binary, &arguments)?;
+        Ok(())
+    }
+
+    /// The file system of the data, where it lies here.
+    pub fn filesystem(&self) -> Option<String> {
+        self.workspace.filesystem().filter(|_| self.is_local())
+    }
+}

@@ -1,0 +1,325 @@
+//! What single scenarios add to a report.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::report::Deliveries;
+use crate::stats::Percentiles;
+use crate::trend::Trend;
+
+/// All of them; a scenario fills its own.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Sections {
+    /// What the run showed, in a few words, for the table of runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub highlight: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Beside>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence: Option<Presence>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join: Option<Join>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storm: Option<Storm>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soak: Option<Soak>,
+}
+
+/// Other documents, measured with the load off and on by turns.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Beside {
+    pub documents: u32,
+    pub members_per_document: u32,
+    /// Edits a second, over all of them.
+    pub rate: u64,
+    /// Seconds of each idle and each active span.
+    pub phase_s: f64,
+    pub edits_acked: u64,
+    pub deliveries: Deliveries,
+    pub converged: u64,
+    /// Their deliveries while the load was off.
+    pub idle_us: Percentiles,
+    /// Their deliveries while it was on.
+    pub active_us: Percentiles,
+    /// p99 while it was on over p99 while it was off.
+    pub p99_ratio: Option<f64>,
+}
+
+/// Presence.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Presence {
+    pub updates_per_member_s: f64,
+    pub state_bytes: usize,
+    /// States that members set, their first ones included.
+    pub states_set: u64,
+    /// States that others saw, each counted for each of them.
+    pub states_seen: u64,
+    /// States set times the members that could see them.
+    pub states_expected: u64,
+    /// Those that nobody was sent, because a newer one was there.
+    pub conflated: u64,
+    /// States that came after a newer one of the same member.
+    pub stale: u64,
+    /// Pairs of members; after the last update, one of each has to see the other's latest state.
+    pub pairs: u64,
+    pub pairs_without_latest: u64,
+    /// Members whose connection was cut.
+    pub cut: u64,
+    /// Leaves that the members who stayed had to see, and those that they did not.
+    pub leaves: u64,
+    pub leaves_missing: u64,
+    /// From the cut to a leave that a member saw.
+    pub leave_us: Percentiles,
+    /// Pairs of which one did not see the other's latest state after everybody was back.
+    pub pairs_without_latest_after_return: u64,
+}
+
+/// Cold joins.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Join {
+    /// Edits of the document's history.
+    pub edits: u64,
+    /// Their bytes.
+    pub history_bytes: u64,
+    pub joins: u64,
+    /// Different copies that joiners were given.
+    pub copies: u64,
+    /// From when a join was due, TCP and hello included.
+    pub first_byte_us: Percentiles,
+    pub last_byte_us: Percentiles,
+    /// The same and the time that Automerge takes for such a copy, on the idle machine.
+    pub loaded_us: Percentiles,
+    /// That time, of the first copy.
+    pub load_us: u64,
+}
+
+/// First, middle and last of many.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Spread {
+    pub first: u64,
+    pub p50: u64,
+    pub p99: u64,
+    pub last: u64,
+    pub count: u64,
+}
+
+impl Spread {
+    /// The spread of a histogram, counted from a later moment.
+    pub fn of(histogram: &Histogram<u64>, later: u64) -> Self {
+        let at = |value: u64| value.saturating_sub(later);
+        Self {
+            first: at(histogram.min()),
+            p50: at(histogram.value_at_quantile(0.5)),
+            p99: at(histogram.value_at_quantile(0.99)),
+            last: at(histogram.max()),
+            count: histogram.len(),
+        }
+    }
+}
+
+/// A reconnect storm.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Storm {
+    /// How connections were cut.
+    pub cut: String,
+    /// From the cut until the server was ready again.
+    pub down_ms: Option<u64>,
+    /// Of that, from its new start.
+    pub restart_ms: Option<u64>,
+    /// Edits made from the cut until everybody was back in sync.
+    pub edits_meanwhile: u64,
+    /// From when the server could be reached again until it welcomed a client.
+    pub reconnected_us: Spread,
+    /// The same until a client was back in sync.
+    pub in_sync_us: Spread,
+}
+
+/// What was read off the server at one time of a soak.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Sample {
+    /// Seconds since edits began.
+    pub at_s: f64,
+    /// Resident memory.
+    pub rss_bytes: u64,
+    /// The part of it that is not backed by files.
+    pub anonymous_bytes: u64,
+    pub descriptors: u64,
+    pub threads: u64,
+    /// Members that are connected.
+    pub connected: u64,
+}
+
+/// A soak.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Soak {
+    /// Connections cut a second.
+    pub churn_per_s: f64,
+    /// Connections that were cut.
+    pub cut: u64,
+    /// Whether documents and memtables were full after the first third, so that memory has to be flat.
+    pub memory_is_judged: bool,
+    pub rss: Option<Trend>,
+    pub anonymous: Option<Trend>,
+    pub descriptors: Option<Trend>,
+    pub threads: Option<Trend>,
+    pub samples: Vec<Sample>,
+}
+
+impl Sections {
+    /// What they tell a person.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        let sections = [
+            self.beside.as_ref().map(Beside::summary),
+            self.presence.as_ref().map(Presence::summary),
+            self.join.as_ref().map(Join::summary),
+            self.storm.as_ref().map(Storm::summary),
+            self.soak.as_ref().map(Soak::summary),
+        ];
+        for line in sections.into_iter().flatten() {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Microseconds as milliseconds.
+pub fn ms(us: u64) -> String {
+    format!("{:.2}", us as f64 / 1_000.0)
+}
+
+impl Beside {
+    fn summary(&self) -> String {
+        let row = |name: &str, p: &Percentiles| {
+            format!(
+                "  {name:<22}{:>9}{:>9}{:>9}{:>9}{:>9}\n",
+                ms(p.p50),
+                ms(p.p90),
+                ms(p.p99),
+                ms(p.p999),
+                ms(p.max)
+            )
+        };
+        format!(
+            "  beside: {} documents of {} members, {} edits/s; milliseconds as above\n{}{}",
+            self.documents,
+            self.members_per_document,
+            self.rate,
+            row("beside, load off", &self.idle_us),
+            row("beside, load on", &self.active_us)
+        )
+    }
+}
+
+impl Presence {
+    fn summary(&self) -> String {
+        format!(
+            "  presence: {} states set, {} of {} seen, {} conflated; leaves seen after {} to {} ms\n",
+            self.states_set,
+            self.states_seen,
+            self.states_expected,
+            self.conflated,
+            ms(self.leave_us.p50),
+            ms(self.leave_us.max)
+        )
+    }
+}
+
+impl Join {
+    fn summary(&self) -> String {
+        let row = |name: &str, p: &Percentiles| {
+            format!(
+                "  {name:<22}{:>9}{:>9}{:>9}{:>9}{:>9}\n",
+                ms(p.p50),
+                ms(p.p90),
+                ms(p.p99),
+                ms(p.p999),
+                ms(p.max)
+            )
+        };
+        format!(
+            "  join: {} joins of {} edits in {:.2} MB; milliseconds as above\n{}{}{}",
+            self.joins,
+            self.edits,
+            self.history_bytes as f64 / 1e6,
+            row("first byte", &self.first_byte_us),
+            row("last byte", &self.last_byte_us),
+            row("loaded, equal heads", &self.loaded_us)
+        )
+    }
+}
+
+impl Storm {
+    fn summary(&self) -> String {
+        let row = |name: &str, spread: &Spread| {
+            format!(
+                "  {name:<22}{:>9}{:>9}{:>9}{:>9}\n",
+                ms(spread.first),
+                ms(spread.p50),
+                ms(spread.p99),
+                ms(spread.last)
+            )
+        };
+        let down = match (self.down_ms, self.restart_ms) {
+            (Some(down), Some(restart)) => {
+                format!("; the server was away for {down} ms, {restart} ms of them to start")
+            }
+            _ => String::new(),
+        };
+        format!(
+            "  storm by {}: {} edits meanwhile{down}\n  milliseconds              first      p50      p99     last\n{}{}",
+            self.cut,
+            self.edits_meanwhile,
+            row("connected again", &self.reconnected_us),
+            row("in sync again", &self.in_sync_us)
+        )
+    }
+}
+
+impl Soak {
+    fn summary(&self) -> String {
+        let megabytes = |trend: &Option<Trend>| {
+            trend.map_or("not known".to_owned(), |trend| {
+                let mib = |bytes: f64| bytes / 1_048_576.0;
+                format!("{:.1} MiB, {:+.1} MiB/h", mib(trend.mean), mib(trend.growth_per_hour))
+            })
+        };
+        let count = |trend: &Option<Trend>| {
+            trend.map_or("not known".to_owned(), |trend| {
+                format!("{:.1}, {:+.1}/h", trend.mean, trend.growth_per_hour)
+            })
+        };
+        format!(
+            "  soak, means and slopes of the last two thirds: resident {}; anonymous {}; descriptors {}; threads {}\n",
+            megabytes(&self.rss),
+            megabytes(&self.anonymous),
+            count(&self.descriptors),
+            count(&self.threads)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_counts_from_the_later_moment() {
+        let mut histogram = Histogram::new(3).unwrap();
+        assert_eq!(Spread::of(&histogram, 0).count, 0);
+        (10..=1_009).for_each(|value| histogram.record(value).unwrap());
+        let spread = Spread::of(&histogram, 100);
+        assert_eq!((spread.first, spread.count), (0, 1_000), "before the moment counts as at it");
+        assert!((409..=411).contains(&spread.p50) && (899..=901).contains(&spread.p99), "{spread:?}");
+        assert!((909..=910).contains(&spread.last), "{spread:?}");
+    }
+
+    #[test]
+    fn only_what_a_scenario_fills_is_in_its_report() {
+        let sections = Sections { storm: Some(Storm::default()), ..Sections::default() };
+        let json = serde_json::to_value(&sections).unwrap();
+        assert_eq!(json.as_object().unwrap().keys().collect::<Vec<_>>(), ["storm"]);
+        assert!(sections.summary().contains("in sync again"));
+    }
+}
