@@ -22,6 +22,7 @@ mod scenario;
 mod schedule;
 mod server;
 mod stats;
+mod trace;
 mod verify;
 mod writer;
 
@@ -70,6 +71,7 @@ fn run(scenario: Scenario) -> Result<bool> {
             let common = args.common.clone();
             finish(&scenario::floor::floor(args, &live)?, &common, &live, false)
         }
+        Scenario::Trace(args) => finish(&scenario::trace::trace(&args, &live)?, &args.common, &live, false),
         Scenario::Results { dir } => {
             let runs = outcome::write_table(&dir)?;
             println!("{runs} runs listed in {}", dir.join("README.md").display());

@@ -6,3 +6,4 @@ pub mod floor;
 pub mod run;
 pub mod setup;
 pub mod tally;
+pub mod trace;

@@ -70,7 +70,7 @@ pub fn run<S: Session>(plan: Plan, server: Option<&Server>, live: &Live) -> Resu
         read(&gauges.acked) >= read(&gauges.sent) && read(&gauges.received) >= read(&gauges.acked) * others
     };
     live.wait("waiting for the last deliveries", &gauges, STRAGGLERS_LIMIT, arrived);
-    let generator = GeneratorFigures { cpu_s: procfs::cpu_s(std::process::id())? - before.generator_cpu_s };
+    let generator = before.generator()?;
 
     live.stage("waiting for the server's background work");
     let mut figures = before.figures(server, read(&gauges.received));
@@ -114,6 +114,7 @@ impl Measured {
             server: self.server,
             generator: self.generator,
             kills: Vec::new(),
+            traces: Vec::new(),
             settings,
             machine,
             revision,
@@ -138,14 +139,15 @@ pub fn merge(outcomes: Vec<Outcome>) -> Result<Outcome> {
 }
 
 /// What stood on the meters before the first edit.
-struct Before {
+pub struct Before {
     metrics: Metrics,
     server_cpu_s: f64,
     generator_cpu_s: f64,
 }
 
 impl Before {
-    fn read(server: Option<&Server>) -> Self {
+    /// Reads them.
+    pub fn read(server: Option<&Server>) -> Self {
         Self {
             metrics: server.map(Server::metrics).unwrap_or_default(),
             server_cpu_s: server.map_or(0.0, Server::cpu_s),
@@ -153,7 +155,13 @@ impl Before {
         }
     }
 
-    fn figures(&self, server: Option<&Server>, deliveries: u64) -> ServerFigures {
+    /// What the generator used since.
+    pub fn generator(&self) -> Result<GeneratorFigures> {
+        Ok(GeneratorFigures { cpu_s: procfs::cpu_s(std::process::id())? - self.generator_cpu_s })
+    }
+
+    /// What the server used since, by the time that its background work has caught up.
+    pub fn figures(&self, server: Option<&Server>, deliveries: u64) -> ServerFigures {
         let Some(server) = server else { return ServerFigures::default() };
         // Sends are read before the wait: keep-alive frames of the time after are no part of the deliveries.
         let metrics = server.metrics();
