@@ -1,6 +1,6 @@
 //! Recorded sessions through a real server, and what makes none.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fmt::Write as _;
 use std::path::Path;
