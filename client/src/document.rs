@@ -5,11 +5,12 @@
 use std::collections::HashMap;
 
 use automerge::{ActorId, AutoCommit, AutomergeError, Change, ChangeHash, LoadChangeError};
+use etherply_wire::ErrorCode;
 use etherply_wire::kinds::ClockEntry;
 
 use crate::client::{Client, StreamId};
 use crate::error::RequestError;
-use crate::event::Changes;
+use crate::event::{Changes, Event};
 use crate::outbox::Push;
 use crate::saved::{Saved, SavedCopy};
 use crate::stream::OpenOptions;
@@ -25,15 +26,24 @@ pub enum DocumentError {
     Apply(#[from] AutomergeError),
 }
 
-/// Why a document could not be saved or restored.
+/// Why a document could not be saved or restored, or could not give the server what it lacks.
 #[derive(Debug, thiserror::Error)]
-pub enum SaveError {
+pub enum ExchangeError {
     /// The client does not take the last edits, or does not open the document.
     #[error(transparent)]
     Request(#[from] RequestError),
     /// Automerge cannot take in what there is.
     #[error(transparent)]
     Document(#[from] DocumentError),
+}
+
+/// What the server waits for, with what it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Its log is another than the one that this member knew: both sides compare what they have.
+    Reconcile(Vec<ClockEntry>),
+    /// It lacks what a push builds upon, and nothing more is pushed until it has that.
+    Supply(Vec<ClockEntry>),
 }
 
 /// A document and its stream. Edit it through [`Document::doc`], then call [`Document::push`].
@@ -104,6 +114,42 @@ impl Document {
             self.doc.apply_changes(received)?;
         }
         Ok(count)
+    }
+
+    /// Takes in what an event brings for this document; events of other streams bring nothing. What it returns is
+    /// to be given to [`Document::answer`] once the client is free again, after [`Client::input`].
+    ///
+    /// # Errors
+    /// [`DocumentError`]
+    pub fn take(&mut self, event: &Event<'_>) -> Result<Option<Answer>, DocumentError> {
+        match event {
+            Event::Changes { stream, changes, .. } if *stream == self.stream => self.receive(changes)?,
+            Event::Snapshot { stream, bytes, .. } if *stream == self.stream => self.snapshot(bytes)?,
+            Event::Reconcile { stream, clock } if *stream == self.stream => {
+                return Ok(Some(Answer::Reconcile(clock.clone())));
+            }
+            Event::Refused { stream, fault, blocks: true, clock, .. } if *stream == self.stream => {
+                let lacks =
+                    matches!(fault.known(), Some(ErrorCode::MissingDependencies | ErrorCode::SequenceGap));
+                return Ok(lacks.then(|| Answer::Supply(clock.clone())));
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    /// Sends the server what it lacks, as [`Document::take`] found.
+    ///
+    /// # Errors
+    /// What [`Client::reconcile`] and [`Client::supply`] say, or something received cannot be applied.
+    pub fn answer(&mut self, client: &mut Client, answer: Answer, tag: u64) -> Result<(), ExchangeError> {
+        // The server's clock is to be compared with everything that this side has.
+        self.apply()?;
+        match answer {
+            Answer::Reconcile(clock) => self.reconcile(client, &clock, tag)?,
+            Answer::Supply(clock) => self.supply(client, &clock, tag)?,
+        }
+        Ok(())
     }
 
     /// Hands the edits since the last push to the client's outbox, and tells how many changes they are.
@@ -186,7 +232,7 @@ impl Document {
     ///
     /// # Errors
     /// The outbox is full, or something received cannot be applied.
-    pub fn save(&mut self, client: &mut Client, owner: &str, tag: u64) -> Result<Saved, SaveError> {
+    pub fn save(&mut self, client: &mut Client, owner: &str, tag: u64) -> Result<Saved, ExchangeError> {
         // The cursor is beyond what was only gathered.
         self.apply()?;
         self.push(client, tag)?;
@@ -206,7 +252,7 @@ impl Document {
         saved: &Saved,
         actor: ActorId,
         options: OpenOptions,
-    ) -> Result<Self, SaveError> {
+    ) -> Result<Self, ExchangeError> {
         let mut doc = match &saved.copy {
             Some(copy) => AutoCommit::load(&copy.bytes).map_err(DocumentError::from)?,
             None => AutoCommit::new(),

@@ -25,6 +25,7 @@ mod sections;
 mod server;
 mod stats;
 mod timeline;
+mod trace;
 mod trend;
 mod verify;
 mod writer;
@@ -83,6 +84,7 @@ fn run(scenario: Scenario) -> Result<bool> {
             let common = args.common.clone();
             finish(&scenario::floor::floor(args, &live)?, &common, &live, false)
         }
+        Scenario::Trace(args) => finish(&scenario::trace::trace(&args, &live)?, &args.common, &live, false),
         Scenario::Results { dir } => {
             let runs = outcome::write_table(&dir)?;
             println!("{runs} runs listed in {}", dir.join("README.md").display());

@@ -45,6 +45,8 @@ pub enum Scenario {
     Soak(SoakArgs),
     /// The yardstick: the same schedule through a bare relay without CRDT, log or frames
     Floor(EditsArgs),
+    /// Replays recorded editing sessions, keystroke by keystroke
+    Trace(TraceArgs),
     /// Writes results/README.md from the runs recorded there
     Results {
         /// The folder with the recorded runs
@@ -189,6 +191,25 @@ pub struct CrashArgs {
     /// Bytes of the value that an edit puts
     #[arg(long, default_value_t = 48, value_name = "N")]
     pub value_bytes: usize,
+}
+
+/// Options of `trace`.
+#[derive(Debug, Clone, Args)]
+pub struct TraceArgs {
+    #[command(flatten)]
+    pub common: Common,
+    /// Recordings in the formats of josephg/editing-traces, plain or gzipped; replayed one after the other
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Documents into which each recording is replayed at once
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub documents: u32,
+    /// Members of each document: one for each agent of the recording, the others read [default: agents + 1]
+    #[arg(long, value_name = "N")]
+    pub members: Option<u32>,
+    /// Edits a second of each document [default: as fast as it goes]
+    #[arg(long, value_name = "N")]
+    pub speed: Option<u64>,
 }
 
 /// Refuses what no run can be made of.

@@ -17,3 +17,4 @@ pub mod setup;
 pub mod soak;
 pub mod storm;
 pub mod tally;
+pub mod trace;

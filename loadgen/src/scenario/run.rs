@@ -171,6 +171,7 @@ impl Measured {
             server: self.server,
             generator: self.generator,
             kills: Vec::new(),
+            traces: Vec::new(),
             settings,
             machine,
             revision,

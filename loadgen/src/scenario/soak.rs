@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn memory_is_judged_once_documents_and_memtables_are_full() {
-        let with = |documents, rate, seconds| {
+        let with = |documents, rate, seconds: u64| {
             let plan = crate::plan::tests::plan(documents, 1, 1);
             let shape = Shape { documents, rate, length_us: seconds * 1_000_000, ..plan.shape };
             is_filled(&Plan { shape, ..plan })
