@@ -4,7 +4,7 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -218,4 +218,42 @@ fn connections_that_break_off_anywhere_leave_nothing_behind() {
     while server.metric("etherply_connections_active") != 1.0 {}
     assert_eq!(panics(&server), 0.0);
     member.put_durably(stream, "last", "x");
+}
+
+#[test]
+fn without_descriptors_new_connections_are_closed_and_the_others_served() {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path());
+    let mut member = Member::connect(&server, false, 1);
+    let stream = member.open("rooms/1");
+    member.put_durably(stream, "before", "x");
+    let pid = Pid::from_raw(server.pid());
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    let highest: u64 =
+        descriptors.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).max().unwrap();
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let few = Rlimit { current: Some(highest + 4), maximum };
+    let before = prlimit(pid, Resource::Nofile, few).unwrap();
+    let hello = Hello { protocol_min: 1, protocol_max: 1, capabilities: 0, agent: "test".to_owned() };
+    let hello = [&MAGIC[..], &encode(0, &hello, &[])].concat();
+    let (mut held, mut refused) = (Vec::new(), 0);
+    while refused < 5 {
+        let mut socket = TcpStream::connect(server.listen).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let sent = socket.write_all(&hello);
+        match socket.read(&mut [0]) {
+            Ok(1) => held.push(socket),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("left waiting, not closed"),
+            _ => refused += 1,
+        }
+        drop(sent);
+        member.put_durably(stream, "key", &format!("{} {refused}", held.len()));
+    }
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    let mut late = Member::connect(&server, true, 2);
+    let read = late.open("rooms/1");
+    assert_eq!(late.until_keys(read, 2).len(), 2);
+    let (_, metrics) = server.get("/metrics");
+    assert!(metrics.contains("etherply_connections_rejected_total{reason=\"no_descriptors\"} 5"), "{metrics}");
 }

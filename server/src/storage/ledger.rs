@@ -205,7 +205,7 @@ pub fn create(directory: &Path, id: DirectoryId) -> Result<(), OpenError> {
 
 #[derive(Debug, Default)]
 struct SyncState {
-    file: Option<File>,
+    file: Option<Arc<File>>,
     dirty: bool,
     stop: bool,
     failed: Option<String>,
@@ -230,7 +230,7 @@ pub struct Ledger {
     directory: PathBuf,
     id: DirectoryId,
     number: u32,
-    file: File,
+    file: Arc<File>,
     file_bytes: u64,
     file_bytes_max: u64,
     last: Mark,
@@ -255,14 +255,10 @@ impl Ledger {
         let number = newest_file + 1;
         let path = file_path(directory, number);
         write_new_file(&path, &encode_header(id, number, base))?;
-        let opened = || -> io::Result<(File, File)> {
-            let file = File::options().append(true).open(&path)?;
-            let again = file.try_clone()?;
-            Ok((file, again))
-        };
-        let (file, sync_file) = opened().map_err(OpenError::io(&path, "open the ledger"))?;
+        let file = File::options().append(true).open(&path).map_err(OpenError::io(&path, "open the ledger"))?;
+        let file = Arc::new(file);
         let shared = Arc::new(Shared::default());
-        shared.lock().file = Some(sync_file);
+        shared.lock().file = Some(Arc::clone(&file));
         let syncer = std::thread::Builder::new()
             .name("ledger-sync".to_owned())
             .spawn({
@@ -293,7 +289,7 @@ impl Ledger {
         if self.file_bytes + ENTRY_BYTES as u64 > self.file_bytes_max {
             self.next_file()?;
         }
-        self.file.write_all(&mark.encode(self.id))?;
+        (&*self.file).write_all(&mark.encode(self.id))?;
         self.file_bytes += ENTRY_BYTES as u64;
         self.last = mark;
         let mut state = self.shared.lock();
@@ -309,8 +305,8 @@ impl Ledger {
         let number = self.number + 1;
         let path = file_path(&self.directory, number);
         write_new_file(&path, &encode_header(self.id, number, self.last)).map_err(io::Error::other)?;
-        self.file = File::options().append(true).open(&path)?;
-        self.shared.lock().file = Some(self.file.try_clone()?);
+        self.file = Arc::new(File::options().append(true).open(&path)?);
+        self.shared.lock().file = Some(Arc::clone(&self.file));
         self.number = number;
         self.file_bytes = HEADER_BYTES as u64;
         self.drop_old_files()
@@ -350,9 +346,10 @@ fn sync_loop(shared: &Shared) {
             .map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
         let stop = state.stop;
         if std::mem::take(&mut state.dirty) {
-            let file = state.file.as_ref().map(File::try_clone);
+            // Not a descriptor of its own: a server that has none left must still be able to sync.
+            let file = state.file.clone();
             drop(state);
-            if let Some(Err(error)) = file.map(|file| file.and_then(|file| file.sync_data())) {
+            if let Some(Err(error)) = file.map(|file| file.sync_data()) {
                 shared.lock().failed = Some(format!("the ledger could not be synced: {error}"));
                 shared.wake.notify_all();
                 return;
