@@ -194,8 +194,9 @@ impl Saved {
 }
 
 impl Client {
-    /// A stream's unacked changes, without a copy of the document: for those who keep none. Cheap enough to be
-    /// kept after each push.
+    /// A stream's unacked changes, without a copy of the document: for those who keep none, and between two
+    /// copies. It costs in proportion to what is not acked, so it may be kept after each push as long as the
+    /// server answers; offline for long, rather every few seconds.
     ///
     /// # Errors
     /// There is no such stream.
