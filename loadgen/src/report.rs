@@ -106,60 +106,6 @@ pub struct Kill {
     pub missing: u64,
 }
 
-/// One recording that was replayed.
-#[derive(Debug, Clone, Serialize)]
-pub struct Trace {
-    /// The file's name.
-    pub file: String,
-    pub agents: u32,
-    pub transactions: u64,
-    /// Changes of one document: one a transaction, and the one that makes the text.
-    pub changes: u64,
-    /// Bytes of these changes.
-    pub change_bytes: u64,
-    pub documents: u32,
-    pub members_per_document: u32,
-    /// Time that Automerge took for the edits, before the replay, in seconds.
-    pub made_in_s: f64,
-    /// From the first push until everything was acked and delivered, in seconds.
-    pub replayed_in_s: f64,
-    /// Acked edits a second, over all documents.
-    pub edits_per_s: f64,
-    /// From when an edit was due, or, without a speed, handed to its connection, to when a member had it.
-    pub delivery_us: Percentiles,
-    /// From then to its ack.
-    pub ack_us: Percentiles,
-    /// Bytes that members sent, and received.
-    pub sent_bytes: u64,
-    pub received_bytes: u64,
-}
-
-impl Trace {
-    /// One recording on a line.
-    pub fn summary(&self) -> String {
-        let ms = |us: u64| format!("{:.2}", us as f64 / 1_000.0);
-        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1_048_576.0);
-        format!(
-            "{}: {} changes ({}) of {} agents in {} documents of {} members: {:.0} edits/s over {:.1} s; delivery \
-             p50 {} p99 {} ms, ack p50 {} p99 {} ms; {} sent, {} received",
-            self.file,
-            self.changes,
-            mib(self.change_bytes),
-            self.agents,
-            self.documents,
-            self.members_per_document,
-            self.edits_per_s,
-            self.replayed_in_s,
-            ms(self.delivery_us.p50),
-            ms(self.delivery_us.p99),
-            ms(self.ack_us.p50),
-            ms(self.ack_us.p99),
-            mib(self.sent_bytes),
-            mib(self.received_bytes),
-        )
-    }
-}
-
 /// One thing that has to hold.
 #[derive(Debug, Clone, Serialize)]
 pub struct Claim {
@@ -247,8 +193,6 @@ pub struct Report {
     pub kills: Vec<Kill>,
     #[serde(flatten)]
     pub sections: Sections,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub traces: Vec<Trace>,
     pub settings: Settings,
     pub machine: Machine,
     /// The source's revision, with `-dirty` where it was changed since.
@@ -359,7 +303,6 @@ pub(crate) mod tests {
             generator: GeneratorFigures::default(),
             kills: Vec::new(),
             sections: Sections::default(),
-            traces: Vec::new(),
             settings: Settings::default(),
             machine: Machine::here(),
             revision: "abc".into(),

@@ -23,6 +23,9 @@ pub struct Sections {
     pub storm: Option<Storm>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub soak: Option<Soak>,
+    /// One for each recording.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub traces: Vec<Trace>,
 }
 
 /// Other documents, measured with the load off and on by turns.
@@ -165,6 +168,34 @@ pub struct Soak {
     pub samples: Vec<Sample>,
 }
 
+/// One recording that was replayed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Trace {
+    /// The file's name.
+    pub file: String,
+    pub agents: u32,
+    pub transactions: u64,
+    /// Changes of one document: one a transaction, and the one that makes the text.
+    pub changes: u64,
+    /// Bytes of these changes.
+    pub change_bytes: u64,
+    pub documents: u32,
+    pub members_per_document: u32,
+    /// Time that Automerge took for the edits, before the replay, in seconds.
+    pub made_in_s: f64,
+    /// From the first push until everything was acked and delivered, in seconds.
+    pub replayed_in_s: f64,
+    /// Acked edits a second, over all documents.
+    pub edits_per_s: f64,
+    /// From when an edit was due, or, without a speed, handed to its connection, to when a member had it.
+    pub delivery_us: Percentiles,
+    /// From then to its ack.
+    pub ack_us: Percentiles,
+    /// Bytes that members sent, and received.
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+}
+
 impl Sections {
     /// What they tell a person.
     pub fn summary(&self) -> String {
@@ -176,7 +207,8 @@ impl Sections {
             self.storm.as_ref().map(Storm::summary),
             self.soak.as_ref().map(Soak::summary),
         ];
-        for line in sections.into_iter().flatten() {
+        let traces = self.traces.iter().map(Trace::summary);
+        for line in sections.into_iter().flatten().chain(traces) {
             text.push_str(&line);
             text.push('\n');
         }
@@ -296,6 +328,30 @@ impl Soak {
             megabytes(&self.anonymous),
             count(&self.descriptors),
             count(&self.threads)
+        )
+    }
+}
+
+impl Trace {
+    fn summary(&self) -> String {
+        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1_048_576.0);
+        format!(
+            "  {}: {} changes in {}, {} agents; {} documents of {} members: {:.0} edits/s over {:.1} s\n    \
+             delivery p50 {} p99 {} ms, ack p50 {} p99 {} ms; {} sent, {} received\n",
+            self.file,
+            self.changes,
+            mib(self.change_bytes),
+            self.agents,
+            self.documents,
+            self.members_per_document,
+            self.edits_per_s,
+            self.replayed_in_s,
+            ms(self.delivery_us.p50),
+            ms(self.delivery_us.p99),
+            ms(self.ack_us.p50),
+            ms(self.ack_us.p99),
+            mib(self.sent_bytes),
+            mib(self.received_bytes)
         )
     }
 }

@@ -171,7 +171,6 @@ impl Measured {
             server: self.server,
             generator: self.generator,
             kills: Vec::new(),
-            traces: Vec::new(),
             settings,
             machine,
             revision,

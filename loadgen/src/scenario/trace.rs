@@ -8,18 +8,17 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::args::{TraceArgs, parse_url};
+use crate::args::TraceArgs;
 use crate::fresh;
 use crate::live::Live;
-use crate::report::{
-    Claim, Connections, Deliveries, Edits as EditFigures, GeneratorFigures, Report, Settings, Trace, Verdict,
-};
+use crate::report::{Claim, Connections, Report, Settings};
+use crate::scenario::claims;
+use crate::scenario::conclude::judge;
+use crate::scenario::host::Host;
 use crate::scenario::run::{Before, Measured};
-use crate::scenario::setup::{
-    Workspace, any_port, executors, loopback, raise_descriptors, run_number, server_program,
-};
+use crate::scenario::setup::{executors, raise_descriptors, run_number};
 use crate::scenario::tally::Tally;
-use crate::server::Server;
+use crate::sections::Trace;
 use crate::stats::{Percentiles, Stats, level, read};
 use crate::trace::changes::{Edits, text_of};
 use crate::trace::file::Recording;
@@ -36,7 +35,7 @@ struct Sums {
     converged: u64,
     members: u64,
     /// Members with the text of the recording's end.
-    members_right: u64,
+    right: u64,
     traces: Vec<Trace>,
     faults: Vec<String>,
 }
@@ -53,63 +52,40 @@ pub fn trace(args: &TraceArgs, live: &Live) -> Result<Report> {
     for file in &args.files {
         members_of(args, file, &Recording::read(file)?)?;
     }
-    let workspace = Workspace::new(&args.common)?;
-    let (target, transport, server) = match &args.common.url {
-        Some(url) => {
-            let (target, transport) = parse_url(url)?;
-            (target, transport, None)
-        }
-        None => {
-            let server = Server::start(&server_program(&args.common, &workspace, any_port())?)?;
-            (loopback(server.listen), args.common.transport, Some(server))
-        }
-    };
-    let before = Before::read(server.as_ref());
-    let mut sums = Sums {
-        stats: Stats::new()?,
-        connections: Connections::default(),
-        tally: Tally::default(),
-        refused: 0,
-        documents: 0,
-        converged: 0,
-        members: 0,
-        members_right: 0,
-        traces: Vec::new(),
-        faults: Vec::new(),
-    };
+    let host = Host::start(&args.common, live)?;
+    let before = Before::read(host.server());
+    let mut sums = Sums::new()?;
     for (number, file) in args.files.iter().enumerate() {
-        let orders = Orders {
-            target: target.clone(),
-            transport,
-            members: 0,
-            threads: executors(&args.common).min(args.documents as usize),
-            seed: run_number(),
-        };
-        one(args, number, file, orders, live, &mut sums).with_context(|| name_of(file))?;
+        one(args, number, file, &host, live, &mut sums).with_context(|| name_of(file))?;
     }
-    let generator: GeneratorFigures = before.generator()?;
+    let generator = before.generator()?;
     live.stage("waiting for the server's background work");
-    let figures = before.figures(server.as_ref(), sums.tally.deliveries.received);
-    if let Some(server) = server {
-        server.stop()?;
-    }
-    let settings = settings_of(args, &sums, workspace.filesystem().filter(|_| args.common.url.is_none()));
-    let Sums { stats, connections, tally, refused, documents, converged, .. } = sums;
-    let (members, acked) = (Vec::new(), Vec::new());
-    let measured = Measured { connections, server: figures, generator, stats, members, acked, refused };
-    let mut report = measured.report("trace", transport, settings, tally);
+    let server = before.figures(host.server(), sums.tally.deliveries.received);
+    let settings = settings_of(args, &sums, &host);
+    let Sums { stats, connections, tally, refused, documents, converged, members, right, traces, faults } =
+        sums;
+    let wanted = traces.iter().map(|trace| trace.changes * u64::from(trace.documents)).sum();
+    let (outcomes, acked) = (Vec::new(), Vec::new());
+    let measured = Measured { connections, server, generator, stats, members: outcomes, acked, refused };
+    let mut report = measured.report("trace", host.transport, settings, tally);
     report.documents.total = documents;
     report.documents.converged = Some(converged);
-    report.traces = sums.traces;
-    report.notes.extend(sums.faults);
-    let right = format!("{} of {}", sums.members_right, sums.members);
-    let all_right = sums.members_right == sums.members;
-    let claims =
-        claims(&report, Claim::new("every member has the text of the recording's end", right, all_right));
-    report.verdict = Verdict::of(claims, args.common.ignore_times);
-    if !report.verdict.passed && args.common.url.is_none() {
-        live.say(&format!("the server's data is kept in {}", workspace.keep().display()));
-    }
+    report.sections.highlight = Some(highlight(&traces));
+    report.sections.traces = traces;
+    report.notes.extend(faults);
+    let claims = vec![
+        claims::connections(&report),
+        claims::edits(&report, wanted),
+        claims::stored(&report, false),
+        claims::deliveries(&report),
+        Claim::new(
+            "every member has the text of the recording's end",
+            format!("{right} of {members}"),
+            right == members,
+        ),
+        claims::converged(&report),
+    ];
+    judge(&mut report, claims, &args.common, host, live);
     Ok(report)
 }
 
@@ -118,13 +94,19 @@ fn one(
     args: &TraceArgs,
     number: usize,
     file: &Path,
-    orders: Orders,
+    host: &Host,
     live: &Live,
     sums: &mut Sums,
 ) -> Result<()> {
     let name = name_of(file);
     let recording = Recording::read(file)?;
-    let orders = Orders { members: members_of(args, file, &recording)?, ..orders };
+    let orders = Orders {
+        target: host.target.clone(),
+        transport: host.transport,
+        members: members_of(args, file, &recording)?,
+        threads: executors(&args.common).min(args.documents as usize),
+        seed: run_number(),
+    };
     let connections = u64::from(orders.members) * u64::from(args.documents);
     raise_descriptors(u32::try_from(connections).context("more connections than can be counted")?)?;
     let (begun, transactions) = (Instant::now(), recording.transactions.len());
@@ -159,12 +141,27 @@ fn one(
         sent_bytes: replayed.sent_bytes,
         received_bytes: replayed.received_bytes,
     };
-    live.say(&trace.summary());
+    live.say(&format!("{}: {:.0} edits/s over {:.1} s", trace.file, trace.edits_per_s, trace.replayed_in_s));
     sums.traces.push(trace);
     sums.stats.merge(&replayed.stats)
 }
 
 impl Sums {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            stats: Stats::new()?,
+            connections: Connections::default(),
+            tally: Tally::default(),
+            refused: 0,
+            documents: 0,
+            converged: 0,
+            members: 0,
+            right: 0,
+            traces: Vec::new(),
+            faults: Vec::new(),
+        })
+    }
+
     fn add(&mut self, replayed: &Replayed, asked: u64) {
         let gauges = &replayed.gauges;
         let established = level(&gauges.connected);
@@ -179,15 +176,13 @@ impl Sums {
             let acked: u64 = members.iter().map(Member::acked).sum();
             let received: u64 = members.iter().map(Member::received).sum();
             let made: u64 = members.iter().map(Member::made).sum();
-            let EditFigures { sent, acked: all_acked, .. } = &mut self.tally.edits;
-            *sent += made;
-            *all_acked += acked;
-            let Deliveries { expected, received: all_received, lost, duplicated } =
-                &mut self.tally.deliveries;
-            *expected += acked * others;
-            *all_received += received;
-            *lost += (acked * others).saturating_sub(received);
-            *duplicated += members.iter().map(|member| member.duplicated).sum::<u64>();
+            let (edits, deliveries) = (&mut self.tally.edits, &mut self.tally.deliveries);
+            edits.sent += made;
+            edits.acked += acked;
+            deliveries.expected += acked * others;
+            deliveries.received += received;
+            deliveries.lost += (acked * others).saturating_sub(received);
+            deliveries.duplicated += members.iter().map(|member| member.duplicated).sum::<u64>();
         }
     }
 
@@ -216,7 +211,7 @@ impl Sums {
                     }
                 };
                 self.members += 1;
-                self.members_right += u64::from(has_right);
+                self.right += u64::from(has_right);
                 all_right &= has_right;
             }
             if all_right {
@@ -225,7 +220,8 @@ impl Sums {
                 self.fault(format!("{}: a member has another text or other heads", document.name));
             }
         }
-        for (name, bytes) in fresh::read(orders.target.address, &names)? {
+        let read = fresh::read(orders.target.address, &names)?;
+        for ((name, bytes), Ended { members, .. }) in read.into_iter().zip(&replayed.documents) {
             let is_whole = match text_of(&bytes) {
                 Ok((text, heads)) => is_right(&text, &heads),
                 Err(error) => {
@@ -234,7 +230,8 @@ impl Sums {
                 }
             };
             if !is_whole {
-                self.tally.edits.lost += 1;
+                let acked = members.iter().flat_map(Member::acked_changes).copied();
+                self.tally.edits.lost += edits.missing(&bytes, acked);
                 self.fault(format!("{name}: a fresh client reads another text or other heads"));
             }
             self.converged += u64::from(is_whole && right.contains(&name));
@@ -265,42 +262,23 @@ fn name_of(file: &Path) -> String {
     file.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn settings_of(args: &TraceArgs, sums: &Sums, filesystem: Option<String>) -> Settings {
+fn settings_of(args: &TraceArgs, sums: &Sums, host: &Host) -> Settings {
+    let most = |of: fn(&Trace) -> u32| sums.traces.iter().map(of).max().unwrap_or(0);
     Settings {
         documents: args.documents,
-        members_per_document: sums.traces.iter().map(|trace| trace.members_per_document).max().unwrap_or(0),
-        writers_per_document: sums.traces.iter().map(|trace| trace.agents).max().unwrap_or(0),
+        members_per_document: most(|trace| trace.members_per_document),
+        writers_per_document: most(|trace| trace.agents),
         rate: args.speed.unwrap_or(0),
         duration_s: sums.traces.iter().map(|trace| trace.replayed_in_s).sum(),
         seed: args.common.seed,
         server_cores: args.common.server_cores,
         generator_executors: executors(&args.common),
-        data_filesystem: filesystem,
+        data_filesystem: host.filesystem(),
         ..Settings::default()
     }
 }
 
-fn claims(report: &Report, texts: Claim) -> Vec<Claim> {
-    let Report { connections, edits, deliveries, documents, traces, .. } = report;
-    let wanted: u64 = traces.iter().map(|trace| trace.changes * u64::from(trace.documents)).sum();
-    let converged = documents.converged.unwrap_or(0);
-    vec![
-        Claim::new(
-            format!("{0} of {0} connections established, none lost", connections.asked),
-            format!("{} established, {} lost", connections.established, connections.lost),
-            connections.established == connections.asked && connections.lost == 0,
-        ),
-        Claim::new("every edit was acked", format!("{} of {wanted}", edits.acked), edits.acked == wanted),
-        Claim::new(
-            "no delivery lost, none doubled",
-            format!("{} lost, {} doubled of {}", deliveries.lost, deliveries.duplicated, deliveries.expected),
-            deliveries.lost == 0 && deliveries.duplicated == 0,
-        ),
-        texts,
-        Claim::new(
-            "every document converged: text and heads at every member and at a fresh client",
-            format!("{converged} of {}", documents.total),
-            converged == documents.total,
-        ),
-    ]
+fn highlight(traces: &[Trace]) -> String {
+    let one = |trace: &Trace| format!("{} {:.0} edits/s", trace.file, trace.edits_per_s);
+    traces.iter().map(one).collect::<Vec<_>>().join(", ")
 }

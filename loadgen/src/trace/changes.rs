@@ -7,7 +7,7 @@
 //! been sent by the time at which it is pushed: an early delivery is a message that the agent has not looked at
 //! yet, and the recorded concurrency stays as it was.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, Result, bail};
 use automerge::transaction::{CommitOptions, Transactable};
@@ -91,6 +91,14 @@ impl Edits {
     /// The number of a change.
     pub fn number_of(&self, hash: &ChangeHash) -> Option<u32> {
         self.by_hash.get(hash).copied()
+    }
+
+    /// How many of these changes are not in a stored document.
+    pub fn missing(&self, stored: &[u8], wanted: impl Iterator<Item = u32>) -> u64 {
+        let mut doc = AutoCommit::load(stored).unwrap_or_default();
+        let has: HashSet<u32> =
+            doc.get_changes(&[]).iter().filter_map(|change| self.number_of(&change.hash().0)).collect();
+        wanted.filter(|number| !has.contains(number)).count() as u64
     }
 
     /// The text and the sorted heads of a document with these changes.
@@ -273,6 +281,9 @@ mod tests {
         assert_eq!(views[2].ops().unwrap(), 0, "a transaction without a patch is an empty change");
         assert_eq!(edits.number_of(&views[3].hash()), Some(3));
         assert!(edits.made.iter().all(|made| made.needs.is_empty()));
+        let stored = edits.made[..3].iter().flat_map(|made| made.bytes.to_vec()).collect::<Vec<_>>();
+        assert_eq!((edits.missing(&stored, 0..4), edits.missing(&stored, 0..3)), (1, 0));
+        assert_eq!(edits.missing(b"not a document", 0..4), 4);
     }
 
     #[test]

@@ -137,6 +137,11 @@ impl Member {
         self.acked as u64
     }
 
+    /// Its changes that are acked: acks come in the order of the pushes.
+    pub fn acked_changes(&self) -> &[u32] {
+        self.own.get(..self.acked).unwrap_or_default()
+    }
+
     /// How many edits of others it has received.
     pub fn received(&self) -> u64 {
         (self.order.len() - self.pushed) as u64
