@@ -215,8 +215,9 @@ impl Client {
     /// `options` bring rights and token; name and cursor are what was saved.
     ///
     /// # Errors
-    /// As of [`Client::open`].
+    /// As of [`Client::open`], or there are more changes than an outbox holds.
     pub fn restore(&mut self, saved: &Saved, options: OpenOptions) -> Result<StreamId, RequestError> {
+        saved.check().map_err(|_| RequestError::OutboxFull)?;
         let cursor = saved.copy.as_ref().and_then(|copy| copy.cursor);
         let id = self.open(OpenOptions { document: saved.document.clone(), cursor, ..options })?;
         if let Some(stream) = self.core.stream_mut(id) {
@@ -314,6 +315,41 @@ mod tests {
             signed.extend_from_slice(&checksum);
             let _ = Saved::decode(&signed, "ada");
         }
+    }
+
+    /// Bytes of version 1, laid out by hand: files that programs have keep their meaning.
+    #[test]
+    fn version_1_is_what_it_was() {
+        let mut bytes = [
+            &b"EPSV\x01\x03\0\0\0ada\x05\0\0\0notes\x01"[..],
+            b"\x03\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0",
+            &[5; 32],
+            b"\x28\0\0\0",
+            &[1; 40],
+            b"\x02\0\0\0",
+            b"\x07\0\0\0\0\0\0\0\x02\0\0\0\x02\0\0\0\0\0\0\0ab",
+            b"\x0e\0\0\0\0\0\0\0\x01\0\0\0\x03\0\0\0cde",
+        ]
+        .concat();
+        let checksum = Sha256::digest(&bytes);
+        bytes.extend_from_slice(&checksum);
+        assert_eq!(Saved::decode(&bytes, "ada"), Ok(sample()));
+        assert_eq!(sample().encode(), Ok(bytes));
+    }
+
+    #[test]
+    fn what_no_outbox_holds_is_not_restored() {
+        let mut client = Client::new(crate::Transport::Tcp, "test", 1);
+        let rights = crate::Rights::READ;
+        let options = OpenOptions { document: String::new(), rights, token: None, cursor: None };
+        let restore = |client: &mut Client, pushes: usize| {
+            let push = Push { number: 1, tag: 0, lengths: vec![], bytes: Vec::new() };
+            client.restore(&saved(vec![push; pushes], None), options.clone())
+        };
+        assert_eq!(restore(&mut client, OUTBOX_PUSHES_MAX + 1), Err(RequestError::OutboxFull));
+        let stream = restore(&mut client, OUTBOX_PUSHES_MAX).unwrap();
+        assert_eq!(client.unacked(stream).count(), OUTBOX_PUSHES_MAX);
+        assert_eq!(client.push(stream, &[b"x"], 0), Err(RequestError::OutboxFull));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::fmt::Write as _;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -98,6 +99,19 @@ fn a_speed_is_kept() {
     // The last of 202 changes is due at 201 / 400 s; nothing may come before it is due.
     assert!(took_s >= 0.5, "{took_s}");
     assert_eq!(report.pointer("/send_lag_us/count").and_then(Value::as_u64), Some(202));
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named_as_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sequential.json");
+    std::fs::write(&file, sequential()).unwrap();
+    // Bound and dropped: nobody listens there now.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = trace(&[&file], &["--url", &format!("tcp://{address}")]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(&format!("the server at {address} was not reached")), "{said}");
 }
 
 #[test]

@@ -66,14 +66,14 @@ struct Maker {
 }
 
 impl Edits {
-    /// Makes a recording's changes, under actors that no other `run` has. `progress` is told of each thousand.
+    /// Makes a recording's changes, under actors that no other `run` has. `progress` is told of each tenth.
     pub fn make(recording: &Recording, run: u64, mut progress: impl FnMut(usize)) -> Result<Self> {
         let mut maker =
             Maker { run, lanes: Vec::new(), made: Vec::new(), by_hash: HashMap::new(), clocks: Vec::new() };
         maker.begin(&recording.start)?;
         for (number, transaction) in recording.transactions.iter().enumerate() {
             maker.add(transaction).with_context(|| format!("transaction {number}"))?;
-            if number % 1_000 == 0 {
+            if number % (recording.transactions.len() / 10).max(1) == 0 {
                 progress(number);
             }
         }
