@@ -10,7 +10,7 @@ mod reconnect;
 
 use automerge::transaction::Transactable;
 use automerge::{ActorId, AutoCommit, ROOT, ReadDoc};
-use etherply_client::{Client, Document, Event, OpenOptions, Transport};
+use etherply_client::{Client, Document, Event, OpenOptions, Saved, Transport};
 use etherply_wire::{ErrorCode, Rights};
 use peer::{Conn, Peer, Queue};
 use proptest::prelude::*;
@@ -22,22 +22,45 @@ struct Member {
     acked: u64,
     duplicates: u64,
     to_server: Vec<u8>,
+    index: usize,
+    /// Programs that this member was before.
+    lives: u8,
 }
 
 impl Member {
     fn new(index: usize) -> Self {
+        let mut client = Self::client(index);
+        let stream = client.open(Self::options()).unwrap();
+        let document = Document::new(stream, Self::actor(index, 0));
+        let to_server = Vec::new();
+        Self { client, document, tags: 0, acked: 0, duplicates: 0, to_server, index, lives: 0 }
+    }
+
+    fn client(index: usize) -> Client {
         let transport = if index.is_multiple_of(2) {
             Transport::Tcp
         } else {
             Transport::WebSocket { host: "test".into(), path: "/sync".into() }
         };
-        let mut client = Client::new(transport, "test", index as u64 * 1_000);
+        Client::new(transport, "test", index as u64 * 1_000)
+    }
+
+    fn options() -> OpenOptions {
         let rights = Rights::READ.with(Rights::WRITE);
-        let options = OpenOptions { document: "doc".into(), rights, token: None, cursor: None };
-        let stream = client.open(options).unwrap();
-        let actor = ActorId::from(vec![u8::try_from(index).unwrap() + 1; 8]);
-        let document = Document::new(stream, actor);
-        Self { client, document, tags: 0, acked: 0, duplicates: 0, to_server: Vec::new() }
+        OpenOptions { document: "doc".into(), rights, token: None, cursor: None }
+    }
+
+    fn actor(index: usize, lives: u8) -> ActorId {
+        ActorId::from([u8::try_from(index).unwrap() + 1, lives, 0, 0])
+    }
+
+    /// The program ends, and another one goes on with nothing but the bytes that it saved.
+    fn die_and_rise(&mut self) {
+        let bytes = self.document.save(&mut self.client, "me", 0).unwrap().encode().unwrap();
+        self.lives += 1;
+        self.client = Self::client(self.index);
+        let (saved, actor) = (Saved::decode(&bytes, "me").unwrap(), Self::actor(self.index, self.lives));
+        self.document = Document::restore(&mut self.client, &saved, actor, Self::options()).unwrap();
     }
 
     fn edit(&mut self, key: u8) {
@@ -151,6 +174,10 @@ impl World {
                 if let Some(conn) = self.conns[index].as_mut() {
                     self.peer.relay(conn, amount % 5);
                 }
+            }
+            13 if amount % 4 == 0 => {
+                self.cut(index);
+                self.members[index].die_and_rise();
             }
             13 => self.cut(index),
             14 if amount % 2 == 0 => self.peer.refuse_next = Some(ErrorCode::Overloaded),
