@@ -127,7 +127,8 @@ pub enum RequestError {
     /// There is no such stream, or it is being closed.
     #[error("the document is not open on this client")]
     NotOpen,
-    /// No connection says hello yet: presence and broadcasts are not kept for later.
+    /// There is no connection, or the document is not open on it: broadcasts, pings and new tokens are not kept
+    /// for later, as edits and presence are.
     #[error("there is no connection to the server at the moment")]
     NotConnected,
     /// The document has as many streams open as the server allows.

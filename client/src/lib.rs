@@ -136,8 +136,6 @@ mod transport;
 pub use backoff::Backoff;
 pub use client::{Client, StreamId};
 pub use document::{Answer, Document, DocumentError, ExchangeError};
-pub use etherply_wire::Rights;
-
 pub use error::{ClientError, Next, RequestError};
 pub use event::{Changes, Event, Fault};
 pub use limits::ServerLimits;
@@ -145,3 +143,5 @@ pub use outbox::{InFlight, Push};
 pub use saved::{Saved, SavedCopy, SavedError};
 pub use stream::{OpenOptions, StreamState};
 pub use transport::Transport;
+
+pub use etherply_wire::Rights;
