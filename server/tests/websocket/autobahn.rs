@@ -1,6 +1,7 @@
 //! The cases of the Autobahn test suite (version 25.10), by its numbers, against the real server.
 //!
-//! Autobahn talks to echo servers and this is none, so that each group has a meaning of its own here:
+//! The suite itself needs Python 2, and talks to echo servers. This is none, so that each group has a meaning of
+//! its own here:
 //!
 //! | group | Autobahn sends | here |
 //! |---|---|---|
