@@ -292,11 +292,13 @@ fn welcome<'b>(
     allowlist: &Allowlist,
     upgrade: handshake::Upgrade<'b>,
 ) -> Result<handshake::Upgrade<'b>, HandshakeError> {
-    match allowlist.check(upgrade.host, upgrade.origin) {
-        Ok(()) => Ok(upgrade),
-        Err(Unwelcome::Host) => Err(HandshakeError::HostNotAllowed),
-        Err(Unwelcome::Origin) => Err(HandshakeError::OriginNotAllowed),
-    }
+    let refused = match allowlist.check(upgrade.host, upgrade.origin) {
+        Ok(()) => return Ok(upgrade),
+        Err(Unwelcome::Host) => HandshakeError::HostNotAllowed,
+        Err(Unwelcome::Origin) => HandshakeError::OriginNotAllowed,
+    };
+    tracing::debug!(host = upgrade.host, origin = upgrade.origin, "{refused}");
+    Err(refused)
 }
 
 /// The largest frame that a connection may send now.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use automerge::ActorId;
 use automerge::transaction::Transactable as _;
-use etherply_client::{Client, Document, Event, OpenOptions, StreamId, Transport};
+use etherply_client::{Client, ClientError, Document, Event, OpenOptions, StreamId, Transport};
 use etherply_wire::Rights;
 use etherply_wire::kinds::Cursor;
 
@@ -118,6 +118,7 @@ pub enum Told {
     Broadcast(String, Vec<u8>),
     Pong(u64),
     GoingAway,
+    WebSocketClosed,
     Other,
 }
 
@@ -237,18 +238,24 @@ impl Member {
         assert!(read > 0, "the server closed the connection; told: {:?}", self.told);
         let (now_ms, documents, told) = (self.now_ms(), &mut self.documents, &mut self.told);
         let mut reconcile = Vec::new();
-        self.client
-            .input(&mut bytes[..read], now_ms, &mut |event| {
-                match &event {
-                    Event::Changes { stream, changes, .. } => {
-                        documents.get_mut(stream).unwrap().receive(changes).unwrap();
-                    }
-                    Event::Reconcile { stream, clock } => reconcile.push((*stream, clock.clone())),
-                    _ => {}
+        let taken = self.client.input(&mut bytes[..read], now_ms, &mut |event| {
+            match &event {
+                Event::Changes { stream, changes, .. } => {
+                    documents.get_mut(stream).unwrap().receive(changes).unwrap();
                 }
-                told.push_back(tell(&event));
-            })
-            .unwrap();
+                Event::Reconcile { stream, clock } => reconcile.push((*stream, clock.clone())),
+                _ => {}
+            }
+            told.push_back(tell(&event));
+        });
+        match taken {
+            // A server that stops closes WebSockets; what it said before counts.
+            Err(ClientError::Closed { code: Some(1001), .. }) => {
+                told.push_back(Told::WebSocketClosed);
+                return;
+            }
+            taken => taken.unwrap(),
+        };
         for (stream, clock) in reconcile {
             let document = self.documents.get_mut(&stream).unwrap();
             document.reconcile(&mut self.client, &clock, 8).unwrap();
