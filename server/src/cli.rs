@@ -49,10 +49,10 @@ pub struct ServeArgs {
     #[arg(long, env = "ETHERPLY_INSECURE")]
     pub insecure: bool,
     /// Web pages that may connect beside those of this machine and of the server's own host, as
-    /// SCHEME://HOST[:PORT]; several with commas, * for all
+    /// SCHEME://HOST or SCHEME://HOST:PORT; several with commas, * for all
     #[arg(long, env = "ETHERPLY_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
     pub allow_origin: Vec<OriginRule>,
-    /// Names by which requests may call this server beside addresses and localhost, as NAME[:PORT]; several
+    /// Names by which requests may call this server beside addresses and localhost, as NAME or NAME:PORT; several
     /// with commas, * for all
     #[arg(long, env = "ETHERPLY_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
     pub allow_host: Vec<HostRule>,
