@@ -4,15 +4,17 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use etherply_wire::kinds::{Ack, Kind, Pong};
-use etherply_wire::{Frame, MAGIC};
-use socket2::SockRef;
+use etherply_wire::kinds::{Ack, Kind, Open, Pong};
+use etherply_wire::{Frame, MAGIC, encode};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::common::exchange::Exchange;
 use crate::common::{Member, PATIENCE, Server};
 use crate::raw::{BINARY, CLOSE, CONTINUATION, Got, PING, Raw, close_payload, frame, hello, question};
 
 const CONNECTIONS: &str = "etherply_connections_active";
+/// Each has more than 100 bytes.
+const UNREAD_ANSWERS: usize = 2_000;
 
 fn server() -> (tempfile::TempDir, Server) {
     let data = tempfile::tempdir().unwrap();
@@ -216,6 +218,26 @@ fn who_never_answers_a_close_is_not_waited_for() {
         talking.send(&frame(true, 0, PING, b"are you there"));
     }
     drop((silent, deaf));
+}
+
+#[test]
+fn answers_that_nobody_reads_are_not_waited_for() {
+    let (_data, server) = server();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    // With the server's own buffer, less than the answers; and they are fewer than stop it from reading.
+    socket.set_recv_buffer_size(4 * 1024).unwrap();
+    socket.connect(&server.listen.into()).unwrap();
+    let mut socket = TcpStream::from(socket);
+    let refused = Open { request: 1, rights: 0, document: "doc".to_owned(), token: None, cursor: None };
+    let refused = encode(0, &refused, &[]).repeat(UNREAD_ANSWERS);
+    socket.write_all(&[&MAGIC[..], &hello(), &refused].concat()).unwrap();
+    until_connections(&server, 1.0);
+    socket.shutdown(Shutdown::Write).unwrap();
+    until_connections(&server, 0.0);
+    // They were there: what fits the buffers can be read, and no end behind it.
+    let mut answers = Vec::new();
+    let end = socket.read_to_end(&mut answers);
+    assert!(!answers.is_empty() && answers.len() < UNREAD_ANSWERS * 100, "{} bytes, {end:?}", answers.len());
 }
 
 #[test]
