@@ -102,6 +102,7 @@ const { port } = pages.address();
 
 const browser = await chromium.launch({
   executablePath: plan.chromium,
+  timeout: plan.patience_ms,
   args: [
     "--headless",
     "--no-sandbox",
@@ -115,6 +116,7 @@ const browser = await chromium.launch({
   ],
 });
 const page = await browser.newPage();
+page.setDefaultTimeout(plan.patience_ms);
 await page.goto(`http://localhost:${port}/`);
 const said = await page.evaluate(exchange, plan);
 const metrics = await page.goto(`${plan.control}/metrics`);

@@ -12,13 +12,16 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::exchange::{Exchange, STREAM_AT};
-use common::{Member, PATIENCE, Server};
+use common::{Member, Server};
 use etherply_wire::kinds::Kind;
 use serde_json::{Value, json};
 
 const INSTALL: &str = "is not installed: `cargo xtask test --stage interop` does that";
+/// Ends a script that hangs. A browser takes long to start on a machine that has other work.
+const SCRIPT_PATIENCE: Duration = Duration::from_secs(240);
 /// Where a frame's header has the kind.
 const KIND_AT: usize = 6;
 
@@ -63,7 +66,7 @@ fn run(program: &Path, script: &str, chromium: Option<&Path>) -> Said {
             "changes": Kind::Changes as u16,
             "error": Kind::Error as u16,
         },
-        "patience_ms": u64::try_from(PATIENCE.as_millis()).unwrap(),
+        "patience_ms": u64::try_from(SCRIPT_PATIENCE.as_millis()).unwrap(),
         "chromium": chromium,
     });
     let mut command = Command::new(program);
