@@ -48,11 +48,14 @@ pub fn report_of(
     report.documents.converged = Some(converged);
     report.edits.lost = findings.acked_missing;
     report.notes.extend(findings.faults.iter().cloned());
-    if !host.is_local() {
-        let note = "the server runs elsewhere: fresh clients read what it has, its disk was not looked at";
-        report.notes.push(note.into());
-    }
+    report.notes.extend(elsewhere(host));
     report
+}
+
+/// What a reader has to know of a run against a server elsewhere.
+pub fn elsewhere(host: &Host) -> Option<String> {
+    let note = "the server runs elsewhere: fresh clients read what it has, its disk was not looked at";
+    (!host.is_local()).then(|| note.to_owned())
 }
 
 /// Judges a report by its claims. What a failed one was judged by is kept.

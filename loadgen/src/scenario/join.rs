@@ -17,7 +17,7 @@ use crate::report::{Claim, Connections, Curve, Deliveries, Edits, Report, Settin
 use crate::scenario::beside::{self, Beside};
 use crate::scenario::claims;
 use crate::scenario::compare::{Part, compare, converged};
-use crate::scenario::conclude::judge;
+use crate::scenario::conclude::{elsewhere, judge};
 use crate::scenario::edits::micros;
 use crate::scenario::history::{self, History};
 use crate::scenario::host::Host;
@@ -105,6 +105,7 @@ pub fn join(args: &JoinArgs, live: &Live) -> Result<Report> {
     report.documents.converged = Some(is_stored);
     report.edits.lost = findings.acked_missing;
     report.notes.extend(findings.faults.iter().cloned());
+    report.notes.extend(elsewhere(&host));
     report.sections.highlight = Some(format!(
         "{} edits: first byte {}, last {}, loaded {} ms at the median",
         args.edits,
