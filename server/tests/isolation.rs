@@ -255,5 +255,8 @@ fn without_descriptors_new_connections_are_closed_and_the_others_served() {
     let read = late.open("rooms/1");
     assert_eq!(late.until_keys(read, 2).len(), 2);
     let (_, metrics) = server.get("/metrics");
-    assert!(metrics.contains("etherply_connections_rejected_total{reason=\"no_descriptors\"} 5"), "{metrics}");
+    assert!(
+        metrics.contains("etherply_connections_rejected_total{reason=\"no_descriptors\"} 5"),
+        "{metrics}"
+    );
 }

@@ -255,7 +255,8 @@ impl Ledger {
         let number = newest_file + 1;
         let path = file_path(directory, number);
         write_new_file(&path, &encode_header(id, number, base))?;
-        let file = File::options().append(true).open(&path).map_err(OpenError::io(&path, "open the ledger"))?;
+        let file =
+            File::options().append(true).open(&path).map_err(OpenError::io(&path, "open the ledger"))?;
         let file = Arc::new(file);
         let shared = Arc::new(Shared::default());
         shared.lock().file = Some(Arc::clone(&file));

@@ -153,7 +153,7 @@ fn a_failed_sync_ends_the_ledger() {
     let directory = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(directory.path(), ID, 0, Mark::default()).unwrap();
     // Writing goes on, but the device behind the handle that syncs cannot.
-    ledger.shared.lock().file = Some(File::options().write(true).open("/dev/full").unwrap());
+    ledger.shared.lock().file = Some(File::options().write(true).open("/dev/full").unwrap().into());
     ledger.append(mark(1)).unwrap();
     let state = ledger.shared.lock();
     let state = ledger.shared.wake.wait_while(state, |state| state.failed.is_none()).unwrap();
@@ -165,6 +165,6 @@ fn a_failed_sync_ends_the_ledger() {
 impl Ledger {
     /// From here on writes fail as on a full disk.
     pub fn fill_disk(&mut self) {
-        self.file = File::options().write(true).open("/dev/full").unwrap();
+        self.file = File::options().write(true).open("/dev/full").unwrap().into();
     }
 }
