@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use etherply_engine::change::ChangeLimits;
-use etherply_engine::document::Document;
+use etherply_engine::document::{Document, Recovered};
 use etherply_engine::feed::{Feeds, QUANTUM_BYTES};
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::FIRST_EPOCH;
@@ -96,7 +96,8 @@ impl Room {
             match effect {
                 Effect::Load { handle, document } => {
                     self.handle = handle;
-                    let result = Box::new(Ok(Document::new(document, FIRST_EPOCH)));
+                    let document = Document::new(document, FIRST_EPOCH);
+                    let result = Box::new(Ok(Recovered { document, snapshot: None }));
                     self.step(Input::Loaded { handle, result });
                 }
                 Effect::Attach(attach) => {

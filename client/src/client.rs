@@ -62,6 +62,8 @@ pub struct Client {
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) phase: Phase,
+    /// This connection's name among members, from `Welcome`.
+    pub(crate) session: [u8; 16],
     pub(crate) streams: Vec<Option<Stream>>,
     /// Handles of open streams with the stream's number, sorted.
     pub(crate) handles: Vec<(u32, StreamId)>,
@@ -87,6 +89,7 @@ impl Client {
         Self {
             core: Core {
                 phase: Phase::Disconnected,
+                session: [0; 16],
                 streams: Vec::new(),
                 handles: Vec::new(),
                 frames: Vec::new(),

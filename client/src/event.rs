@@ -204,12 +204,18 @@ impl std::fmt::Display for Fault<'_> {
 
 /// Members with their presence, borrowed from a frame.
 #[derive(Clone, Copy)]
-pub struct Presences<'a>(pub(crate) &'a [ArchivedPresenceEntry]);
+pub struct Presences<'a> {
+    pub(crate) entries: &'a [ArchivedPresenceEntry],
+    /// This client: what it set itself may stand in a frame that it shares with others, older than it is now.
+    pub(crate) own: [u8; 16],
+}
 
 impl<'a> Presences<'a> {
-    /// Each member's session and state.
+    /// Each other member's session and state.
     pub fn iter(&self) -> impl Iterator<Item = ([u8; 16], &'a [u8])> + use<'a> {
-        self.0.iter().map(|entry| (entry.member, entry.state.as_slice()))
+        let own = self.own;
+        let others = self.entries.iter().filter(move |entry| entry.member != own);
+        others.map(|entry| (entry.member, entry.state.as_slice()))
     }
 }
 

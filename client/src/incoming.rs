@@ -52,6 +52,7 @@ impl Core {
             self.limits.announce(entry.limit.to_native(), entry.value.to_native());
         }
         self.phase = Phase::Ready;
+        self.session = welcome.session;
         for index in 0..self.streams.len() {
             self.send_open(StreamId(u32::try_from(index).unwrap_or(u32::MAX)));
         }
@@ -149,6 +150,7 @@ impl Core {
         if kind == Kind::Close {
             return self.closed(id, frame, now_ms, on);
         }
+        let session = self.session;
         let Some(stream) = self.stream_mut(id) else { return Ok(()) };
         if stream.state == StreamState::Closing {
             return Ok(());
@@ -162,7 +164,7 @@ impl Core {
             Kind::Reconcile => stream.reconcile(id, frame, on),
             Kind::RightsChanged => stream.rights_changed(id, frame, on),
             Kind::PresenceUpdate | Kind::PresenceLeave | Kind::Broadcast | Kind::BroadcastGap => {
-                members(id, kind, frame, on)
+                members(id, session, kind, frame, on)
             }
             _ => Err(ClientError::Violation("a frame that only clients send")),
         };
@@ -239,6 +241,8 @@ impl Stream {
         if self.state == StreamState::Reconciling {
             return Err(ClientError::Violation("changes before this side's clock"));
         }
+        // If a snapshot was on its way, the server could not go on with it, and sends the log instead.
+        self.snapshot = None;
         let (cursor, count) = (owned_cursor(&body.cursor), body.lengths.len() as u64);
         let duplicates = self.progress.changes(body.after_seq.to_native(), cursor, count)?;
         on(Event::Changes { stream: id, changes: Changes { body, tail: frame.tail() }, duplicates });
@@ -355,11 +359,21 @@ impl Stream {
 }
 
 /// Presence and broadcasts: passed on as they are.
-fn members(id: StreamId, kind: Kind, frame: &Frame<'_>, on: OnEvent<'_>) -> Result<(), ClientError> {
+fn members(
+    id: StreamId,
+    own: [u8; 16],
+    kind: Kind,
+    frame: &Frame<'_>,
+    on: OnEvent<'_>,
+) -> Result<(), ClientError> {
     match kind {
         Kind::PresenceUpdate => {
             let body = frame.body::<kinds::PresenceUpdate>()?;
-            on(Event::Presence { stream: id, full: body.full, entries: Presences(body.entries.as_slice()) });
+            on(Event::Presence {
+                stream: id,
+                full: body.full,
+                entries: Presences { entries: body.entries.as_slice(), own },
+            });
         }
         Kind::PresenceLeave => {
             let body = frame.body::<kinds::PresenceLeave>()?;

@@ -18,6 +18,8 @@ pub mod outgoing;
 pub mod peer;
 pub mod placement;
 pub mod presence;
+mod recency;
 pub mod record;
 pub mod segment;
 pub mod shard;
+pub mod snapshot;

@@ -5,6 +5,7 @@
 //! Nothing of it is stored.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use bytes::Bytes;
 
@@ -12,6 +13,8 @@ use crate::peer::SessionId;
 
 /// Departures that a copy remembers for slow members; one that is further behind gets the whole table.
 pub const DEPARTURES_MAX: usize = 1_024;
+/// Most bytes of all states of a document, names included: every core with members has a copy.
+pub const PRESENCE_TABLE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// One change of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,17 +36,7 @@ pub struct PresenceTable {
     departures: BTreeMap<u64, SessionId>,
     /// Departures up to this version are forgotten.
     forgotten: u64,
-}
-
-/// What a member that has seen the table up to a version has to be told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PresenceDiff {
-    /// Whether `set` is the whole table.
-    pub full: bool,
-    /// Members with a new state.
-    pub set: Vec<(SessionId, Bytes)>,
-    /// Members that left.
-    pub left: Vec<SessionId>,
+    bytes: usize,
 }
 
 impl PresenceTable {
@@ -62,9 +55,20 @@ impl PresenceTable {
         self.members.is_empty()
     }
 
-    /// Whether this member has a state.
-    pub fn contains(&self, member: &SessionId) -> bool {
-        self.members.contains_key(member)
+    /// A member's state.
+    pub fn get(&self, member: &SessionId) -> Option<&Bytes> {
+        self.members.get(member).map(|(_, state)| state)
+    }
+
+    /// Bytes of all states with their members' names, if this member's were `state_bytes` long.
+    pub fn bytes_with(&self, member: &SessionId, state_bytes: usize) -> usize {
+        let before = self.get(member).map_or(0, |state| entry_bytes(state.len()));
+        self.bytes - before + entry_bytes(state_bytes)
+    }
+
+    /// Whether somebody who has seen the table up to a version can be told what happened since.
+    pub fn remembers(&self, seen: u64) -> bool {
+        seen >= self.forgotten
     }
 
     /// The change that sets a member's state, or ends it, in the next version.
@@ -76,8 +80,9 @@ impl PresenceTable {
     pub fn apply(&mut self, change: &PresenceChange) {
         self.version = change.version;
         let before = self.members.remove(&change.member);
-        if let Some((version, _)) = &before {
+        if let Some((version, state)) = &before {
             self.by_version.remove(version);
+            self.bytes -= entry_bytes(state.len());
         }
         match &change.state {
             Some(state) => {
@@ -85,6 +90,7 @@ impl PresenceTable {
                 if before.is_none() {
                     self.departures.retain(|_, member| member != &change.member);
                 }
+                self.bytes += entry_bytes(state.len());
                 self.members.insert(change.member, (change.version, state.clone()));
                 self.by_version.insert(change.version, change.member);
             }
@@ -99,23 +105,34 @@ impl PresenceTable {
         }
     }
 
-    /// What happened after version `seen`; `0` has seen nothing.
-    pub fn since(&self, seen: u64) -> PresenceDiff {
-        if seen == 0 || seen < self.forgotten {
-            let set = self.members.iter().map(|(member, (_, state))| (*member, state.clone())).collect();
-            return PresenceDiff { full: true, set, left: Vec::new() };
-        }
-        let newer = self.by_version.range(seen + 1..).map(|(_, member)| member);
-        let set = newer.filter_map(|member| Some((*member, self.members.get(member)?.1.clone()))).collect();
-        let left = self.departures.range(seen + 1..).map(|(_, member)| *member).collect();
-        PresenceDiff { full: false, set, left }
+    /// Members in the order of their names, behind `after`.
+    pub fn after(&self, after: Option<SessionId>) -> impl Iterator<Item = (&SessionId, &Bytes)> {
+        let from = after.map_or(Unbounded, Excluded);
+        self.members.range((from, Unbounded)).map(|(member, (_, state))| (member, state))
     }
+
+    /// Members with a state that was set after version `seen`, in the order of their versions.
+    pub fn set_since(&self, seen: u64) -> impl Iterator<Item = (u64, &SessionId, &Bytes)> {
+        let newer = self.by_version.range((Excluded(seen), Unbounded));
+        newer.filter_map(|(version, member)| Some((*version, member, &self.members.get(member)?.1)))
+    }
+
+    /// Members that left after version `seen`, up to version `through`.
+    pub fn left_since(&self, seen: u64, through: u64) -> impl Iterator<Item = &SessionId> {
+        self.departures
+            .range((Excluded(seen), Unbounded))
+            .take_while(move |(version, _)| **version <= through)
+            .map(|(_, member)| member)
+    }
+}
+
+fn entry_bytes(state_bytes: usize) -> usize {
+    size_of::<SessionId>() + state_bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn member(n: u8) -> SessionId {
         [n; 16]
@@ -127,64 +144,44 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_member_gets_the_latest_state_only() {
+    fn only_the_latest_state_of_a_member_stands_in_the_table() {
         let mut table = PresenceTable::default();
         set(&mut table, 1, Some("a"));
         let seen = table.version();
         set(&mut table, 1, Some("b"));
-        set(&mut table, 1, Some("c"));
+        set(&mut table, 1, Some("cc"));
         set(&mut table, 2, Some("x"));
         set(&mut table, 2, None);
-        let diff = table.since(seen);
-        assert_eq!(diff.set, vec![(member(1), Bytes::from_static(b"c"))]);
-        assert_eq!(diff.left, vec![member(2)]);
-        assert!(!diff.full);
+        let newer: Vec<_> = table.set_since(seen).collect();
+        assert_eq!(newer, [(3, &member(1), &Bytes::from_static(b"cc"))]);
+        assert_eq!(table.left_since(seen, 5).collect::<Vec<_>>(), [&member(2)]);
+        assert_eq!(table.left_since(seen, 4).count(), 0);
+        assert_eq!(table.bytes_with(&member(3), 10), 16 + 2 + 16 + 10);
+        assert_eq!(table.bytes_with(&member(1), 10), 16 + 10);
+        set(&mut table, 2, Some("again"));
+        assert_eq!(table.left_since(0, 9).count(), 0, "who is here has not left");
     }
 
     #[test]
-    fn forgotten_departures_lead_to_the_whole_table() {
+    fn departures_are_forgotten_at_the_limit() {
         let mut table = PresenceTable::default();
-        set(&mut table, 1, Some("here"));
-        let seen = table.version();
-        for _ in 0..=DEPARTURES_MAX {
-            set(&mut table, 2, Some("x"));
-            set(&mut table, 2, None);
-        }
-        assert!(!table.since(seen).full, "one member's departure is remembered once");
-        for n in 0..=DEPARTURES_MAX {
+        let name = |n: usize| {
             let mut name = [9; 16];
             name[..8].copy_from_slice(&n.to_le_bytes());
+            name
+        };
+        for n in 0..DEPARTURES_MAX {
             for state in [Some(Bytes::new()), None] {
-                let change = table.next(name, state);
+                let change = table.next(name(n), state);
                 table.apply(&change);
             }
         }
-        let diff = table.since(seen);
-        assert!(diff.full && diff.set.len() == 1);
-    }
-
-    proptest! {
-        #[test]
-        fn whoever_follows_the_diffs_has_the_table(
-            steps in prop::collection::vec((0_u8..6, prop::option::of(any::<u8>()), any::<bool>()), 1..200)
-        ) {
-            let mut table = PresenceTable::default();
-            let mut copy: BTreeMap<SessionId, Bytes> = BTreeMap::new();
-            let mut seen = 0;
-            for (n, state, look) in steps {
-                let change = table.next(member(n), state.map(|byte| Bytes::copy_from_slice(&[byte])));
-                table.apply(&change);
-                if look {
-                    let diff = table.since(seen);
-                    if diff.full { copy.clear(); }
-                    for gone in &diff.left { copy.remove(gone); }
-                    copy.extend(diff.set);
-                    seen = table.version();
-                    let now: BTreeMap<_, _> =
-                        table.members.iter().map(|(id, (_, state))| (*id, state.clone())).collect();
-                    prop_assert_eq!(&copy, &now);
-                }
-            }
+        assert!(table.remembers(0), "exactly at the limit");
+        for _ in 0..3 {
+            set(&mut table, 1, Some("here"));
         }
+        assert!(table.remembers(0), "states are not departures");
+        set(&mut table, 1, None);
+        assert!(!table.remembers(1) && table.remembers(2), "the first departure, version 2, is forgotten");
     }
 }

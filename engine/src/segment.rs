@@ -26,6 +26,8 @@ pub struct Segment {
     pub writer: Option<StreamNumber>,
     /// When the server took the push, on the monotonic clock.
     pub received_us: u64,
+    /// Bytes of its changes.
+    pub changes_bytes: usize,
     /// The frame.
     pub frame: Outgoing,
 }
@@ -42,7 +44,9 @@ impl Segment {
         received_us: u64,
     ) -> Self {
         let message = Changes { after_seq, cursor, lengths };
-        Self { after_seq, cursor, writer, received_us, frame: Outgoing::new(handle, &message, changes) }
+        let changes_bytes = changes.iter().map(|change| change.len()).sum();
+        let frame = Outgoing::new(handle, &message, changes);
+        Self { after_seq, cursor, writer, received_us, changes_bytes, frame }
     }
 
     /// The changes' bytes, shared with the frame; `bytes` is the sum of their lengths.
@@ -86,6 +90,17 @@ impl Tail {
                 self.bytes -= oldest.frame.len();
             }
         }
+    }
+
+    /// Bytes of all segments.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Lets all segments go; the end stays where it is.
+    pub fn clear(&mut self) {
+        self.segments = VecDeque::new();
+        self.bytes = 0;
     }
 
     /// The segments from `seq` on. `None` if `seq` lies before the tail or within a segment: then the log
@@ -149,6 +164,18 @@ mod tests {
         assert_eq!(tail.cursor_at(12), None);
         assert_eq!(tail.cursor_at(14), Some(cursor(14)));
         assert_eq!((tail.start_seq(), tail.end().seq), (10, 14));
+    }
+
+    #[test]
+    fn a_cleared_tail_begins_at_its_end() {
+        let mut tail = Tail::new(cursor(10));
+        tail.push(segment(10, 13, 5));
+        assert!(tail.bytes() > 5);
+        tail.clear();
+        assert_eq!((tail.bytes(), tail.start_seq(), tail.end()), (0, 13, cursor(13)));
+        assert!(tail.after(10).is_none() && tail.boundary_from(10) == 13);
+        tail.push(segment(13, 14, 5));
+        assert_eq!(tail.after(13).unwrap().count(), 1);
     }
 
     #[test]

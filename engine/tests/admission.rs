@@ -28,7 +28,7 @@ fn admit(document: &mut Document, changes: &[Vec<u8>]) -> Result<Admitted, Admit
         match document.admit(&changes, &ChangeLimits::DEFAULT, &resolved) {
             // These documents are shorter than the window: the log has nothing that it has not.
             Err(AdmitError::Lookup(hashes)) => {
-                resolved.asking(document.admitted().seq);
+                document.asking(&mut resolved);
                 resolved.extend(hashes.into_iter().map(|hash| (hash, None)));
             }
             other => return other,

@@ -1,15 +1,22 @@
 //! Cursors, the tail, the log behind it, and reconciling.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
 
 mod common;
 
-use common::{Host, MEMBER, Told, Writer, clock, document, peer};
+use common::{Host, MEMBER, Told, Writer, actor, clock, document, peer};
 use etherply_engine::feed::FILL_BYTES_MAX;
 use etherply_engine::ids::ChainHash;
 use etherply_engine::log::{Append, Log, MemoryLog};
 use etherply_engine::segment::TAIL_BYTES_MAX;
 use etherply_engine::shard::Input;
-use etherply_wire::kinds::{Cursor, resume};
+use etherply_wire::kinds::{ClockEntry, Cursor, resume};
+use etherply_wire::limits::{ACTOR_BYTES_MAX, CLOCK_ENTRIES_MAX};
 use etherply_wire::{ErrorCode, Rights};
 
 /// A document with so many changes, each its own push, and its writer, who left.
@@ -183,27 +190,71 @@ fn clocks_are_taken_in_parts_and_one_at_a_time() {
     assert_eq!(host.gather_changes(peer(2)), changes);
 }
 
+/// The code that a stream was ended with.
+fn closed_with(host: &mut Host, id: u64) -> u16 {
+    match host.take(peer(id)).pop() {
+        Some(Told::Close(close)) => close.code,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn a_clock_out_of_turn_leaves_nothing_out() {
-    let (mut host, _, changes) = written(5);
-    let mut host = Host::new(std::mem::take(&mut host.log));
-    for stale_is_sent in [false, true] {
-        let id = 2 + u64::from(stale_is_sent);
-        let at = cursor(&host, 3);
-        opens(&mut host, id, Some(at));
-        let (_, _, read) = host.gather_turn(peer(id), 1);
-        let read = read.unwrap();
-        // What was asked for comes before, or behind, the clock: it was for another place in the log.
-        if !stale_is_sent {
-            host.fill(peer(id), &read);
+fn a_clock_that_nobody_asked_for_ends_the_stream() {
+    let (mut host, mut writer, changes) = written(5);
+    let violation = ErrorCode::ProtocolViolation as u16;
+    for at in [None, Some(cursor(&host, 3))] {
+        host.open(peer(2), MEMBER, at);
+        host.take(peer(2));
+        host.reconcile(peer(2), Vec::new());
+        assert_eq!(closed_with(&mut host, 2), violation);
+    }
+    // Nor is a second one taken after the first was answered.
+    host.open(peer(2), MEMBER, Some(Cursor { epoch: 7, seq: 3, chain: [0; 32] }));
+    host.take(peer(2));
+    host.reconcile(peer(2), clock(&mut writer.doc));
+    assert!(host.take(peer(2)).is_empty());
+    host.reconcile(peer(2), clock(&mut writer.doc));
+    assert_eq!(closed_with(&mut host, 2), violation);
+    host.open(peer(2), MEMBER, None);
+    assert_eq!(host.gather_changes(peer(2)), changes);
+}
+
+#[test]
+fn a_clock_names_each_actor_once_and_has_a_limit() {
+    let (mut host, ..) = written(1);
+    let foreign = Some(Cursor { epoch: 7, seq: 3, chain: [0; 32] });
+    let entry = |n: u64| ClockEntry { actor: actor(n).to_vec(), seq: 1, hash: [0; 32] };
+    let nobody = ClockEntry { actor: Vec::new(), ..entry(1) };
+    let long = ClockEntry { actor: vec![1; ACTOR_BYTES_MAX + 1], ..entry(1) };
+    for (first, second) in [
+        (vec![entry(9), entry(9)], vec![]),
+        (vec![entry(9)], vec![entry(9)]),
+        (vec![nobody], vec![]),
+        (vec![long], vec![]),
+    ] {
+        host.open(peer(2), MEMBER, foreign);
+        host.take(peer(2));
+        let handle = host.handle(peer(2));
+        host.turn(Input::Reconcile { peer: peer(2), handle, more: true, clock: first });
+        if !second.is_empty() {
+            assert!(host.take(peer(2)).is_empty());
+            host.reconcile(peer(2), second);
         }
-        host.reconcile(peer(id), Vec::new());
-        if stale_is_sent {
-            assert!(!host.fill(peer(id), &read), "it is awake already");
+        assert_eq!(closed_with(&mut host, 2), ErrorCode::ProtocolViolation as u16);
+    }
+    for (entries, is_taken) in [(-1, true), (0, true), (1, false)] {
+        host.open(peer(2), MEMBER, foreign);
+        host.take(peer(2));
+        let count = (CLOCK_ENTRIES_MAX as i64 + entries) as u64;
+        host.reconcile(peer(2), (2..count + 2).map(entry).collect());
+        if is_taken {
+            assert!(host.take(peer(2)).is_empty());
+            assert_eq!(host.gather_changes(peer(2)).len(), 1);
+            host.close(peer(2));
+            host.take(peer(2));
+        } else {
+            assert_eq!(closed_with(&mut host, 2), ErrorCode::ProtocolViolation as u16);
         }
-        let told: Vec<_> = host.gather(peer(id)).into_iter().map(Told::changes).collect();
-        assert_eq!(told[0].0.after_seq, 0);
-        assert_eq!(told.into_iter().flat_map(|(_, carried)| carried).collect::<Vec<_>>(), changes);
     }
 }
 

@@ -13,9 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::{Host, MEMBER, Told, Writer, peer, session};
 use etherply_engine::change::ChangeLimits;
+use etherply_engine::feed::QUANTUM_BYTES;
 use etherply_engine::ids::DocumentId;
 use etherply_engine::peer::Peer;
 use etherply_engine::placement::shard_of;
+use etherply_engine::presence::PRESENCE_TABLE_BYTES_MAX;
 use etherply_engine::shard::{Effect, IDLE_DOCUMENT_US, IDLE_DOCUMENTS_MAX, Input, OpenRequest, Shard};
 use etherply_wire::limits::{
     BROADCAST_BYTES_MAX, BROADCAST_RING_MAX, BROADCAST_TOPIC_BYTES_MAX, PRESENCE_BYTES_MAX,
@@ -346,4 +348,142 @@ fn handles_name_their_shard_and_are_never_shared() {
         assert_eq!(Shard::home_of(handle, SHARDS), home);
         assert!(handles.insert(handle), "{handle} twice");
     }
+}
+
+#[test]
+fn a_state_that_only_goes_on_is_not_told_again() {
+    let mut host = Host::default();
+    host.join(1);
+    host.join(2);
+    let mut view = View::default();
+    set(&mut host, 1, 5_000, b"here");
+    assert_eq!(view.follow(&mut host, 2), 1);
+    for _ in 0..3 {
+        host.wait_us(4_000_000);
+        set(&mut host, 1, 5_000, b"here");
+        assert_eq!(view.follow(&mut host, 2), 0);
+    }
+    host.wait_us(4_999_999);
+    assert_eq!(view.members(), [b"here"], "it was renewed all the same");
+    set(&mut host, 1, 5_000, b"new");
+    view.follow(&mut host, 2);
+    assert_eq!(view.members(), [b"new"]);
+}
+
+#[test]
+fn nobody_is_told_of_itself_alone() {
+    let mut host = Host::default();
+    for id in 1..=3 {
+        host.join(id);
+    }
+    set(&mut host, 1, 60_000, b"a");
+    assert_eq!(host.woken.iter().filter(|(who, _)| *who == peer(1)).count(), 0, "nor woken for it");
+    let mut views = [View::default(), View::default(), View::default()];
+    for id in [2, 3] {
+        assert_eq!(views[id as usize - 1].follow(&mut host, id), 1);
+    }
+    set(&mut host, 2, 60_000, b"b");
+    assert_eq!(views[0].follow(&mut host, 1), 1, "not its own before, which others were sent");
+    assert!(views[0].0.contains_key(&session(peer(2))));
+    assert_eq!(views[1].follow(&mut host, 2), 0);
+    assert_eq!(views[2].follow(&mut host, 3), 1);
+    set(&mut host, 1, 60_000, b"a2");
+    assert_eq!(views[0].follow(&mut host, 1), 0);
+    // When others change as well, the frame is shared, and may hold its own state.
+    set(&mut host, 3, 60_000, b"c");
+    for id in 1..=3 {
+        views[id as usize - 1].follow(&mut host, id);
+    }
+    let leaving = host.handle(peer(1));
+    host.turn(Input::PresenceLeave { peer: peer(1), handle: leaving });
+    assert_eq!(views[0].follow(&mut host, 1), 0);
+    for id in [2, 3] {
+        assert_eq!(views[id as usize - 1].follow(&mut host, id), 1);
+        assert!(!views[id as usize - 1].0.contains_key(&session(peer(1))));
+    }
+}
+
+#[test]
+fn the_states_of_a_document_have_a_limit_together() {
+    let mut host = Host::default();
+    let handle = host.join(1);
+    let distant = |id| Peer { core: 1, id };
+    let each = PRESENCE_BYTES_MAX + 16;
+    let fits = PRESENCE_TABLE_BYTES_MAX / each;
+    let set_distant = |host: &mut Host, id: u64, bytes: usize| {
+        let (peer, state) = (distant(id), vec![1; bytes]);
+        host.turn(Input::PresenceSet { peer, handle, ttl_ms: PRESENCE_TTL_MS_MAX, state: &state });
+        match host.take(peer).pop() {
+            Some(Told::Error(error)) => ErrorCode::from_number(error.code),
+            _ => None,
+        }
+    };
+    for id in 0..=fits as u64 + 1 {
+        host.open(distant(id), Rights::PRESENCE, None);
+        host.take(distant(id));
+    }
+    for id in 0..fits as u64 {
+        assert_eq!(set_distant(&mut host, id, PRESENCE_BYTES_MAX), None);
+    }
+    let left = PRESENCE_TABLE_BYTES_MAX - fits * each;
+    let last = fits as u64;
+    assert_eq!(set_distant(&mut host, last, left - 16 + 1), Some(ErrorCode::PresenceFull));
+    assert_eq!(set_distant(&mut host, last, left - 16 - 1), None);
+    assert_eq!(set_distant(&mut host, last, left - 16), None, "its own state makes room for itself");
+    assert_eq!(set_distant(&mut host, last + 1, 0), Some(ErrorCode::PresenceFull));
+    assert_eq!(set_distant(&mut host, 0, 10), None);
+    assert_eq!(set_distant(&mut host, last + 1, 0), None, "there is room again");
+}
+
+#[test]
+fn a_long_table_is_sent_in_turns_beside_changes() {
+    let mut host = Host::default();
+    let handle = host.join(1);
+    let distant = |id| Peer { core: 1, id };
+    const MEMBERS: u64 = 200;
+    for id in 1..=MEMBERS {
+        host.open(distant(id), Rights::PRESENCE, None);
+        let state = vec![id as u8; PRESENCE_BYTES_MAX];
+        let peer = distant(id);
+        host.turn(Input::PresenceSet { peer, handle, ttl_ms: PRESENCE_TTL_MS_MAX, state: &state });
+    }
+    host.join(2);
+    let changes = Writer::new(1).puts(30);
+    for change in &changes {
+        host.acked(peer(1), 1, std::slice::from_ref(change));
+    }
+    let (mut table, mut got, mut turns, mut fulls) = (BTreeMap::new(), Vec::new(), 0, 0);
+    loop {
+        let (told, more, _) = host.gather_turn(peer(2), QUANTUM_BYTES);
+        turns += 1;
+        let mut bytes = 0;
+        for told in told {
+            match told {
+                Told::PresenceUpdate(update) => {
+                    fulls += usize::from(update.full);
+                    bytes += update.entries.iter().map(|entry| entry.state.len()).sum::<usize>();
+                    table.extend(update.entries.into_iter().map(|entry| (entry.member, entry.state)));
+                }
+                Told::PresenceLeave(leave) => leave.members.iter().for_each(|gone| drop(table.remove(gone))),
+                Told::Changes(_, carried) => got.extend(carried),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(bytes <= QUANTUM_BYTES, "{bytes} bytes in one turn");
+        if turns == 1 {
+            assert_eq!(got, changes, "they do not wait for the table");
+        }
+        if turns == 5 {
+            // Somebody that was told of leaves, and somebody that was not: neither may stay.
+            for id in [1, MEMBERS] {
+                host.turn(Input::Close { peer: distant(id), handle });
+            }
+        }
+        if !more {
+            break;
+        }
+    }
+    assert!(turns > 10 && fulls == 1, "{turns} turns");
+    assert_eq!(table.len() as u64, MEMBERS - 2);
+    assert!(!table.contains_key(&session(distant(1))) && !table.contains_key(&session(distant(MEMBERS))));
 }

@@ -37,6 +37,8 @@ pub struct Metrics {
     pub refused: IntCounterVec,
     /// Documents opened, by the way a member is brought up to date.
     pub opened: IntCounterVec,
+    /// Snapshots: cut, not cut, or found unreadable.
+    pub snapshots: IntCounterVec,
     /// Changes frames handed to sockets.
     pub deliveries: IntCounter,
     /// Calls that hand bytes to a socket.
@@ -95,6 +97,7 @@ impl Metrics {
             pushed_bytes: counter("pushed_bytes_total", "Bytes of pushes made durable")?,
             refused: labelled("pushes_refused_total", "Pushes refused", "code")?,
             opened: labelled("opens_total", "Documents opened by members", "resume")?,
+            snapshots: labelled("snapshots_total", "Snapshots of documents", "outcome")?,
             deliveries: counter("deliveries_total", "Changes frames handed to sockets")?,
             sends: counter("sends_total", "Calls that hand bytes to a socket")?,
             sent_bytes: counter("sent_bytes_total", "Bytes handed to sockets")?,

@@ -30,7 +30,7 @@ struct Running {
     mailboxes: Mailboxes,
     drained: flume::Receiver<u16>,
     committer: StorageThread,
-    reader: StorageThread,
+    readers: [StorageThread; 2],
     is_serving: Arc<AtomicBool>,
 }
 
@@ -76,9 +76,17 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let storage_reader = log.reader().clone();
     let (committer, commit_thread) = storage::spawn_committer(log, Arc::clone(&stats), || {})
         .map_err(Problem::system("start the commit thread"))?;
-    let (questions, reader) =
-        storage::spawn_reader(storage_reader, Arc::clone(&stats), preflight::lower_priority)
-            .map_err(Problem::system("start the reader thread"))?;
+    let (questions, reader) = storage::spawn_reader(
+        "log-read",
+        storage_reader.clone(),
+        Arc::clone(&stats),
+        preflight::lower_priority,
+    )
+    .map_err(Problem::system("start the reader thread"))?;
+    let (background, cutter) =
+        storage::spawn_reader("snapshot", storage_reader, Arc::clone(&stats), preflight::lowest_priority)
+            .map_err(Problem::system("start the thread that cuts snapshots"))?;
+    let storage = storage::Handles { committer, questions, background };
     let metrics = Metrics::new(Some(Arc::clone(&stats)))
         .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
     let metrics = Arc::new(metrics);
@@ -104,7 +112,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             core,
             cores: u16::try_from(cores).unwrap_or(u16::MAX),
             mailboxes: Arc::clone(&mailboxes),
-            storage: Some((committer.clone(), questions.clone())),
+            storage: Some(storage.clone()),
             metrics: Arc::clone(&metrics),
             started,
             open_connections: Arc::clone(&open_connections),
@@ -130,7 +138,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         mailboxes,
         drained,
         committer: commit_thread,
-        reader,
+        readers: [reader, cutter],
         is_serving,
     };
     Ok((running, facts))
@@ -234,7 +242,7 @@ fn announce(args: &ServeArgs, facts: &Facts) {
 
 /// Tells clients, lets what is under way become durable and be sent, closes everything.
 fn stop(running: Running) {
-    let Running { acceptor, control, cores, mailboxes, drained, committer, reader, is_serving } = running;
+    let Running { acceptor, control, cores, mailboxes, drained, committer, readers, is_serving } = running;
     is_serving.store(false, Ordering::Release);
     acceptor.stop();
     for mailbox in mailboxes.iter() {
@@ -260,7 +268,7 @@ fn stop(running: Running) {
     }
     drop(mailboxes);
     committer.join();
-    reader.join();
+    readers.into_iter().for_each(StorageThread::join);
     control.stop();
     tracing::info!("stopped; everything that was acknowledged is on disk");
 }

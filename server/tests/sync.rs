@@ -120,12 +120,25 @@ fn presence_and_broadcast_reach_the_others() {
     let mut ada = Member::connect(&server, false, 1);
     let a = ada.open("room");
     ada.client.set_presence(a, b"here", 60_000).unwrap();
-    // Its own presence comes back, so it is in the table before the other one joins.
-    ada.until(|told| matches!(told, Told::Presence { .. }));
+    ada.send();
     let mut ben = Member::connect(&server, true, 2);
     let b = ben.open("room");
     let joined = ben.until(|told| matches!(told, Told::Presence { .. }));
     assert_eq!(joined, Told::Presence { full: true, members: 1 });
+    // Who joins later is told of it with the table; nobody is told of its own state alone.
+    let mut eve = Member::connect(&server, false, 3);
+    eve.open("room");
+    eve.until(|told| *told == Told::Presence { full: true, members: 1 });
+    ben.client.set_presence(b, b"too", 60_000).unwrap();
+    ben.send();
+    assert_eq!(
+        ada.until(|told| matches!(told, Told::Presence { .. })),
+        Told::Presence { full: false, members: 1 },
+        "the first that it hears: it was not told of itself"
+    );
+    ben.client.ping(1).unwrap();
+    ben.until(|told| *told == Told::Pong(1));
+    assert!(!ben.told.iter().any(|told| matches!(told, Told::Presence { .. })), "{:?}", ben.told);
     ben.client.broadcast(b, "wave", b"hello").unwrap();
     ben.send();
     let heard = ada.until(|told| matches!(told, Told::Broadcast(..)));

@@ -323,7 +323,8 @@ kinds! {
         ttl_ms: u32,
     }
 
-    /// Presence of members as it is now; states in between are never sent.
+    /// Presence of members as it is now; states in between are never sent. A member is not told of its own state
+    /// alone; in a frame that it shares with others it may find it, and passes it over.
     PresenceUpdate = 41, ToClient, tail: false {
         /// Version of the table behind this frame.
         @"crate::json::number" version: u64,

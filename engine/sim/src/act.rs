@@ -3,9 +3,10 @@
 use etherply_wire::kinds::{Ack, BroadcastSend, Changes, PresenceLeave, PresenceSet, Refused};
 use etherply_wire::{ErrorCode, Kind, Rights, encode};
 
-use crate::client::{Client, Event as Told, Output, Purpose, State};
+use crate::client::{Event as Told, Output, Purpose, State};
 use crate::frames::{body, parse};
 use crate::mischief;
+use crate::process::Client;
 use crate::world::{Event, World};
 
 /// A frame, for people.
@@ -204,7 +205,7 @@ impl World {
                 let Some(member) = self.members.get_mut(number) else { return };
                 let Some(replica) = member.client.replicas.get_mut(index) else { return };
                 if let Some(handle) = replica.open_handle() {
-                    replica.send_clock(handle, &mut self.rng, out);
+                    replica.send_clock_out_of_turn(handle, &mut self.rng, out);
                     self.count("unasked clock");
                 }
             }

@@ -8,7 +8,7 @@ use etherply_engine::feed::{FeedEvent, Known};
 use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::segment::{TAIL_BYTES_MAX, Tail};
 use etherply_wire::Kind;
-use etherply_wire::kinds::{Ack, Changes, ClockEntry, Reconcile, Refused};
+use etherply_wire::kinds::{Ack, Changes, ClockEntry, Cursor, Reconcile, Refused, Snapshot};
 
 use crate::disk::Disk;
 use crate::frames::{body, parse, split};
@@ -21,6 +21,8 @@ struct Sent {
     acked: BTreeMap<u64, u64>,
     known: Option<Known>,
     broadcast_index: u64,
+    /// The snapshot that it is being sent, and how much of it.
+    snapshot: Option<(Cursor, u64)>,
 }
 
 /// Everything that is remembered to be compared.
@@ -99,6 +101,7 @@ impl Checker {
         let document = self.documents.get(&(life, frame.stream())).cloned();
         match frame.kind() {
             Some(Kind::Changes) => self.changes(key, &body(&frame)?, frame.tail(), disk),
+            Some(Kind::Snapshot) => self.snapshot(key, &body(&frame)?, frame.tail(), disk),
             Some(Kind::Ack) => self.ack(key, &body(&frame)?, disk),
             Some(Kind::Refused) => {
                 let refused: Refused = body(&frame)?;
@@ -117,6 +120,49 @@ impl Checker {
             }
             _ => Ok(()),
         }
+    }
+
+    fn snapshot(
+        &mut self,
+        key: (u64, u32),
+        piece: &Snapshot,
+        tail: &[u8],
+        disk: &Disk,
+    ) -> Result<(), String> {
+        let Some(sent) = self.sent.get_mut(&key) else {
+            return Err("a snapshot without a member".to_owned());
+        };
+        let Some(document) = &sent.document else { return Err("a snapshot of no document".to_owned()) };
+        let through = piece.cursor.seq;
+        let what = format!("the snapshot of {document} through {through} at {}", piece.offset);
+        if sent.through_seq > 0 {
+            return Err(format!("{what} is sent after changes through {}", sent.through_seq));
+        }
+        let have = sent.snapshot.filter(|(cursor, _)| *cursor == piece.cursor).map_or(0, |(_, bytes)| bytes);
+        if piece.offset != 0 && piece.offset != have {
+            return Err(format!("{what} follows {have}"));
+        }
+        let records = disk.records(document);
+        let covered = records.get(..usize::try_from(through).unwrap_or(usize::MAX));
+        let Some(covered) = covered.filter(|covered| !covered.is_empty()) else {
+            return Err(format!("{what} covers what is not durable"));
+        };
+        if covered.last().is_none_or(|last| last.chain.0 != piece.cursor.chain) {
+            return Err(format!("{what} has another chain than the log"));
+        }
+        let bytes: Vec<u8> = covered.iter().flat_map(|record| record.change.to_vec()).collect();
+        let at = usize::try_from(piece.offset).unwrap_or(usize::MAX);
+        let fits = bytes.get(at..).is_some_and(|rest| rest.starts_with(tail) && !tail.is_empty());
+        if !fits || bytes.len() as u64 != piece.total_bytes {
+            return Err(format!("{what} is not what the log has"));
+        }
+        let end = piece.offset + tail.len() as u64;
+        sent.snapshot = Some((piece.cursor, end));
+        if end == piece.total_bytes {
+            sent.through_seq = through;
+            self.deliveries += through;
+        }
+        Ok(())
     }
 
     fn changes(

@@ -10,12 +10,12 @@ use automerge::{ActorId, AutoCommit, Change, ReadDoc};
 use etherply_engine::ids::DocumentId;
 use etherply_wire::kinds::{
     Ack, Broadcast, BroadcastGap, Changes, ClockEntry, Close, Cursor, Error, Open, Opened, PresenceLeave,
-    PresenceUpdate, Push, Reconcile, Refused, resume,
+    PresenceUpdate, Push, Reconcile, Refused, Snapshot, resume,
 };
 use etherply_wire::{ErrorCode, Frame, Kind, Rights, encode};
 
 use crate::edits::{self, Edit};
-use crate::frames::{body, parse, split};
+use crate::frames::{body, split};
 use crate::rng::Rng;
 
 /// What a push is for, and so what may become of it.
@@ -154,8 +154,12 @@ pub struct Replica {
     unacked: BTreeMap<u64, Vec<[u8; 32]>>,
     /// How often it was opened: tells streams with the same handle apart.
     pub openings: u64,
-    /// Clocks that were sent on this stream without being asked for.
+    /// Clocks that were sent on this stream.
     clocks: usize,
+    /// One of them without being asked for, which ends the stream.
+    is_out_of_turn: bool,
+    /// A snapshot, as far as it came.
+    snapshot: Vec<u8>,
     /// No push before this time.
     pub not_before_us: u64,
     /// Who is here, as far as this member was told.
@@ -186,6 +190,8 @@ impl Replica {
             unacked: BTreeMap::new(),
             openings: 0,
             clocks: 0,
+            is_out_of_turn: false,
+            snapshot: Vec::new(),
             not_before_us: 0,
             presence: BTreeMap::new(),
             presence_version: 0,
@@ -264,6 +270,8 @@ impl Replica {
         self.generation = 1;
         self.not_before_us = 0;
         self.clocks = 0;
+        self.is_out_of_turn = false;
+        self.snapshot.clear();
         self.presence.clear();
         self.presence_version = 0;
         for own in &mut self.outbox {
@@ -432,7 +440,7 @@ impl Replica {
     }
 
     /// Takes a frame of this stream.
-    fn on_frame(
+    pub(crate) fn on_frame(
         &mut self,
         frame: &Frame<'_>,
         context: Context,
@@ -440,7 +448,14 @@ impl Replica {
         out: &mut Output,
     ) -> Result<(), String> {
         match frame.kind() {
-            Some(Kind::Changes) => self.on_changes(&body(frame)?, frame.tail(), rng, out),
+            Some(Kind::Changes) => {
+                let changes: Changes = body(frame)?;
+                // If a snapshot was on its way, the server goes on without it.
+                self.snapshot.clear();
+                let carried = split(frame.tail(), &changes.lengths)?;
+                self.receive(&carried, changes.after_seq, changes.cursor, rng, out)
+            }
+            Some(Kind::Snapshot) => self.on_snapshot(&body(frame)?, frame.tail(), rng, out),
             Some(Kind::Ack) => self.on_ack(&body(frame)?, out),
             Some(Kind::Refused) => self.on_refused(&body(frame)?, frame.tail(), context, rng, out),
             Some(Kind::Reconcile) => self.on_reconcile(body(frame)?, rng, out),
@@ -484,10 +499,39 @@ impl Replica {
         Ok(())
     }
 
-    fn on_changes(
+    fn on_snapshot(
         &mut self,
-        changes: &Changes,
+        piece: &Snapshot,
         tail: &[u8],
+        rng: &mut Rng,
+        out: &mut Output,
+    ) -> Result<(), String> {
+        if piece.offset == 0 {
+            self.snapshot.clear();
+        }
+        if self.snapshot.len() as u64 != piece.offset || tail.is_empty() {
+            return Err(format!("a piece of a snapshot at {} after {}", piece.offset, self.snapshot.len()));
+        }
+        self.snapshot.extend_from_slice(tail);
+        if (self.snapshot.len() as u64) < piece.total_bytes {
+            return Ok(());
+        }
+        let bytes = std::mem::take(&mut self.snapshot);
+        let mut whole = AutoCommit::load(&bytes).map_err(|error| format!("a snapshot: {error}"))?;
+        let changes = whole.get_changes(&[]);
+        let carried: Vec<&[u8]> = changes.iter().map(|change| change.raw_bytes()).collect();
+        if carried.len() as u64 != piece.cursor.seq {
+            return Err(format!("a snapshot of {} holds {} changes", piece.cursor.seq, carried.len()));
+        }
+        self.receive(&carried, 0, piece.cursor, rng, out)
+    }
+
+    /// Takes changes of the range after a position, up to a cursor.
+    fn receive(
+        &mut self,
+        carried: &[&[u8]],
+        after_seq: u64,
+        cursor: Cursor,
         rng: &mut Rng,
         out: &mut Output,
     ) -> Result<(), String> {
@@ -495,7 +539,7 @@ impl Replica {
             return Err("changes before this member said what it has".to_owned());
         }
         let mut fresh = Vec::new();
-        for bytes in split(tail, &changes.lengths)? {
+        for bytes in carried {
             let change = Change::from_bytes(bytes.to_vec()).map_err(|error| error.to_string())?;
             let name = (change.actor_id().to_bytes().to_vec(), change.seq());
             let hash = change.hash().0;
@@ -524,13 +568,13 @@ impl Replica {
         }
         self.doc
             .apply_changes(fresh.iter().map(|(_, _, change)| change.clone()))
-            .map_err(|error| format!("changes through {} do not apply: {error}", changes.cursor.seq))?;
+            .map_err(|error| format!("changes through {} do not apply: {error}", cursor.seq))?;
         let missing = self.doc.get_missing_deps(&[]);
         if !missing.is_empty() {
             return Err(format!(
                 "changes after {} through {} lack {missing:?} (known: {}); rights {}, position {:?}, ahead {:?}",
-                changes.after_seq,
-                changes.cursor.seq,
+                after_seq,
+                cursor.seq,
                 missing.iter().all(|hash| self.known.values().any(|known| *known == hash.0)),
                 self.rights.0,
                 self.position.map(|cursor| cursor.seq),
@@ -542,7 +586,7 @@ impl Replica {
                 self.history.push(Edit::of(&change));
             }
         }
-        self.covered(changes.after_seq, changes.cursor)
+        self.covered(after_seq, cursor)
     }
 
     fn on_ack(&mut self, ack: &Ack, out: &mut Output) -> Result<(), String> {
@@ -661,8 +705,14 @@ impl Replica {
         Ok(())
     }
 
-    /// Says what this copy has. A server takes that at any time.
-    pub fn send_clock(&mut self, handle: u32, rng: &mut Rng, out: &mut Output) {
+    /// Says what this copy has, without being asked.
+    pub fn send_clock_out_of_turn(&mut self, handle: u32, rng: &mut Rng, out: &mut Output) {
+        self.is_out_of_turn = true;
+        self.send_clock(handle, rng, out);
+    }
+
+    /// Says what this copy has.
+    fn send_clock(&mut self, handle: u32, rng: &mut Rng, out: &mut Output) {
         self.clocks += 1;
         let mut latest: BTreeMap<Vec<u8>, ([u8; 32], u64)> = BTreeMap::new();
         for ((actor, seq), hash) in &self.known {
@@ -689,15 +739,15 @@ impl Replica {
             Some(ErrorCode::ActorForked) => self.start_over(rng, out),
             Some(_) if was_asked => {}
             Some(ErrorCode::StorageUnavailable) => {}
-            // The server takes one clock at a time.
-            Some(ErrorCode::ProtocolViolation) if self.clocks > 1 => {}
+            // The server takes a clock that it asked for.
+            Some(ErrorCode::ProtocolViolation) if self.is_out_of_turn => {}
             _ => return Err(format!("closed with {}: {}", close.code, close.message)),
         }
         self.end_stream();
         Ok(())
     }
 
-    fn on_opened(&mut self, opened: &Opened, handle: u32) -> Result<(), String> {
+    pub(crate) fn on_opened(&mut self, opened: &Opened, handle: u32) -> Result<(), String> {
         let start = Cursor { epoch: opened.cursor.epoch, seq: 0, chain: [0; 32] };
         self.state = State::Open { handle };
         self.openings += 1;
@@ -708,6 +758,7 @@ impl Replica {
                 }
                 self.position = Some(start);
             }
+            (resume::SNAPSHOT, _) if !self.force_reconcile => self.position = Some(start),
             (resume::CURSOR, Some(position)) if position.epoch == start.epoch && !self.force_reconcile => {}
             (resume::RECONCILE, _) => {
                 self.position = Some(start);
@@ -717,64 +768,5 @@ impl Replica {
         }
         self.force_reconcile = false;
         Ok(())
-    }
-}
-
-/// A process with some documents open on one connection.
-#[derive(Debug, Clone)]
-pub struct Client {
-    /// Its documents.
-    pub replicas: Vec<Replica>,
-    next_request: u32,
-}
-
-impl Client {
-    /// A process.
-    pub fn new(replicas: Vec<Replica>) -> Self {
-        Self { replicas, next_request: 1 }
-    }
-
-    /// Asks for a stream that is closed.
-    pub fn open(&mut self, index: usize, out: &mut Output) {
-        let request = self.next_request;
-        self.next_request += 1;
-        if let Some(replica) = self.replicas.get_mut(index) {
-            replica.open(request, out);
-        }
-    }
-
-    /// The connection is gone.
-    pub fn disconnected(&mut self) {
-        for replica in &mut self.replicas {
-            replica.disconnected();
-        }
-    }
-
-    /// Takes a frame of the server.
-    pub fn on_frame(
-        &mut self,
-        bytes: &[u8],
-        context: Context,
-        rng: &mut Rng,
-        out: &mut Output,
-    ) -> Result<(), String> {
-        let frame = parse(bytes)?;
-        let handle = frame.stream();
-        if frame.kind() == Some(Kind::Opened) {
-            let opened: Opened = body(&frame)?;
-            let is_it = |replica: &&mut Replica| replica.state == State::Opening { request: opened.request };
-            let replica = self.replicas.iter_mut().find(is_it).ok_or("`Opened` without `Open`")?;
-            return replica.on_opened(&opened, handle);
-        }
-        let is_it = |replica: &&mut Replica| match &replica.state {
-            State::Open { handle: own }
-            | State::Reconciling { handle: own, .. }
-            | State::Closing { handle: own } => *own == handle,
-            _ => false,
-        };
-        match self.replicas.iter_mut().find(is_it) {
-            Some(replica) => replica.on_frame(&frame, context, rng, out),
-            None => Err(format!("{:?} for stream {handle}, which is not open", frame.kind())),
-        }
     }
 }

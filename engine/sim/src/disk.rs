@@ -1,10 +1,12 @@
 //! The disk: a [`MemoryLog`] behind commits that take their time, fail, or are lost in a crash.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Append, Log, LogReader, MemoryLog};
 use etherply_engine::record::Record;
+use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
+use etherply_wire::kinds::Cursor;
 
 use crate::rng::Rng;
 
@@ -28,6 +30,8 @@ pub struct Disk {
     pub queue: VecDeque<Waiting>,
     /// A commit is going on.
     pub busy: bool,
+    /// Snapshots, with the bytes that were written of each.
+    pub snapshots: BTreeMap<DocumentId, (Snapshot, Vec<u8>)>,
     /// Commits fail from now on, until the server starts anew.
     pub poisoned: bool,
     /// Of a failed commit nobody knows whether it is on disk: decided when it is opened again.
@@ -54,6 +58,35 @@ impl Disk {
             told.push((waiting.core, waiting.batch));
         }
         (told, !self.poisoned)
+    }
+
+    /// Writes a snapshot of a document's changes up to a place.
+    pub fn cut(&mut self, document: &DocumentId, through: Cursor) -> Snapshot {
+        let records = self.log.records(document).iter().take_while(|record| record.seq <= through.seq);
+        let bytes: Vec<u8> = records.flat_map(|record| record.change.to_vec()).collect();
+        let (total_bytes, covered_bytes) = (bytes.len() as u64, bytes.len() as u64);
+        let snapshot = Snapshot { cursor: through, total_bytes, covered_bytes };
+        self.snapshots.insert(document.clone(), (snapshot, bytes));
+        snapshot
+    }
+
+    /// Reads a piece of a snapshot, in chunks of this size, if it is still the one that is asked for.
+    pub fn read_snapshot(
+        &self,
+        handle: u32,
+        request: &SnapshotRequest,
+        chunk_bytes: usize,
+    ) -> Option<Vec<Chunk>> {
+        let (snapshot, bytes) = self.snapshots.get(&request.document)?;
+        let mut offset = usize::try_from(request.offset).ok()?;
+        let (mut chunks, mut read) = (Vec::new(), 0);
+        while *snapshot == request.snapshot && offset < bytes.len() && (read < request.bytes_max) {
+            let part = &bytes[offset..bytes.len().min(offset + chunk_bytes)];
+            chunks.push(Chunk::new(handle, snapshot, offset as u64, part));
+            offset += part.len();
+            read += part.len();
+        }
+        (*snapshot == request.snapshot).then_some(chunks)
     }
 
     /// Power is gone: what was under way is on disk or not, the rest is lost.

@@ -1,9 +1,9 @@
 //! What a server does around the engine: it hands inputs to shards, and carries effects out.
 
-use etherply_engine::document::recover;
-use etherply_engine::feed::Gathered;
+use etherply_engine::document::Recovery;
+use etherply_engine::feed::{Gathered, StartAt};
 use etherply_engine::ids::ChainHash;
-use etherply_engine::log::LogReader;
+use etherply_engine::log::{LogError, LogReader};
 use etherply_engine::peer::{Now, Peer};
 use etherply_engine::placement::shard_of;
 use etherply_engine::shard::{Effect, Input, Observation, OpenRequest, PushRequest, Shard};
@@ -26,7 +26,7 @@ impl World {
         }
         self.lives += 1;
         let cores = if self.rng.chance(70) { self.config.cores } else { self.rng.range(2, 4) as u16 };
-        self.server = Some(Server::new(self.lives, cores));
+        self.server = Some(Server::new(self.lives, cores, self.config.budget, self.config.feeds));
         let life = self.lives;
         self.after(TICK_US, Event::Tick { life });
     }
@@ -117,6 +117,28 @@ impl World {
                 }
                 return Ok(());
             }
+            Message::SnapshotRead { handle, request, chunks } => {
+                let is_lost = chunks.is_none();
+                let mut woken = Vec::new();
+                core.feeds.snapshot_read(handle, &request.snapshot, chunks, |peer, _| woken.push(peer));
+                for peer in woken {
+                    if let Some(connection) = core.connections.get_mut(&peer.id) {
+                        connection.ready.insert(handle);
+                    }
+                }
+                if is_lost {
+                    let home = Shard::home_of(handle, self.server.as_ref().map_or(1, Server::shards));
+                    let snapshot = request.snapshot;
+                    self.post(number, home, Message::SnapshotLost { handle, snapshot });
+                }
+                return Ok(());
+            }
+            Message::SnapshotCut { handle, result } => {
+                shard.step(Input::SnapshotCut { handle, result }, now, out);
+            }
+            Message::SnapshotLost { handle, snapshot } => {
+                shard.step(Input::SnapshotLost { handle, snapshot }, now, out);
+            }
             Message::Open(request) => shard.step(Input::Open(request), now, out),
             Message::Frame { peer, bytes } => step_frame(shard, peer, &bytes, now, out)?,
             Message::Disconnected(peer) => shard.step(Input::Disconnected { peer }, now, out),
@@ -169,6 +191,10 @@ impl World {
                 self.count("read chain");
                 Query::Chain { handle, peer, document, at }
             }
+            Effect::CutSnapshot { handle, document, through } => {
+                self.count("cut asked");
+                Query::Cut { handle, document, through }
+            }
             Effect::Observe(Observation::Opened { resume }) => {
                 self.count(&format!("resume {resume}"));
                 return;
@@ -205,10 +231,33 @@ impl World {
     }
 
     pub(crate) fn answer(&mut self, core: u16, query: Query) {
+        let is_damaged = self.rng.below(100) < self.config.damage;
         let log = &self.disk.log;
         let message = match query {
             Query::Load { handle, document } => {
-                Message::Loaded { handle, result: Box::new(recover(log, &document)) }
+                let snapshot = self.disk.snapshots.get(&document).map(|(snapshot, _)| *snapshot);
+                let mut recovery = Recovery::new(document, snapshot);
+                let result = loop {
+                    if let Some(result) = recovery.step(log).transpose() {
+                        break Box::new(result);
+                    }
+                };
+                Message::Loaded { handle, result }
+            }
+            Query::Cut { handle, .. } if is_damaged => {
+                self.count("cut failed");
+                let why = "no room".to_owned();
+                Message::SnapshotCut { handle, result: Err(LogError::Unavailable { why }) }
+            }
+            Query::Cut { handle, document, through } => {
+                let result = Ok(self.disk.cut(&document, through));
+                Message::SnapshotCut { handle, result }
+            }
+            Query::Snapshot { handle, request } => {
+                let chunks = self.disk.read_snapshot(handle, &request, self.config.chunk_bytes);
+                let chunks = chunks.filter(|_| !is_damaged);
+                self.count(if chunks.is_some() { "snapshot read" } else { "snapshot lost" });
+                Message::SnapshotRead { handle, request, chunks }
             }
             Query::Chain { handle, peer, document, at } => {
                 let before = at.seq.saturating_sub(1);
@@ -260,7 +309,7 @@ impl World {
                     let member = member.ok_or("a member was attached without a feed")?;
                     connection.members.insert(handle, member);
                     connection.ready.insert(handle);
-                    let seq = attach.member.seq;
+                    let seq = if let StartAt::Position(seq) = attach.member.at { seq } else { 0 };
                     self.check.attached(life, number, connection.link, handle, seq);
                 }
             }
@@ -346,6 +395,9 @@ impl World {
         if let Some(request) = gathered.read {
             self.count("read for a member");
             self.ask_soon(number, Query::Read { handle, number: member, peer, request });
+        }
+        if let Some(request) = gathered.snapshot {
+            self.ask_soon(number, Query::Snapshot { handle, request });
         }
         if gathered.more {
             self.turn_soon(number);

@@ -29,6 +29,7 @@ mod frames;
 mod history;
 mod mischief;
 mod nemesis;
+mod process;
 mod rng;
 mod server;
 mod trace;

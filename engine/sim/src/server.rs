@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use etherply_engine::change::{ChangeHash, ChangeLimits};
-use etherply_engine::document::Document;
+use etherply_engine::document::Recovered;
 use etherply_engine::feed::Feeds;
 use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::{Found, LogError};
 use etherply_engine::peer::Peer;
 use etherply_engine::record::Record;
-use etherply_engine::shard::{Effect, FindFor, OpenRequest, Shard};
+use etherply_engine::shard::{Budget, Effect, FindFor, OpenRequest, Shard};
+use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
 use etherply_wire::kinds::Cursor;
 
 /// Something for a core.
@@ -34,7 +35,30 @@ pub enum Message {
         /// The handle.
         handle: u32,
         /// The document.
-        result: Box<Result<Document, LogError>>,
+        result: Box<Result<Recovered, LogError>>,
+    },
+    /// An answer to [`Effect::CutSnapshot`].
+    SnapshotCut {
+        /// The handle.
+        handle: u32,
+        /// The snapshot, or why there is none.
+        result: Result<Snapshot, LogError>,
+    },
+    /// A piece of a snapshot for a feed.
+    SnapshotRead {
+        /// The handle.
+        handle: u32,
+        /// What was asked for.
+        request: SnapshotRequest,
+        /// The chunks, `None` if it cannot be read.
+        chunks: Option<Vec<Chunk>>,
+    },
+    /// A core could not read a snapshot.
+    SnapshotLost {
+        /// The handle.
+        handle: u32,
+        /// The snapshot.
+        snapshot: Snapshot,
     },
     /// An answer to [`Effect::ReadChain`].
     ChainRead {
@@ -114,6 +138,22 @@ pub enum Query {
         /// The changes.
         hashes: Vec<ChangeHash>,
     },
+    /// [`Effect::CutSnapshot`].
+    Cut {
+        /// What the answer repeats.
+        handle: u32,
+        /// The document.
+        document: DocumentId,
+        /// The place.
+        through: Cursor,
+    },
+    /// A feed's [`SnapshotRequest`].
+    Snapshot {
+        /// What the answer repeats.
+        handle: u32,
+        /// What is wanted.
+        request: SnapshotRequest,
+    },
     /// A member's [`etherply_engine::feed::ReadRequest`].
     Read {
         /// What the answer repeats.
@@ -169,11 +209,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server without documents and connections.
-    pub fn new(life: u64, cores: u16) -> Self {
+    /// A server without documents and connections; tails and snapshots of its feeds have these limits.
+    pub fn new(life: u64, cores: u16, budget: Budget, feeds: (usize, usize)) -> Self {
         let core = |shard| Core {
-            shard: Shard::new(shard, cores, ChangeLimits::DEFAULT),
-            feeds: Feeds::new(),
+            shard: Shard::new(shard, cores, ChangeLimits::DEFAULT).with_budget(budget),
+            feeds: Feeds::new().with_limits(feeds.0, feeds.1),
             connections: BTreeMap::new(),
             inbox: VecDeque::new(),
             turn_due: false,

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use etherply_engine::ids::DocumentId;
+use etherply_engine::shard::Budget;
 use etherply_wire::Rights;
 
 use crate::check::Checker;
-use crate::client::{Client, Context, Replica};
+use crate::client::{Context, Replica};
 use crate::disk::Disk;
 use crate::history;
+use crate::process::Client;
 use crate::rng::Rng;
 use crate::server::{Message, Query, Server};
 use crate::trace::Trace;
@@ -111,6 +113,14 @@ pub struct Config {
     pub disk_fails: bool,
     /// Percent of deeds that break something of the client's own.
     pub client_faults: u64,
+    /// What a shard may hold, and when it has snapshots cut.
+    pub budget: Budget,
+    /// What feeds may keep of tails and snapshots.
+    pub feeds: (usize, usize),
+    /// Length of a snapshot's chunks.
+    pub chunk_bytes: usize,
+    /// Percent of reads that find a snapshot damaged.
+    pub damage: u64,
     /// How often something goes wrong, at most.
     pub nemesis_us: u64,
 }
@@ -208,6 +218,16 @@ impl World {
             restores: rng.chance(20),
             disk_fails: rng.chance(30),
             client_faults: [0, 5, 20].get(rng.index(3)).copied().unwrap_or(0),
+            budget: Budget {
+                cache_bytes_max: [usize::MAX, 30_000, 1_000].get(rng.index(3)).copied().unwrap_or(0),
+                snapshot_after_bytes: [u64::MAX, 400, 400, 3_000].get(rng.index(4)).copied().unwrap_or(0),
+            },
+            feeds: (
+                [usize::MAX, 5_000, 300].get(rng.index(3)).copied().unwrap_or(0),
+                [usize::MAX, 0].get(rng.index(2)).copied().unwrap_or(0),
+            ),
+            chunk_bytes: [64, 500, 65_536].get(rng.index(3)).copied().unwrap_or(1),
+            damage: [0, 0, 5].get(rng.index(3)).copied().unwrap_or(0),
             nemesis_us: rng.range(10, 500) * 1_000,
         };
         let names = rng.range(1, 4);

@@ -11,7 +11,7 @@ use etherply_wire::kinds::Cursor;
 
 use super::{
     ActorState, DOCUMENT_ACTORS_MAX, DOCUMENT_HEADS_MAX, Document, GENESIS_ACTOR, GENESIS_BYTES_MAX, Head,
-    PENDING_CHANGES_MAX, refusal, window::WINDOW_CHANGES_MAX,
+    PENDING_CHANGES_MAX, refusal,
 };
 use crate::chain::chain_next;
 use crate::change::{ActorId, Change, ChangeHash, ChangeLimits, OP_COUNTER_MAX, Reference, parse};
@@ -31,25 +31,9 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// Notes that the log is being asked, at this admitted position. Older answers "not there" are dropped
-    /// if so much was admitted since that they may have become wrong unnoticed.
-    pub fn asking(&mut self, admitted_seq: u64) {
-        if admitted_seq.saturating_sub(self.asked_at_seq) >= WINDOW_CHANGES_MAX as u64 {
-            self.found.retain(|_, found| found.is_some());
-            self.asked_at_seq = admitted_seq;
-        }
-    }
-
     /// Takes the log's answers.
     pub fn extend(&mut self, found: impl IntoIterator<Item = (ChangeHash, Option<Found>)>) {
         self.found.extend(found);
-    }
-
-    /// What the log said about a hash, if it was asked and its answer still counts.
-    fn get(&self, hash: &ChangeHash, admitted_seq: u64) -> Option<Option<Found>> {
-        let answer = self.found.get(hash).copied()?;
-        let is_stale = admitted_seq.saturating_sub(self.asked_at_seq) >= WINDOW_CHANGES_MAX as u64;
-        if answer.is_none() && is_stale { None } else { Some(answer) }
     }
 }
 
@@ -122,6 +106,23 @@ impl Stop {
 }
 
 impl Document {
+    /// Notes that the log is being asked now. Older answers "not there" are dropped if so much was admitted
+    /// since that they may have become wrong unnoticed.
+    pub fn asking(&self, resolved: &mut Resolved) {
+        if !self.window.reaches_back_to(resolved.asked_at_seq) {
+            resolved.found.retain(|_, found| found.is_some());
+            resolved.asked_at_seq = self.admitted.seq;
+        }
+    }
+
+    /// What the log said about a hash, if it was asked and its answer still counts: what was admitted since
+    /// then is in the window.
+    fn answer(&self, resolved: &Resolved, hash: &ChangeHash) -> Option<Option<Found>> {
+        let answer = resolved.found.get(hash).copied()?;
+        let is_stale = !self.window.reaches_back_to(resolved.asked_at_seq);
+        if answer.is_none() && is_stale { None } else { Some(answer) }
+    }
+
     /// Admits a push, or leaves the document as it was. Answers of the log from an earlier try of the same
     /// push are in `resolved`.
     pub fn admit(
@@ -236,7 +237,7 @@ impl Document {
         let answer = match before.filter(|state| state.seq == change.seq) {
             // The actor's last change is known, and it is another one: nothing to look up.
             Some(_) => Some(None),
-            None => resolved.get(&change.hash, self.admitted.seq),
+            None => self.answer(resolved, &change.hash),
         };
         match answer {
             Some(Some(found)) => Ok(Some(found.seq)),
@@ -276,7 +277,7 @@ impl Document {
     fn check_deps(&self, change: &Change<'_>, resolved: &Resolved) -> Result<u64, Stop> {
         let mut max_op = 0;
         for dep in change.deps.iter() {
-            let known = self.known(&dep).or_else(|| resolved.get(&dep, self.admitted.seq));
+            let known = self.known(&dep).or_else(|| self.answer(resolved, &dep));
             match known {
                 Some(Some(found)) => max_op = max_op.max(found.max_op),
                 Some(None) => {
@@ -455,9 +456,8 @@ impl Document {
         // Never without this one, which may be open only behind other changes of the push: each question
         // has to bring the push closer to its end.
         let mut unknown = BTreeSet::from([stopped_at]);
-        let is_open = |hash: &ChangeHash| {
-            self.window.get(hash).is_none() && resolved.get(hash, self.admitted.seq).is_none()
-        };
+        let is_open =
+            |hash: &ChangeHash| self.window.get(hash).is_none() && self.answer(resolved, hash).is_none();
         for change in changes {
             if self.clock.get(change.actor).is_some_and(|state| change.seq <= state.seq) {
                 unknown.extend(Some(change.hash).filter(is_open));

@@ -10,7 +10,7 @@ mod refusal;
 mod window;
 
 pub use admit::{AdmitError, Admitted, Fresh, LOOKUPS_MAX, LOOKUPS_PER_PUSH_MAX, Resolved};
-pub use recover::recover;
+pub use recover::{RECOVERY_STEP_BYTES_MAX, Recovered, Recovery, recover};
 
 use std::collections::BTreeMap;
 
@@ -65,6 +65,7 @@ pub struct Document {
     heads: Vec<Head>,
     clock: BTreeMap<ActorId, ActorState>,
     max_op: u64,
+    log_bytes: u64,
     window: Window,
     genesis: Option<(ChangeHash, Bytes)>,
 }
@@ -80,6 +81,7 @@ impl Document {
             heads: Vec::new(),
             clock: BTreeMap::new(),
             max_op: 0,
+            log_bytes: 0,
             window: Window::default(),
             genesis: None,
         }
@@ -133,6 +135,26 @@ impl Document {
     /// An actor's state as the wire says it.
     pub fn clock_entry(actor: &ActorId, state: &ActorState) -> ClockEntry {
         ClockEntry { actor: actor.as_bytes().to_vec(), seq: state.seq, hash: state.hash.0 }
+    }
+
+    /// Bytes of all durable changes, as far as [`Document::add_log_bytes`] and recovery counted them.
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes
+    }
+
+    /// Counts changes that became durable.
+    pub fn add_log_bytes(&mut self, bytes: usize) {
+        self.log_bytes += bytes as u64;
+    }
+
+    /// Bytes that the window of recent changes takes in memory, about.
+    pub fn window_bytes(&self) -> usize {
+        self.window.bytes()
+    }
+
+    /// Lets the window go down to its least: what leaves it is looked up in the log.
+    pub fn shrink_window(&mut self) {
+        self.window.trim_to(window::WINDOW_CHANGES_MIN, self.committed.seq);
     }
 
     /// Everything up to `cursor` is on disk.

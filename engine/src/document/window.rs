@@ -9,6 +9,10 @@ use crate::log::Found;
 /// Durable changes that the window holds; older ones are looked up in the log. Changes that wait for the
 /// disk are always held, because the log does not have them yet.
 pub(super) const WINDOW_CHANGES_MAX: usize = 1_024;
+/// Durable changes that the window keeps when memory is short.
+pub(super) const WINDOW_CHANGES_MIN: usize = 64;
+/// What an entry takes besides its dependencies: two hashes, positions, and the maps' share.
+const ENTRY_BYTES: usize = 160;
 
 #[derive(Debug, Clone)]
 struct Entry {
@@ -20,15 +24,34 @@ struct Entry {
 pub(super) struct Window {
     by_hash: BTreeMap<ChangeHash, Entry>,
     in_order: VecDeque<(u64, ChangeHash)>,
+    bytes: usize,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + size_of_val(&*self.deps)
+    }
 }
 
 impl Window {
+    /// Bytes in memory, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether every change behind this position is here.
+    pub(super) fn reaches_back_to(&self, seq: u64) -> bool {
+        self.in_order.front().is_none_or(|(first, _)| *first <= seq + 1)
+    }
+
     pub(super) fn get(&self, hash: &ChangeHash) -> Option<Found> {
         self.by_hash.get(hash).map(|entry| entry.found)
     }
 
     pub(super) fn push(&mut self, hash: ChangeHash, found: Found, deps: Box<[ChangeHash]>) {
-        self.by_hash.insert(hash, Entry { found, deps });
+        let entry = Entry { found, deps };
+        self.bytes += entry.bytes();
+        self.by_hash.insert(hash, entry);
         self.in_order.push_back((found.seq, hash));
     }
 
@@ -64,16 +87,27 @@ impl Window {
     /// Forgets the newest change.
     pub(super) fn pop(&mut self) {
         if let Some((_, hash)) = self.in_order.pop_back() {
-            self.by_hash.remove(&hash);
+            self.remove(&hash);
+        }
+    }
+
+    fn remove(&mut self, hash: &ChangeHash) {
+        if let Some(entry) = self.by_hash.remove(hash) {
+            self.bytes -= entry.bytes();
         }
     }
 
     /// Lets the oldest durable changes go.
     pub(super) fn trim(&mut self, committed_seq: u64) {
-        while self.in_order.len() > WINDOW_CHANGES_MAX {
+        self.trim_to(WINDOW_CHANGES_MAX, committed_seq);
+    }
+
+    /// Lets the oldest durable changes go until so many are left.
+    pub(super) fn trim_to(&mut self, changes: usize, committed_seq: u64) {
+        while self.in_order.len() > changes {
             match self.in_order.front() {
                 Some(&(seq, hash)) if seq <= committed_seq => {
-                    self.by_hash.remove(&hash);
+                    self.remove(&hash);
                     self.in_order.pop_front();
                 }
                 _ => break,
@@ -107,6 +141,26 @@ mod tests {
         assert!(window.get(&hash(2)).is_none() && window.get(&hash(3)).is_some());
         window.pop();
         assert!(window.get(&hash(max + 2)).is_none() && window.get(&hash(max + 1)).is_some());
+    }
+
+    #[test]
+    fn a_window_shrinks_to_its_least_and_knows_its_size() {
+        let mut window = Window::default();
+        let max = WINDOW_CHANGES_MAX as u64;
+        for n in 1..=max {
+            let deps = [hash(n - 1)].into_iter().collect();
+            window.push(hash(n), Found { seq: n, max_op: n }, deps);
+        }
+        let each = ENTRY_BYTES + 32;
+        assert_eq!(window.bytes(), WINDOW_CHANGES_MAX * each);
+        assert!(window.reaches_back_to(0));
+        window.trim_to(WINDOW_CHANGES_MIN, 10);
+        assert_eq!(window.bytes(), (WINDOW_CHANGES_MAX - 10) * each, "the others are not durable");
+        assert!(window.reaches_back_to(10) && !window.reaches_back_to(9));
+        window.trim_to(WINDOW_CHANGES_MIN, max);
+        assert_eq!(window.bytes(), WINDOW_CHANGES_MIN * each);
+        window.trim_to(WINDOW_CHANGES_MIN, max);
+        assert_eq!(window.bytes(), WINDOW_CHANGES_MIN * each, "and no further");
     }
 
     #[test]

@@ -1,15 +1,19 @@
 //! What a member is sent in one turn.
 
 use etherply_wire::Rights;
-use etherply_wire::kinds::{BroadcastGap, PresenceEntry, PresenceLeave, PresenceUpdate};
+use etherply_wire::kinds::BroadcastGap;
 use etherply_wire::limits::PRESENCE_FRAME_BYTES_MAX;
 
-use super::{FILL_BYTES_MAX, Feed, Feeds};
+use super::broadcasts::Broadcasts;
+use super::member::Member;
+use super::presence::Presence;
+use super::snapshot::{Sending, SnapshotFeed};
+use super::{FILL_BYTES_MAX, Feeds};
 use crate::ids::DocumentId;
 use crate::outgoing::Outgoing;
-use crate::peer::{Peer, SessionId};
-use crate::presence::PresenceDiff;
-use crate::segment::Segment;
+use crate::peer::Peer;
+use crate::segment::{Segment, Tail};
+use crate::snapshot::{SNAPSHOT_READ_BYTES_MAX, SnapshotRequest};
 
 /// A piece of the log that a member needs before it can be sent more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,26 +43,43 @@ pub struct Gathered {
     pub more: bool,
     /// The member waits for this.
     pub read: Option<ReadRequest>,
+    /// The feed waits for this, with all who are to be sent it.
+    pub snapshot: Option<SnapshotRequest>,
 }
 
-impl Gathered {
-    fn take(&mut self, frame: &Outgoing, sink: &mut impl FnMut(&Outgoing)) {
-        self.bytes += frame.len();
-        sink(frame);
+/// One turn of a member.
+struct Turn<'s, S> {
+    budget_bytes: usize,
+    gathered: Gathered,
+    sink: &'s mut S,
+}
+
+impl<S: FnMut(&Outgoing)> Turn<'_, S> {
+    fn take(&mut self, frame: &Outgoing) {
+        self.gathered.bytes += frame.len();
+        (self.sink)(frame);
     }
 
-    fn take_segment(&mut self, segment: &Segment, sink: &mut impl FnMut(&Outgoing)) {
-        self.segments += 1;
-        if self.oldest_received_us == 0 {
-            self.oldest_received_us = segment.received_us;
+    fn take_segment(&mut self, segment: &Segment) {
+        self.gathered.segments += 1;
+        if self.gathered.oldest_received_us == 0 {
+            self.gathered.oldest_received_us = segment.received_us;
         }
-        self.take(&segment.frame, sink);
+        self.take(&segment.frame);
+    }
+
+    /// Whether the budget is used up; then there is another turn.
+    fn ends(&mut self) -> bool {
+        let is_over = self.gathered.bytes >= self.budget_bytes;
+        self.gathered.more |= is_over;
+        is_over
     }
 }
 
 impl Feeds {
-    /// Hands out to `sink` what a member lacks, at least one frame if there is one, then until `budget_bytes`
-    /// are reached. A member that is dry is not looked at again before something happens.
+    /// Hands out to `sink` what a member lacks, until `budget_bytes` are reached; of presence and of the
+    /// document at least one frame each, if there is one. A member that is dry is not looked at again before
+    /// something happens.
     pub fn gather(
         &mut self,
         handle: u32,
@@ -67,152 +88,150 @@ impl Feeds {
         budget_bytes: usize,
         mut sink: impl FnMut(&Outgoing),
     ) -> Gathered {
-        let mut gathered = Gathered::default();
-        let Some(feed) = self.feeds.get_mut(&handle) else { return gathered };
-        // What is durable goes before what nobody keeps: a flood of broadcasts must not hold changes up.
-        feed.gather_changes(number, peer, budget_bytes, &mut gathered, &mut sink);
-        feed.gather_presence(handle, number, peer, &mut gathered, &mut sink);
-        feed.gather_broadcasts(handle, number, peer, budget_bytes, &mut gathered, &mut sink);
-        if let Some(member) = feed.member(number, peer) {
-            member.ready = gathered.more;
+        let mut turn = Turn { budget_bytes, gathered: Gathered::default(), sink: &mut sink };
+        let Some(feed) = self.feeds.get_mut(&handle) else { return turn.gathered };
+        let slot = feed.members.get_mut(number as usize).and_then(Option::as_mut);
+        let Some(member) = slot.filter(|member| member.peer == peer) else { return turn.gathered };
+        if member.rights.has(Rights::PRESENCE) {
+            turn.presence(handle, member, &mut feed.presence);
         }
-        gathered
+        if member.rights.has(Rights::READ) && !member.must_reconcile {
+            let snapshot_bytes = feed.snapshot.bytes();
+            let is_short = self.snapshot_bytes + SNAPSHOT_READ_BYTES_MAX > self.snapshot_bytes_max;
+            if turn.snapshot(member, &mut feed.snapshot, &feed.document, is_short) {
+                turn.changes(member, &feed.tail, &feed.document);
+            }
+            self.snapshot_bytes = self.snapshot_bytes - snapshot_bytes + feed.snapshot.bytes();
+        }
+        // What is durable goes before what nobody keeps: a flood of broadcasts must not hold changes up.
+        if member.rights.has(Rights::PRESENCE) {
+            turn.broadcasts(handle, member, &feed.broadcasts);
+            feed.has_idle |= !turn.gathered.more;
+        }
+        member.ready = turn.gathered.more;
+        turn.gathered
     }
 }
 
-impl Feed {
-    fn gather_presence(
-        &mut self,
-        handle: u32,
-        number: u32,
-        peer: Peer,
-        gathered: &mut Gathered,
-        sink: &mut impl FnMut(&Outgoing),
-    ) {
-        let version = self.presence.version();
-        let Some(member) = self.member(number, peer) else { return };
-        let seen = member.presence_seen;
-        if seen >= version || !member.rights.has(Rights::PRESENCE) {
-            return;
-        }
-        member.presence_seen = version;
-        if self.presence_frame.as_ref().is_none_or(|(from, to, _)| (*from, *to) != (seen, version)) {
-            let frames = presence_frames(handle, version, self.presence.since(seen));
-            self.presence_frame = Some((seen, version, frames));
-        }
-        for frame in self.presence_frame.iter().flat_map(|(_, _, frames)| frames) {
-            gathered.take(frame, sink);
-        }
-    }
-
-    fn gather_broadcasts(
-        &mut self,
-        handle: u32,
-        number: u32,
-        peer: Peer,
-        budget_bytes: usize,
-        gathered: &mut Gathered,
-        sink: &mut impl FnMut(&Outgoing),
-    ) {
-        let (first, last) = (self.broadcasts.first(), self.broadcasts.last());
-        let slot = self.members.get_mut(number as usize).and_then(Option::as_mut);
-        let Some(member) = slot.filter(|member| member.peer == peer) else { return };
-        if member.broadcast_seen >= last || !member.rights.has(Rights::PRESENCE) {
-            return;
-        }
-        if member.broadcast_seen + 1 < first {
-            let gap = BroadcastGap { first: member.broadcast_seen + 1, last: first - 1 };
-            gathered.take(&Outgoing::new(handle, &gap, &[]), sink);
-            member.broadcast_seen = first - 1;
-        }
-        for sent in self.broadcasts.after(member.broadcast_seen) {
-            if gathered.bytes >= budget_bytes {
-                gathered.more = true;
+impl<S: FnMut(&Outgoing)> Turn<'_, S> {
+    /// Presence, with half of the budget: it is live where changes may be a long way to catch up, and a long
+    /// table must not hold changes up.
+    fn presence(&mut self, handle: u32, member: &mut Member, presence: &mut Presence) {
+        let share_bytes = self.budget_bytes / 2;
+        while presence.is_news(member.presence_seen) {
+            if self.gathered.bytes > 0 && self.gathered.bytes >= share_bytes {
+                self.gathered.more = true;
                 return;
             }
-            member.broadcast_seen = sent.index;
-            if sent.from != peer {
-                gathered.take(&sent.frame, sink);
+            let piece =
+                presence.next(handle, member.presence_seen, share_bytes.min(PRESENCE_FRAME_BYTES_MAX));
+            if piece.concerns(&member.session, member.presence_seen) {
+                piece.frames.iter().for_each(|frame| self.take(frame));
             }
+            member.presence_seen = piece.next;
         }
     }
 
-    fn gather_changes(
+    /// The snapshot. Whether the member is done with it, and changes may follow.
+    fn snapshot(
         &mut self,
-        number: u32,
-        peer: Peer,
-        budget_bytes: usize,
-        gathered: &mut Gathered,
-        sink: &mut impl FnMut(&Outgoing),
-    ) {
-        let slot = self.members.get_mut(number as usize).and_then(Option::as_mut);
-        let Some(member) = slot.filter(|member| member.peer == peer) else { return };
-        if member.must_reconcile || !member.rights.has(Rights::READ) {
-            return;
+        member: &mut Member,
+        feed: &mut SnapshotFeed,
+        document: &DocumentId,
+        is_short: bool,
+    ) -> bool {
+        let Some(mut sending) = member.snapshot else { return true };
+        let Some(latest) = feed.latest else {
+            // It cannot be read any more: the log has everything from the beginning.
+            member.snapshot = None;
+            feed.left();
+            return true;
+        };
+        if sending.cursor != Some(latest.cursor) {
+            // The first, or a newer one, which takes the place of what the member has of the one before.
+            sending = Sending { cursor: Some(latest.cursor), offset: 0 };
         }
+        let mut is_first = true;
+        while sending.offset < latest.total_bytes {
+            if !is_first && self.ends() {
+                break;
+            }
+            is_first = false;
+            let Some(chunk) = feed.chunk(sending.offset) else {
+                self.gathered.snapshot = feed.request(document, sending.offset, is_short);
+                break;
+            };
+            self.take(&chunk.frame);
+            sending.offset = chunk.end;
+        }
+        member.snapshot = Some(sending);
+        if sending.offset < latest.total_bytes {
+            return false;
+        }
+        member.seq = latest.cursor.seq;
+        member.snapshot = None;
+        feed.left();
+        !self.ends()
+    }
+
+    fn changes(&mut self, member: &mut Member, tail: &Tail, document: &DocumentId) {
         if let Some(fill) = member.fill.take() {
             member.seq = fill.cursor.seq;
-            gathered.take_segment(&fill, sink);
+            self.take_segment(&fill);
             // No reading ahead: a slow member holds one piece at the most.
-            gathered.more = true;
+            self.gathered.more = true;
             return;
         }
         if member.seq >= member.log_through {
             member.known = None;
-            match self.tail.after(member.seq) {
+            match tail.after(member.seq) {
                 Some(segments) => {
+                    let mut is_first = true;
                     for segment in segments {
-                        if gathered.bytes >= budget_bytes {
-                            gathered.more = true;
+                        if !is_first && self.ends() {
                             return;
                         }
                         member.seq = segment.cursor.seq;
                         if segment.writer != Some(member.stream) {
-                            gathered.take_segment(segment, sink);
+                            self.take_segment(segment);
+                            is_first = false;
                         }
                     }
                     return;
                 }
-                None => member.log_through = self.tail.boundary_from(member.seq),
+                None => member.log_through = tail.boundary_from(member.seq),
             }
         }
         if !member.reading {
             member.reading = true;
-            gathered.read = Some(ReadRequest {
-                document: self.document.clone(),
-                epoch: self.tail.end().epoch,
+            self.gathered.read = Some(ReadRequest {
+                document: document.clone(),
+                epoch: tail.end().epoch,
                 after_seq: member.seq,
                 through_seq: member.log_through,
                 bytes_max: FILL_BYTES_MAX,
             });
         }
     }
-}
 
-/// Frames that tell a difference, none longer than the limit.
-fn presence_frames(handle: u32, version: u64, diff: PresenceDiff) -> Vec<Outgoing> {
-    let mut frames = Vec::new();
-    let mut entries: Vec<PresenceEntry> = Vec::new();
-    let (mut bytes, mut full) = (0, diff.full);
-    let flush = |entries: &mut Vec<PresenceEntry>, full: &mut bool, frames: &mut Vec<Outgoing>| {
-        let update = PresenceUpdate { version, full: *full, entries: std::mem::take(entries) };
-        frames.push(Outgoing::new(handle, &update, &[]));
-        *full = false;
-    };
-    for (member, state) in diff.set {
-        if bytes + state.len() > PRESENCE_FRAME_BYTES_MAX && !entries.is_empty() {
-            flush(&mut entries, &mut full, &mut frames);
-            bytes = 0;
+    fn broadcasts(&mut self, handle: u32, member: &mut Member, broadcasts: &Broadcasts) {
+        let (first, last) = (broadcasts.first(), broadcasts.last());
+        if member.broadcast_seen >= last {
+            return;
         }
-        // Besides the state: the session's name, and what the archive needs to find them.
-        bytes += state.len() + size_of::<SessionId>() + 8;
-        entries.push(PresenceEntry { member, state: state.to_vec() });
+        if member.broadcast_seen + 1 < first {
+            let gap = BroadcastGap { first: member.broadcast_seen + 1, last: first - 1 };
+            self.take(&Outgoing::new(handle, &gap, &[]));
+            member.broadcast_seen = first - 1;
+        }
+        for sent in broadcasts.after(member.broadcast_seen) {
+            if self.ends() {
+                return;
+            }
+            member.broadcast_seen = sent.index;
+            if sent.from != member.peer {
+                self.take(&sent.frame);
+            }
+        }
     }
-    if full || !entries.is_empty() {
-        flush(&mut entries, &mut full, &mut frames);
-    }
-    if !diff.left.is_empty() {
-        frames.push(Outgoing::new(handle, &PresenceLeave { version, members: diff.left }, &[]));
-    }
-    frames
 }

@@ -4,30 +4,44 @@ use std::collections::BTreeMap;
 
 use etherply_wire::Rights;
 
+use super::presence::Seen;
+use super::snapshot::Sending;
 use crate::change::ActorId;
-use crate::peer::{Peer, StreamNumber};
+use crate::peer::{Peer, SessionId, StreamNumber};
 use crate::segment::Segment;
 
 /// Each actor's last change that a member has.
 pub type Known = BTreeMap<ActorId, u64>;
+
+/// What a member is sent first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartAt {
+    /// What lies after this position.
+    Position(u64),
+    /// The document's snapshot, then what lies after it.
+    Snapshot,
+    /// Nothing, until it says what it has: its cursor belongs to another log.
+    Reconcile,
+}
 
 /// Where a member begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemberStart {
     /// The stream.
     pub stream: StreamNumber,
+    /// The member's public name.
+    pub session: SessionId,
     /// What it may have.
     pub rights: Rights,
-    /// The position up to which it has the log.
-    pub seq: u64,
-    /// It has to say first what it has: its cursor belongs to another log.
-    pub must_reconcile: bool,
+    /// What it is sent first.
+    pub at: StartAt,
 }
 
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) peer: Peer,
     pub(super) stream: StreamNumber,
+    pub(super) session: SessionId,
     pub(super) rights: Rights,
     /// Position up to which it has been sent the log.
     pub(super) seq: u64,
@@ -35,9 +49,11 @@ pub(super) struct Member {
     pub(super) log_through: u64,
     /// A piece of the log, ready to be sent.
     pub(super) fill: Option<Segment>,
+    /// It is being sent a snapshot, and nothing of the log before that is done.
+    pub(super) snapshot: Option<Sending>,
     /// What it has of the piece of log that it is sent after a reconcile.
     pub(super) known: Option<Box<Known>>,
-    pub(super) presence_seen: u64,
+    pub(super) presence_seen: Seen,
     pub(super) broadcast_seen: u64,
     /// The log is being read for it.
     pub(super) reading: bool,
@@ -48,20 +64,23 @@ pub(super) struct Member {
 
 impl Member {
     pub(super) fn new(peer: Peer, start: MemberStart, broadcast_seen: u64) -> Self {
+        let begin = Sending { cursor: None, offset: 0 };
         Self {
             peer,
             stream: start.stream,
+            session: start.session,
             rights: start.rights,
-            seq: start.seq,
+            seq: if let StartAt::Position(seq) = start.at { seq } else { 0 },
             log_through: 0,
             fill: None,
+            snapshot: (start.at == StartAt::Snapshot).then_some(begin),
             known: None,
-            presence_seen: 0,
+            presence_seen: Seen::Nothing,
             broadcast_seen,
             reading: false,
             // Whoever attaches a member gathers for it at once.
             ready: true,
-            must_reconcile: start.must_reconcile,
+            must_reconcile: start.at == StartAt::Reconcile,
         }
     }
 
@@ -69,7 +88,8 @@ impl Member {
     /// once: a lone writer must not fall behind the tail, and be sent its own changes from the log.
     pub(super) fn pass_over(&mut self, segment: &Segment) -> bool {
         let is_own = segment.writer == Some(self.stream);
-        if is_own && self.seq == segment.after_seq && self.fill.is_none() && !self.must_reconcile {
+        let is_waiting = self.fill.is_some() || self.snapshot.is_some() || self.must_reconcile;
+        if is_own && self.seq == segment.after_seq && !is_waiting {
             self.seq = segment.cursor.seq;
         }
         is_own
@@ -79,8 +99,11 @@ impl Member {
         self.must_reconcile = false;
         self.seq = 0;
         self.log_through = end_seq;
-        // Of where it stood before. An answer of the log that is still under way will not fit either.
-        self.fill = None;
         self.known = Some(Box::new(known));
+    }
+
+    /// Notes that it has something to be sent; whether it was idle.
+    pub(super) fn wake(&mut self) -> bool {
+        !std::mem::replace(&mut self.ready, true)
     }
 }

@@ -8,9 +8,13 @@
 mod broadcasts;
 mod gather;
 mod member;
+mod presence;
+mod snapshot;
 
 pub use gather::{Gathered, ReadRequest};
-pub use member::{Known, MemberStart};
+pub use member::{Known, MemberStart, StartAt};
+pub use presence::PRESENCE_PIECES_BYTES_MAX;
+pub use snapshot::{FEED_SNAPSHOT_BYTES_MAX, FEEDS_SNAPSHOT_BYTES_MAX};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,19 +25,25 @@ use etherply_wire::kinds::Cursor;
 use crate::change::{ChangeLimits, parse_header};
 use crate::faults::Faults;
 use crate::ids::DocumentId;
-use crate::outgoing::Outgoing;
 use crate::peer::Peer;
 use crate::presence::{PresenceChange, PresenceTable};
+use crate::recency::Recency;
 use crate::record::Record;
 use crate::segment::{Segment, Tail};
+use crate::snapshot::{Chunk, Snapshot};
 use broadcasts::Broadcasts;
 pub use broadcasts::Sent;
 use member::Member;
+use presence::Presence;
+use snapshot::SnapshotFeed;
 
 /// Most bytes that a member is sent in one turn before the others have theirs.
 pub const QUANTUM_BYTES: usize = 64 * 1024;
 /// Bytes of changes that are read back from the log for a member at once.
 pub const FILL_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes of tails that a core keeps for all of its feeds. Beyond, those that were written least recently
+/// are let go; members that still need them are sent the log.
+pub const FEEDS_TAIL_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// What a core is given when its first member opens a document.
 #[derive(Debug, Clone)]
@@ -46,6 +56,8 @@ pub struct FeedStart {
     pub presence: PresenceTable,
     /// Number of its last broadcast.
     pub broadcast_index: u64,
+    /// Its snapshot.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// What happened to a document, for the cores that have members.
@@ -57,31 +69,60 @@ pub enum FeedEvent {
     Presence(PresenceChange),
     /// A member broadcast something.
     Broadcast(Arc<Sent>),
+    /// A snapshot takes the place of the one before, or cannot be read any more.
+    Snapshot(Option<Snapshot>),
 }
 
 #[derive(Debug)]
 struct Feed {
     document: DocumentId,
     tail: Tail,
-    presence: PresenceTable,
-    /// The latest presence frame, with the version before and behind it: most members are equally far.
-    presence_frame: Option<(u64, u64, Vec<Outgoing>)>,
+    presence: Presence,
     broadcasts: Broadcasts,
+    snapshot: SnapshotFeed,
     members: Vec<Option<Member>>,
     free: Vec<u32>,
+    /// A member that takes part in presence may be idle: only then is anybody to be woken.
+    has_idle: bool,
 }
 
 /// All feeds of one core.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Feeds {
     feeds: BTreeMap<u32, Feed>,
     faults: Faults,
+    /// Feeds by the last change, with the bytes of their tails.
+    recency: Recency,
+    /// Bytes of snapshots that are kept for members.
+    snapshot_bytes: usize,
+    tail_bytes_max: usize,
+    snapshot_bytes_max: usize,
+}
+
+impl Default for Feeds {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Feeds {
     /// No feeds.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            feeds: BTreeMap::new(),
+            faults: Faults::default(),
+            recency: Recency::default(),
+            snapshot_bytes: 0,
+            tail_bytes_max: FEEDS_TAIL_BYTES_MAX,
+            snapshot_bytes_max: FEEDS_SNAPSHOT_BYTES_MAX,
+        }
+    }
+
+    /// The same with other limits than [`FEEDS_TAIL_BYTES_MAX`] and [`FEEDS_SNAPSHOT_BYTES_MAX`].
+    #[must_use]
+    pub fn with_limits(mut self, tail_bytes_max: usize, snapshot_bytes_max: usize) -> Self {
+        (self.tail_bytes_max, self.snapshot_bytes_max) = (tail_bytes_max, snapshot_bytes_max);
+        self
     }
 
     /// From now on, panics on purpose.
@@ -99,29 +140,59 @@ impl Feeds {
         self.feeds.is_empty()
     }
 
+    /// Bytes of all tails.
+    pub fn tail_bytes(&self) -> usize {
+        self.recency.bytes()
+    }
+
+    /// Bytes of snapshots that are kept for members.
+    pub fn snapshot_bytes(&self) -> usize {
+        self.snapshot_bytes
+    }
+
     /// Begins a feed.
     pub fn start(&mut self, handle: u32, start: FeedStart) {
+        self.stop(handle);
         let feed = Feed {
             document: start.document,
             tail: start.tail,
-            presence: start.presence,
-            presence_frame: None,
+            presence: Presence::new(start.presence),
             broadcasts: Broadcasts::new(start.broadcast_index),
+            snapshot: SnapshotFeed::new(start.snapshot),
             members: Vec::new(),
             free: Vec::new(),
+            has_idle: false,
         };
+        let tail_bytes = feed.tail.bytes();
         self.feeds.insert(handle, feed);
+        self.tail_grew(handle, tail_bytes);
     }
 
     /// Ends a feed, whose last member is gone.
     pub fn stop(&mut self, handle: u32) {
-        self.feeds.remove(&handle);
+        self.recency.forget(handle);
+        if let Some(feed) = self.feeds.remove(&handle) {
+            self.snapshot_bytes -= feed.snapshot.bytes();
+        }
+    }
+
+    /// Makes room for a tail that has grown.
+    fn tail_grew(&mut self, handle: u32, bytes: usize) {
+        self.recency.used(handle, bytes);
+        while let Some(oldest) = self.recency.pop_beyond(self.tail_bytes_max) {
+            if let Some(feed) = self.feeds.get_mut(&oldest) {
+                feed.tail.clear();
+            }
+        }
     }
 
     /// Adds a member. Its number is valid until [`Feeds::detach`]; `None` if there is no such feed.
     pub fn attach(&mut self, handle: u32, peer: Peer, start: MemberStart) -> Option<u32> {
         let feed = self.feeds.get_mut(&handle)?;
         let member = Member::new(peer, start, feed.broadcasts.last());
+        if member.snapshot.is_some() {
+            feed.snapshot.joined();
+        }
         match feed.free.pop() {
             Some(number) => {
                 *feed.members.get_mut(number as usize)? = Some(member);
@@ -138,38 +209,67 @@ impl Feeds {
     pub fn detach(&mut self, handle: u32, number: u32, peer: Peer) {
         let Some(feed) = self.feeds.get_mut(&handle) else { return };
         let Some(slot) = feed.members.get_mut(number as usize) else { return };
-        if slot.as_ref().is_some_and(|member| member.peer == peer) {
-            *slot = None;
+        if let Some(member) = slot.take_if(|member| member.peer == peer) {
             feed.free.push(number);
+            if member.snapshot.is_some() {
+                self.snapshot_bytes -= feed.snapshot.bytes();
+                feed.snapshot.left();
+                self.snapshot_bytes += feed.snapshot.bytes();
+            }
         }
     }
 
     /// Takes over what happened, and calls `wake(peer, number)` for each member that was idle and has
     /// something to be sent now.
-    pub fn publish(&mut self, handle: u32, event: FeedEvent, mut wake: impl FnMut(Peer, u32)) {
+    pub fn publish(&mut self, handle: u32, event: FeedEvent, wake: impl FnMut(Peer, u32)) {
         let Some(feed) = self.feeds.get_mut(&handle) else { return };
-        let (needs, segment, sender) = match &event {
-            FeedEvent::Segment(segment) => (Rights::READ, Some(Arc::clone(segment)), None),
-            FeedEvent::Presence(_) => (Rights::PRESENCE, None, None),
-            FeedEvent::Broadcast(sent) => (Rights::PRESENCE, None, Some(sent.from)),
-        };
         self.faults.pass(&feed.document, "publish");
         match event {
-            FeedEvent::Segment(segment) => feed.tail.push(segment),
-            FeedEvent::Presence(change) => feed.presence.apply(&change),
-            FeedEvent::Broadcast(sent) => feed.broadcasts.push(sent),
-        }
-        for (number, member) in (0_u32..).zip(&mut feed.members) {
-            let Some(member) = member else { continue };
-            let is_own = match &segment {
-                Some(segment) => member.pass_over(segment),
-                None => sender == Some(member.peer),
-            };
-            if is_own || member.ready || !member.rights.has(needs) {
-                continue;
+            FeedEvent::Segment(segment) => {
+                feed.tail.push(Arc::clone(&segment));
+                feed.wake(wake, |member| !member.pass_over(&segment) && member.rights.has(Rights::READ));
+                let tail_bytes = feed.tail.bytes();
+                self.tail_grew(handle, tail_bytes);
             }
-            member.ready = true;
-            wake(member.peer, number);
+            FeedEvent::Presence(change) => {
+                feed.presence.apply(&change);
+                feed.wake_present(wake, |member| member.session != change.member);
+            }
+            FeedEvent::Broadcast(sent) => {
+                let from = sent.from;
+                feed.broadcasts.push(sent);
+                feed.wake_present(wake, |member| member.peer != from);
+            }
+            FeedEvent::Snapshot(latest) => {
+                self.snapshot_bytes -= feed.snapshot.bytes();
+                feed.snapshot.replace(latest);
+                feed.wake(wake, |member| member.snapshot.is_some());
+            }
+        }
+    }
+
+    /// Takes what was read of a snapshot, `None` if it cannot be read; members go on without it then. Calls
+    /// `wake(peer, number)` as [`Feeds::publish`] does.
+    pub fn snapshot_read(
+        &mut self,
+        handle: u32,
+        snapshot: &Snapshot,
+        chunks: Option<Vec<Chunk>>,
+        wake: impl FnMut(Peer, u32),
+    ) {
+        let Some(feed) = self.feeds.get_mut(&handle) else { return };
+        let others_bytes = self.snapshot_bytes - feed.snapshot.bytes();
+        let is_news = match chunks {
+            Some(chunks) => feed.snapshot.fill(snapshot, chunks, others_bytes, self.snapshot_bytes_max),
+            None if feed.snapshot.latest.as_ref() == Some(snapshot) => {
+                feed.snapshot.replace(None);
+                true
+            }
+            None => false,
+        };
+        self.snapshot_bytes = others_bytes + feed.snapshot.bytes();
+        if is_news {
+            feed.wake(wake, |member| member.snapshot.is_some());
         }
     }
 
@@ -181,9 +281,9 @@ impl Feeds {
         let Some(member) = feed.member(number, peer) else { return false };
         member.reading = false;
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return false };
-        if first.seq != member.seq + 1 || member.must_reconcile {
+        if first.seq != member.seq + 1 || member.must_reconcile || member.snapshot.is_some() {
             // Read for where the member stood before it began anew: what it lacks now has to be read again.
-            return !std::mem::replace(&mut member.ready, true);
+            return member.wake();
         }
         let cursor = Cursor { epoch, seq: last.seq, chain: last.chain.0 };
         let is_lacking = |record: &&Record| match &member.known {
@@ -195,7 +295,7 @@ impl Feeds {
         let lengths = lacking.iter().map(length).collect();
         let changes: Vec<&[u8]> = lacking.iter().map(|record| &*record.change).collect();
         member.fill = Some(Segment::new(handle, member.seq, cursor, lengths, &changes, None, 0));
-        !std::mem::replace(&mut member.ready, true)
+        member.wake()
     }
 
     /// A member that had to say first what it has (after a cursor that did not fit) may be sent now what it
@@ -205,7 +305,7 @@ impl Feeds {
         let end = feed.tail.end().seq;
         let Some(member) = feed.member(number, peer) else { return false };
         member.reconciled(known, end);
-        !std::mem::replace(&mut member.ready, true)
+        member.wake()
     }
 }
 
@@ -217,5 +317,31 @@ fn known_to(known: &Known, record: &Record) -> bool {
 impl Feed {
     fn member(&mut self, number: u32, peer: Peer) -> Option<&mut Member> {
         self.members.get_mut(number as usize)?.as_mut().filter(|member| member.peer == peer)
+    }
+
+    /// Wakes the members that something concerns.
+    fn wake(&mut self, mut wake: impl FnMut(Peer, u32), mut concerns: impl FnMut(&mut Member) -> bool) {
+        for (number, slot) in (0_u32..).zip(&mut self.members) {
+            let Some(member) = slot else { continue };
+            if concerns(member) && member.wake() {
+                wake(member.peer, number);
+            }
+        }
+    }
+
+    /// Wakes members that take part in presence. When all are awake already, as in a storm of updates, nobody
+    /// is looked at.
+    fn wake_present(&mut self, wake: impl FnMut(Peer, u32), concerns: impl Fn(&Member) -> bool) {
+        if !std::mem::take(&mut self.has_idle) {
+            return;
+        }
+        let mut has_idle = false;
+        self.wake(wake, |member| {
+            let is_present = member.rights.has(Rights::PRESENCE);
+            let is_concerned = is_present && concerns(member);
+            has_idle |= is_present && !is_concerned && !member.ready;
+            is_concerned
+        });
+        self.has_idle = has_idle;
     }
 }

@@ -179,6 +179,7 @@ impl Shard {
         let Some(segment) = segment else { return };
         if let State::Ready(document) = &mut hosted.state {
             document.commit(admitted.cursor);
+            document.add_log_bytes(segment.changes_bytes);
         }
         self.faults.pass(&hosted.id, "commit");
         if let Some(tail) = &mut hosted.tail {
@@ -193,6 +194,8 @@ impl Shard {
             let event = FeedEvent::Segment(Arc::clone(&segment));
             effects.push(Effect::Publish { core, handle, event });
         }
+        self.used(handle);
+        self.cut_if_due(handle, effects);
     }
 
     /// Storage failed: everything that is not durable is taken back and refused, and nothing more is taken.

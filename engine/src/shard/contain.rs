@@ -60,6 +60,7 @@ impl Shard {
     /// Effects from `mark` on are those of the work that failed.
     fn abandon(&mut self, handle: u32, mark: usize, effects: &mut Vec<Effect>) {
         effects.push(Effect::Observe(Observation::Panicked));
+        self.recency.forget(handle);
         let Some(old) = self.hosted.remove(&handle) else { return };
         self.answer_in_hand(&old, handle, mark, effects);
         self.drop_admitted(&old, handle, effects);
@@ -68,7 +69,7 @@ impl Shard {
             handles.remove(&handle);
             !handles.is_empty()
         });
-        for request in old.waiting {
+        for request in old.waiting.into_values() {
             effects.push(Effect::OpenRefused { peer: request.peer });
             let (peer, number) = (request.peer, request.request);
             refuse_request(peer, 0, number, ErrorCode::Internal, PANIC_RETRY_MS, MESSAGE, effects);

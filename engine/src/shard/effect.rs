@@ -97,6 +97,15 @@ pub enum Effect {
         /// The position.
         at: Cursor,
     },
+    /// Cut a snapshot of a document's log up to a place, some time; answered by [`super::Input::SnapshotCut`].
+    CutSnapshot {
+        /// What the answer repeats.
+        handle: u32,
+        /// The document.
+        document: DocumentId,
+        /// The place; everything up to it is durable.
+        through: Cursor,
+    },
     /// Store appends; answered by [`super::Input::Committed`] or [`super::Input::CommitFailed`], in order.
     Commit {
         /// What the answer repeats.
@@ -185,6 +194,7 @@ impl Effect {
             Self::Load { .. }
             | Self::Find { .. }
             | Self::ReadChain { .. }
+            | Self::CutSnapshot { .. }
             | Self::Commit { .. }
             | Self::Observe(_) => None,
         }

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use etherply_wire::Rights;
 use etherply_wire::kinds::ClockEntry;
+use etherply_wire::limits::CLOCK_ENTRIES_MAX;
 
 use super::input::OpenRequest;
+use super::snapshots::SnapshotState;
+use crate::change::{ActorId, ChangeHash};
 use crate::document::{Document, Resolved};
 use crate::ids::DocumentId;
 use crate::peer::{Peer, SessionId, StreamNumber};
@@ -27,6 +30,7 @@ pub(super) struct Hosted {
     pub(super) id: DocumentId,
     pub(super) state: State,
     pub(super) tail: Option<Tail>,
+    pub(super) snapshot: SnapshotState,
     pub(super) presence: PresenceTable,
     /// When each member's presence ends, and whose it is.
     pub(super) presence_owners: BTreeMap<SessionId, (u64, Peer)>,
@@ -35,7 +39,7 @@ pub(super) struct Hosted {
     /// Members on each core.
     pub(super) cores: BTreeMap<u16, u32>,
     /// Opens that wait for the load, or for a position of the chain.
-    pub(super) waiting: VecDeque<OpenRequest>,
+    pub(super) waiting: BTreeMap<Peer, OpenRequest>,
     /// Since when nobody has it open, on the monotonic clock.
     pub(super) idle_since_us: u64,
 }
@@ -51,7 +55,7 @@ pub(super) struct Stream {
     /// Pushes that wait for an answer of the log, the first of them asked for.
     pub(super) parked: VecDeque<Parked>,
     pub(super) attached: bool,
-    /// What the member said that it has, while it says it.
+    /// It has to say what it has; taken once, and from nobody else.
     pub(super) reconcile: Option<Reconciling>,
 }
 
@@ -71,9 +75,27 @@ pub(super) struct Parked {
 /// A member's clock on its way.
 #[derive(Debug, Default)]
 pub(super) struct Reconciling {
-    pub(super) clock: Vec<ClockEntry>,
+    /// Each actor's last change: its number and its hash.
+    pub(super) clock: BTreeMap<ActorId, (u64, ChangeHash)>,
     /// All of it is here, and the log is being asked.
     pub(super) asked: bool,
+}
+
+impl Reconciling {
+    /// Takes a part of the clock; what is wrong with it, if something is.
+    pub(super) fn take(&mut self, part: Vec<ClockEntry>) -> Result<(), &'static str> {
+        if self.asked || self.clock.len() + part.len() > CLOCK_ENTRIES_MAX {
+            return Err("one clock at a time, with as many entries as the server takes");
+        }
+        for entry in part {
+            let actor =
+                ActorId::from_slice(&entry.actor).map_err(|_| "a clock names an actor that is none")?;
+            if self.clock.insert(actor, (entry.seq, ChangeHash(entry.hash))).is_some() {
+                return Err("a clock names each actor once");
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Hosted {
@@ -82,12 +104,13 @@ impl Hosted {
             id,
             state: State::Loading,
             tail: None,
+            snapshot: SnapshotState::default(),
             presence: PresenceTable::default(),
             presence_owners: BTreeMap::new(),
             broadcast_index: 0,
             streams: BTreeMap::new(),
             cores: BTreeMap::new(),
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
             idle_since_us: 0,
         }
     }

@@ -5,10 +5,11 @@ use etherply_wire::{ErrorCode, Rights};
 
 use super::effect::FindFor;
 use crate::change::ChangeHash;
-use crate::document::Document;
+use crate::document::Recovered;
 use crate::ids::{ChainHash, DocumentId};
 use crate::log::{Found, LogError};
 use crate::peer::{Peer, SessionId};
+use crate::snapshot::Snapshot;
 
 /// A connection wants to open a document.
 #[derive(Debug, Clone)]
@@ -54,7 +55,21 @@ pub enum Input<'a> {
         /// The handle of the load.
         handle: u32,
         /// The document as stored.
-        result: Box<Result<Document, LogError>>,
+        result: Box<Result<Recovered, LogError>>,
+    },
+    /// Answer to [`super::Effect::CutSnapshot`].
+    SnapshotCut {
+        /// The handle of the effect.
+        handle: u32,
+        /// The snapshot; it can be read from now on.
+        result: Result<Snapshot, LogError>,
+    },
+    /// A snapshot cannot be read any more.
+    SnapshotLost {
+        /// The document.
+        handle: u32,
+        /// The snapshot.
+        snapshot: Snapshot,
     },
     /// Answer to [`super::Effect::ReadChain`].
     ChainRead {

@@ -9,13 +9,16 @@ mod contain;
 mod effect;
 mod hosted;
 mod input;
+mod memory;
 mod open;
 mod push;
+mod snapshots;
 mod social;
 
 pub use contain::PANIC_RETRY_MS;
 pub use effect::{Attach, Effect, FindFor, Observation};
 pub use input::{Input, OpenRequest, PushRequest};
+pub use memory::{Budget, SHARD_CACHE_BYTES_MAX};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -27,6 +30,7 @@ use crate::faults::Faults;
 use crate::ids::DocumentId;
 use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer, SessionId, StreamNumber};
+use crate::recency::Recency;
 use batch::Batch;
 use contain::InHand;
 use hosted::Hosted;
@@ -44,6 +48,7 @@ pub struct Shard {
     shard: u16,
     shards: u16,
     limits: ChangeLimits,
+    budget: Budget,
     by_name: BTreeMap<DocumentId, u32>,
     hosted: BTreeMap<u32, Hosted>,
     next_handle: u32,
@@ -66,6 +71,8 @@ pub struct Shard {
     presence_ends: BTreeSet<(u64, u32, SessionId)>,
     /// Documents without members, with the time since when.
     idle: VecDeque<(u64, u32)>,
+    /// Documents by their last use, with the bytes that they could let go of.
+    recency: Recency,
 }
 
 impl Shard {
@@ -75,6 +82,7 @@ impl Shard {
             shard,
             shards: shards.max(1),
             limits,
+            budget: Budget::default(),
             by_name: BTreeMap::new(),
             hosted: BTreeMap::new(),
             next_handle: 1,
@@ -89,6 +97,7 @@ impl Shard {
             storage_failure: None,
             presence_ends: BTreeSet::new(),
             idle: VecDeque::new(),
+            recency: Recency::default(),
         }
     }
 
@@ -114,6 +123,8 @@ impl Shard {
             Input::Open(request) => self.host(&request.document, effects),
             Input::Loaded { handle, .. }
             | Input::ChainRead { handle, .. }
+            | Input::SnapshotCut { handle, .. }
+            | Input::SnapshotLost { handle, .. }
             | Input::Found { handle, .. }
             | Input::Reconcile { handle, .. }
             | Input::PresenceSet { handle, .. }
@@ -139,6 +150,8 @@ impl Shard {
             Input::Open(request) => self.open(handle, request, effects),
             Input::Loaded { result, .. } => self.loaded(handle, *result, now, effects),
             Input::ChainRead { peer, result, .. } => self.chain_read(handle, peer, result, effects),
+            Input::SnapshotCut { result, .. } => self.snapshot_cut(handle, result, effects),
+            Input::SnapshotLost { snapshot, .. } => self.snapshot_lost(handle, &snapshot, effects),
             Input::Push(push) => self.push(push, now, effects),
             Input::Found { peer, asked_for, result, .. } => {
                 self.found(handle, peer, asked_for, result, now, effects);
@@ -239,7 +252,7 @@ impl Shard {
         }
         self.presence_leave(peer, handle, effects);
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        hosted.waiting.retain(|open| open.peer != peer);
+        hosted.waiting.remove(&peer);
         if let Some(stream) = hosted.streams.remove(&peer) {
             for parked in stream.parked {
                 effects.push(Effect::Settle { peer, bytes: parked.bytes });
@@ -281,6 +294,7 @@ impl Shard {
     }
 
     fn forget(&mut self, handle: u32) {
+        self.recency.forget(handle);
         if let Some(hosted) = self.hosted.remove(&handle) {
             self.by_name.remove(&hosted.id);
         }

@@ -2,24 +2,26 @@
 
 use std::collections::BTreeSet;
 
-use etherply_wire::ErrorCode;
 use etherply_wire::kinds::{ClockEntry, Cursor, Opened, Reconcile, resume};
-use etherply_wire::limits::{CLOCK_ENTRIES_MAX, RECONCILE_ENTRIES_MAX};
+use etherply_wire::limits::RECONCILE_ENTRIES_MAX;
+use etherply_wire::{ErrorCode, Rights};
 
 use super::batch::{Entry, Listener};
 use super::contain::InHand;
 use super::effect::{Attach, Effect, FindFor, Observation};
 use super::hosted::{Hosted, OPENS_WAITING_MAX, Reconciling, State, Stream};
 use super::input::OpenRequest;
+use super::snapshots::SnapshotState;
 use super::{Shard, refuse_request};
 use crate::change::{ActorId, ChangeHash};
-use crate::document::Document;
-use crate::feed::{FeedStart, Known, MemberStart};
+use crate::document::{Document, Recovered};
+use crate::feed::{FeedStart, Known, MemberStart, StartAt};
 use crate::ids::ChainHash;
 use crate::log::{Found, LogError};
 use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer};
 use crate::segment::Tail;
+use crate::snapshot::Snapshot;
 
 /// What the engine can say about a cursor at once.
 enum Check {
@@ -31,8 +33,7 @@ enum Check {
 impl Shard {
     pub(super) fn open(&mut self, handle: u32, request: OpenRequest, effects: &mut Vec<Effect>) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        let is_waiting = hosted.waiting.iter().any(|open| open.peer == request.peer);
-        if is_waiting || hosted.streams.contains_key(&request.peer) {
+        if hosted.waiting.contains_key(&request.peer) || hosted.streams.contains_key(&request.peer) {
             let message =
                 "this document is open on this connection already: use that stream, or close it first";
             effects.push(Effect::OpenRefused { peer: request.peer });
@@ -62,7 +63,7 @@ impl Shard {
         self.in_hand = Some(InHand::Open { peer: request.peer, request: request.request });
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let (State::Ready(document), Some(tail)) = (&hosted.state, &hosted.tail) else {
-            hosted.waiting.push_back(request);
+            hosted.waiting.insert(request.peer, request);
             return;
         };
         match check_cursor(document, tail, request.cursor) {
@@ -73,7 +74,7 @@ impl Shard {
                     let (peer, document) = (request.peer, request.document.clone());
                     effects.push(Effect::ReadChain { handle, peer, document, at });
                 }
-                hosted.waiting.push_back(request);
+                hosted.waiting.insert(request.peer, request);
             }
         }
     }
@@ -86,8 +87,7 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        let at = hosted.waiting.iter().position(|open| open.peer == peer);
-        let Some(request) = at.and_then(|at| hosted.waiting.swap_remove_back(at)) else { return };
+        let Some(request) = hosted.waiting.remove(&peer) else { return };
         self.in_hand = Some(InHand::Open { peer, request: request.request });
         match result {
             Ok(chain) => {
@@ -103,30 +103,33 @@ impl Shard {
     pub(super) fn loaded(
         &mut self,
         handle: u32,
-        result: Result<Document, LogError>,
+        result: Result<Recovered, LogError>,
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         match result {
-            Ok(document) => {
+            Ok(Recovered { document, snapshot }) => {
                 hosted.tail = Some(Tail::new(document.committed()));
+                hosted.snapshot = SnapshotState::new(snapshot);
                 hosted.state = State::Ready(Box::new(document));
-                let nobody = hosted.waiting.is_empty();
-                // One by one: if the work on one panics, the others are still known to wait. Those that have to
-                // wait on are put behind.
-                for _ in 0..hosted.waiting.len() {
-                    let next = self.hosted.get_mut(&handle).and_then(|hosted| hosted.waiting.pop_front());
-                    let Some(request) = next else { break };
+                let waiting: Vec<Peer> = hosted.waiting.keys().copied().collect();
+                let nobody = waiting.is_empty();
+                // One by one: if the work on one panics, the others are still known to wait.
+                for peer in waiting {
+                    let hosted = self.hosted.get_mut(&handle);
+                    let Some(request) = hosted.and_then(|hosted| hosted.waiting.remove(&peer)) else { break };
                     self.admit_member(handle, request, effects);
                 }
                 if nobody && let Some(hosted) = self.hosted.get_mut(&handle) {
                     hosted.idle_since_us = now.mono_us;
                     self.idle.push_back((now.mono_us, handle));
                 }
+                self.used(handle);
+                self.cut_if_due(handle, effects);
             }
             Err(error) => {
-                for request in std::mem::take(&mut hosted.waiting) {
+                for request in std::mem::take(&mut hosted.waiting).into_values() {
                     self.refuse_open(handle, &request, &error, effects);
                 }
                 // The next open tries anew: an operator may have mended it.
@@ -155,9 +158,12 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let (State::Ready(document), Some(tail)) = (&hosted.state, &hosted.tail) else { return };
         let peer = request.peer;
-        let how = match request.cursor {
+        let seq = request.cursor.map_or(0, |cursor| cursor.seq);
+        let is_served = |snapshot: &Snapshot| request.rights.has(Rights::READ) && snapshot.serves(seq);
+        let how = match hosted.snapshot.latest {
             _ if foreign => resume::RECONCILE,
-            Some(cursor) if cursor.seq > 0 => resume::CURSOR,
+            Some(snapshot) if is_served(&snapshot) => resume::SNAPSHOT,
+            _ if seq > 0 => resume::CURSOR,
             _ => resume::START,
         };
         let opened = Opened {
@@ -179,10 +185,16 @@ impl Shard {
                 tail: tail.clone(),
                 presence: hosted.presence.clone(),
                 broadcast_index: hosted.broadcast_index,
+                snapshot: hosted.snapshot.latest,
             })
         });
-        let seq = request.cursor.map_or(0, |cursor| cursor.seq);
-        let member = MemberStart { stream: number, rights: request.rights, seq, must_reconcile: foreign };
+        let at = match how {
+            resume::RECONCILE => StartAt::Reconcile,
+            resume::SNAPSHOT => StartAt::Snapshot,
+            _ => StartAt::Position(seq),
+        };
+        let (session, rights) = (request.session, request.rights);
+        let member = MemberStart { stream: number, session, rights, at };
         effects.push(Effect::Attach(Box::new(Attach { peer, handle, member, feed })));
         let stream = Stream {
             number,
@@ -191,7 +203,7 @@ impl Shard {
             refused_generation: None,
             parked: std::collections::VecDeque::new(),
             attached: true,
-            reconcile: None,
+            reconcile: foreign.then(Reconciling::default),
         };
         self.faults.pass(&hosted.id, "open");
         hosted.streams.insert(peer, stream);
@@ -221,22 +233,22 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
-        let collected = stream.reconcile.get_or_insert_with(Reconciling::default);
-        if collected.asked || collected.clock.len() + clock.len() > CLOCK_ENTRIES_MAX {
-            let message = "one clock at a time, with as many entries as the server takes";
+        let wrong = match &mut stream.reconcile {
+            None => {
+                Some("this stream was not asked what it has: only `Opened` with the way `reconcile` asks")
+            }
+            Some(collected) => collected.take(clock).err(),
+        };
+        if let Some(message) = wrong {
             self.end_stream(peer, handle, ErrorCode::ProtocolViolation, message, now, effects);
             return;
         }
-        collected.clock.extend(clock);
-        if more {
-            return;
-        }
+        let Some(collected) = stream.reconcile.as_mut().filter(|_| !more) else { return };
         // What the member has beyond the server it will push; what the server has beyond it must contain it.
-        let shared = collected
-            .clock
-            .iter()
-            .filter(|entry| document.actor(&entry.actor).is_some_and(|state| entry.seq < state.seq));
-        let hashes: Vec<ChangeHash> = shared.map(|entry| ChangeHash(entry.hash)).collect();
+        let is_within =
+            |actor: &ActorId, seq: u64| document.actor(actor.as_bytes()).is_some_and(|state| seq < state.seq);
+        let shared = collected.clock.iter().filter(|(actor, (seq, _))| is_within(actor, *seq));
+        let hashes: Vec<ChangeHash> = shared.map(|(_, (_, hash))| *hash).collect();
         if hashes.is_empty() {
             self.reconcile_found(peer, handle, &[], now, effects);
             return;
@@ -260,22 +272,20 @@ impl Shard {
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
         let Some(reconciling) = stream.reconcile.take() else { return };
-        let missing: BTreeSet<[u8; 32]> =
-            found.iter().filter(|(_, found)| found.is_none()).map(|(hash, _)| hash.0).collect();
+        let missing: BTreeSet<ChangeHash> =
+            found.iter().filter(|(_, found)| found.is_none()).map(|(hash, _)| *hash).collect();
         let mut known = Known::new();
-        for entry in &reconciling.clock {
-            let state = document.actor(&entry.actor);
-            let differs = state.is_some_and(|state| state.seq == entry.seq && state.hash.0 != entry.hash);
-            let pending = document.is_known(&ChangeHash(entry.hash));
-            if differs || (missing.contains(&entry.hash) && !pending) {
+        for (actor, (seq, hash)) in reconciling.clock {
+            let state = document.actor(actor.as_bytes());
+            let differs = state.is_some_and(|state| state.seq == seq && state.hash != hash);
+            let pending = document.is_known(&hash);
+            if differs || (missing.contains(&hash) && !pending) {
                 let message = "this copy holds changes of an actor that differ from the server's: open the \
                                document without a cursor and apply your own edits anew as a fresh actor";
                 self.end_stream(peer, handle, ErrorCode::ActorForked, message, now, effects);
                 return;
             }
-            if let Ok(actor) = ActorId::from_slice(&entry.actor) {
-                known.insert(actor, entry.seq);
-            }
+            known.insert(actor, seq);
         }
         effects.push(Effect::Reconciled { peer, handle, known });
     }

@@ -116,14 +116,11 @@ impl Shard {
     ) {
         let (peer, handle) = (push.peer, push.handle);
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        let Some((admitted, epoch)) =
-            hosted.document().map(|document| (document.admitted().seq, document.committed().epoch))
-        else {
-            return;
-        };
-        let Some(stream) = hosted.streams.get_mut(&peer) else { return };
+        let Some(document) = hosted.document() else { return };
+        let epoch = document.committed().epoch;
         let mut resolved = resolved.clone();
-        resolved.asking(admitted);
+        document.asking(&mut resolved);
+        let Some(stream) = hosted.streams.get_mut(&peer) else { return };
         stream.parked.push_front(parked(push, resolved, looked_up, received_us));
         self.in_hand = None;
         let (document, asked_for) = (hosted.id.clone(), FindFor::Push(stream.number));

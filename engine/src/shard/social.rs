@@ -15,6 +15,7 @@ use super::{Shard, refuse_request};
 use crate::feed::{FeedEvent, Sent};
 use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer, SessionId};
+use crate::presence::PRESENCE_TABLE_BYTES_MAX;
 
 impl Shard {
     /// Whether a stream may take part in presence; `None` if there is no such stream.
@@ -34,7 +35,10 @@ impl Shard {
     ) {
         let Some((session, allowed)) = self.social_session(peer, handle) else { return };
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        let is_full = !hosted.presence.contains(&session) && hosted.presence.len() >= PRESENCE_MEMBERS_MAX;
+        let before = hosted.presence.get(&session);
+        let is_full = (before.is_none() && hosted.presence.len() >= PRESENCE_MEMBERS_MAX)
+            || hosted.presence.bytes_with(&session, state.len()) > PRESENCE_TABLE_BYTES_MAX;
+        let is_same = before.is_some_and(|before| before == state);
         let wrong = if !allowed {
             Some((ErrorCode::PresenceForbidden, 0, "this stream may not take part in presence".to_owned()))
         } else if state.len() > PRESENCE_BYTES_MAX {
@@ -42,7 +46,10 @@ impl Shard {
                 format!("a state may have {PRESENCE_BYTES_MAX} bytes, this one has {}", state.len());
             Some((ErrorCode::PresenceTooLarge, 0, message))
         } else if is_full {
-            let message = format!("a document may have {PRESENCE_MEMBERS_MAX} members with presence");
+            let message = format!(
+                "a document may have {PRESENCE_MEMBERS_MAX} members with presence, and \
+                 {PRESENCE_TABLE_BYTES_MAX} bytes of their states together"
+            );
             Some((ErrorCode::PresenceFull, 1_000, message))
         } else {
             None
@@ -57,7 +64,10 @@ impl Shard {
             self.presence_ends.remove(&(before_us, handle, session));
         }
         self.presence_ends.insert((ends_us, handle, session));
-        self.publish_presence(handle, session, Some(Bytes::copy_from_slice(state)), effects);
+        // A state that only goes on tells nobody anything.
+        if !is_same {
+            self.publish_presence(handle, session, Some(Bytes::copy_from_slice(state)), effects);
+        }
     }
 
     pub(super) fn presence_leave(&mut self, peer: Peer, handle: u32, effects: &mut Vec<Effect>) {

@@ -14,14 +14,15 @@ use std::collections::{BTreeMap, VecDeque};
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{ActorId, AutoCommit, Change, ExpandedChange, ROOT};
 use etherply_engine::change::ChangeLimits;
-use etherply_engine::document::recover;
+use etherply_engine::document::{Recovery, recover};
 use etherply_engine::feed::{Feeds, QUANTUM_BYTES, ReadRequest};
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Append, Log, LogReader, MemoryLog};
 use etherply_engine::peer::{Now, Peer, SessionId};
-use etherply_engine::shard::{Effect, Input, OpenRequest, PushRequest, Shard};
+use etherply_engine::shard::{Budget, Effect, Input, OpenRequest, PushRequest, Shard};
+use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
 use etherply_wire::kinds::{
-    Ack, Broadcast, BroadcastGap, Changes, ClockEntry, Close, Cursor, Error, Opened, PresenceLeave,
+    self, Ack, Broadcast, BroadcastGap, Changes, ClockEntry, Close, Cursor, Error, Opened, PresenceLeave,
     PresenceUpdate, Reconcile, Refused,
 };
 use etherply_wire::{ErrorCode, Frame, Kind, Message, Rights};
@@ -46,6 +47,7 @@ pub enum Told {
     PresenceLeave(PresenceLeave),
     Broadcast(Broadcast),
     BroadcastGap(BroadcastGap),
+    Snapshot(kinds::Snapshot, Vec<u8>),
 }
 
 impl Told {
@@ -70,6 +72,7 @@ impl Told {
             Kind::PresenceLeave => Self::PresenceLeave(body(&frame)),
             Kind::Broadcast => Self::Broadcast(body(&frame)),
             Kind::BroadcastGap => Self::BroadcastGap(body(&frame)),
+            Kind::Snapshot => Self::Snapshot(body(&frame), frame.tail().to_vec()),
             other => panic!("an unexpected {other:?}"),
         }
     }
@@ -131,6 +134,15 @@ pub struct Host {
     members: BTreeMap<(Peer, u32), u32>,
     pub woken: Vec<(Peer, u32)>,
     pub finds: usize,
+    /// What feeds asked for of snapshots.
+    pub asked_snapshots: VecDeque<(u32, SnapshotRequest)>,
+    /// What was cut: a snapshot is the log's changes, one behind the other.
+    pub snapshots: BTreeMap<DocumentId, (Snapshot, Vec<u8>)>,
+    /// Cuts stay in `cuts` until [`Host::cut`].
+    pub hold_cuts: bool,
+    pub cuts: VecDeque<(u32, DocumentId, Cursor)>,
+    /// Length of a chunk.
+    pub chunk_bytes: usize,
 }
 
 impl Default for Host {
@@ -169,6 +181,51 @@ impl Host {
             members: BTreeMap::new(),
             woken: Vec::new(),
             finds: 0,
+            asked_snapshots: VecDeque::new(),
+            snapshots: BTreeMap::new(),
+            hold_cuts: false,
+            cuts: VecDeque::new(),
+            chunk_bytes: 1_000,
+        }
+    }
+
+    /// The same host with another budget.
+    pub fn with_budget(mut self, budget: Budget) -> Self {
+        self.shard = self.shard.with_budget(budget);
+        self
+    }
+
+    /// Cuts the oldest snapshot that was asked for.
+    pub fn cut(&mut self) {
+        let (handle, document, through) = self.cuts.pop_front().expect("a cut waits");
+        let records = &self.log.records(&document)[..through.seq as usize];
+        let bytes: Vec<u8> = records.iter().flat_map(|record| record.change.to_vec()).collect();
+        let (total_bytes, covered_bytes) = (bytes.len() as u64, bytes.len() as u64);
+        let snapshot = Snapshot { cursor: through, total_bytes, covered_bytes };
+        self.snapshots.insert(document, (snapshot, bytes));
+        self.turn(Input::SnapshotCut { handle, result: Ok(snapshot) });
+    }
+
+    /// Answers a feed's question for a piece of a snapshot.
+    pub fn read_snapshot(&mut self, handle: u32, request: &SnapshotRequest) {
+        let stored = self.snapshots.get(&request.document);
+        let stored = stored.filter(|(snapshot, _)| *snapshot == request.snapshot);
+        let chunks = stored.map(|(snapshot, bytes)| {
+            let mut chunks: Vec<Chunk> = Vec::new();
+            for (n, part) in bytes.chunks(self.chunk_bytes).enumerate() {
+                let offset = (n * self.chunk_bytes) as u64;
+                let is_wanted = chunks.is_empty() || chunks.len() * self.chunk_bytes < request.bytes_max;
+                if offset >= request.offset && is_wanted {
+                    chunks.push(Chunk::new(handle, snapshot, offset, part));
+                }
+            }
+            chunks
+        });
+        let is_lost = chunks.is_none();
+        let woken = &mut self.woken;
+        self.feeds.snapshot_read(handle, &request.snapshot, chunks, |peer, _| woken.push((peer, handle)));
+        if is_lost {
+            self.turn(Input::SnapshotLost { handle, snapshot: request.snapshot });
         }
     }
 
@@ -203,6 +260,12 @@ impl Host {
                     self.commits.push_back((batch, appends));
                     if !self.hold_commits {
                         self.commit();
+                    }
+                }
+                Effect::CutSnapshot { handle, document, through } => {
+                    self.cuts.push_back((handle, document, through));
+                    if !self.hold_cuts {
+                        self.cut();
                     }
                 }
                 Effect::Load { .. } | Effect::Find { .. } | Effect::ReadChain { .. } => {
@@ -261,7 +324,14 @@ impl Host {
     pub fn answer(&mut self) {
         match self.questions.pop_front().expect("a question waits") {
             Effect::Load { handle, document } => {
-                let result = Box::new(recover(&self.log, &document));
+                let snapshot = self.snapshots.get(&document).map(|(snapshot, _)| *snapshot);
+                let mut recovery = Recovery::new(document, snapshot);
+                let result = loop {
+                    match recovery.step(&self.log).transpose() {
+                        Some(result) => break Box::new(result),
+                        None => continue,
+                    }
+                };
                 self.turn(Input::Loaded { handle, result });
             }
             Effect::Find { handle, peer, document, epoch, asked_for, hashes } => {
@@ -362,6 +432,7 @@ impl Host {
         let gathered = self
             .feeds
             .gather(handle, number, peer, budget_bytes, |frame| told.push(Told::parse(frame.frame())));
+        self.asked_snapshots.extend(gathered.snapshot.map(|request| (handle, request)));
         (told, gathered.more, gathered.read)
     }
 
@@ -380,7 +451,11 @@ impl Host {
         loop {
             let (told, more, read) = self.gather_turn(peer, QUANTUM_BYTES);
             all.extend(told);
-            let filled = read.is_some_and(|read| self.fill(peer, &read));
+            let mut filled = read.is_some_and(|read| self.fill(peer, &read));
+            if let Some((handle, request)) = self.asked_snapshots.pop_front() {
+                self.read_snapshot(handle, &request);
+                filled = true;
+            }
             if !more && !filled {
                 return all;
             }

@@ -36,7 +36,7 @@ use super::{effects, flush, handover, receive};
 use crate::allowlist::Allowlist;
 use crate::metrics::Metrics;
 use crate::runtime::{self, Stream};
-use crate::storage::{Committer, Job, Question, Questions};
+use crate::storage::{Handles, Job, Question};
 
 /// What a core needs from the start.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ pub struct CoreSetup {
     /// The ways to all of them.
     pub mailboxes: Mailboxes,
     /// The ways to the storage threads, which end when nobody can ask them any more.
-    pub storage: Option<(Committer, Questions)>,
+    pub storage: Option<Handles>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where every core's clock begins.
@@ -172,6 +172,15 @@ impl Core {
             Message::Loaded { handle, result } => {
                 state.step(Input::Loaded { handle, result }, now);
                 effects::retry_storage(&mut state);
+            }
+            Message::SnapshotCut { handle, result } => effects::snapshot_cut(&mut state, handle, result, now),
+            Message::SnapshotRead { handle, request, result } => {
+                contain::run(&mut state, Scope::Feed(handle), |state| {
+                    effects::snapshot_read(state, handle, &request, result);
+                });
+            }
+            Message::SnapshotLost { handle, snapshot } => {
+                state.step(Input::SnapshotLost { handle, snapshot }, now);
             }
             Message::Found { handle, peer, asked_for, result } => {
                 state.step(Input::Found { handle, peer, asked_for, result }, now);

@@ -1,22 +1,27 @@
 //! What the engine wants done, carried out: sent to a connection, a feed, another core, or storage.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use etherply_engine::document::recover;
+use etherply_engine::change::ChangeHash;
+use etherply_engine::document::Recovery;
 use etherply_engine::feed::FeedEvent;
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::LogError;
+use etherply_engine::log::{Found, LogError};
 use etherply_engine::peer::{Now, Peer};
 use etherply_engine::record::Record;
 use etherply_engine::shard::{Attach, Effect, Input, Observation, Shard};
+use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
 use etherply_wire::ErrorCode;
-use etherply_wire::kinds::resume;
+use etherply_wire::kinds::{Cursor, resume};
 
-use super::connection::{Control, OpenStream};
+use super::connection::{Connection, Control, OpenStream};
 use super::contain::{self, Scope};
 use super::core::State;
 use super::mailbox::Message;
-use crate::storage::{Job, Question, Refused};
+use super::slab::Slab;
+use crate::storage::snapshot::Cut;
+use crate::storage::{Handles, Job, LOOKUPS_PER_STEP_MAX, Question, Reader, Refused};
 
 /// Carries out everything that the last step asked for, in order; but what says that a request is done goes
 /// behind its answer. A connection that finishes is closed when nothing is under way for it any more.
@@ -97,26 +102,20 @@ fn carry_out_one(state: &mut State, effect: Effect) {
         Effect::Load { handle, document } => load(state, handle, document),
         Effect::Find { handle, peer, document, epoch, asked_for, hashes } => {
             let mailbox = own_mailbox(state);
-            ask(
-                state,
-                Box::new(move |reader| {
-                    let find = |hash| Ok((hash, reader.find(&document, epoch, &hash)?));
-                    let result = hashes.into_iter().map(find).collect();
-                    mailbox.send(Message::Found { handle, peer, asked_for, result });
-                }),
-            );
+            let work = find(document, epoch, hashes);
+            let answer = move |result| mailbox.send(Message::Found { handle, peer, asked_for, result });
+            ask(state, Question::new(work, answer));
         }
         Effect::ReadChain { handle, peer, document, at } => {
             let mailbox = own_mailbox(state);
-            ask(
-                state,
-                Box::new(move |reader| {
-                    let records = reader.read(&document, at.epoch, at.seq.saturating_sub(1), at.seq, 1);
-                    let result = records.map(|records| records.first().map(|record| record.chain));
-                    mailbox.send(Message::ChainRead { handle, peer, result });
-                }),
-            );
+            let work = move |reader: &Reader| {
+                let records = reader.read(&document, at.epoch, at.seq.saturating_sub(1), at.seq, 1)?;
+                Ok(Some(records.first().map(|record| record.chain)))
+            };
+            let answer = move |result| mailbox.send(Message::ChainRead { handle, peer, result });
+            ask(state, Question::new(work, answer));
         }
+        Effect::CutSnapshot { handle, document, through } => cut_snapshot(state, handle, document, through),
         Effect::Commit { batch, appends } => {
             let mailbox = own_mailbox(state);
             let reply = move |batch, outcome| mailbox.send(Message::Committed { batch, outcome });
@@ -163,27 +162,113 @@ fn make_ready(state: &mut State, peer: Peer, handle: u32) {
 
 fn publish(state: &mut State, handle: u32, event: FeedEvent) {
     let State { feeds, connections, dirty, .. } = state;
-    feeds.publish(handle, event, |peer, _| {
-        if let Some(connection) = connections.get_mut(peer.id)
-            && connection.make_ready(handle)
-            && !connection.is_dirty
-        {
-            connection.is_dirty = true;
-            dirty.push_back(peer.id);
-        }
-    });
+    feeds.publish(handle, event, |peer, _| wake(connections, dirty, peer, handle));
     state.request_flush();
+}
+
+/// A member has something to be sent at the end of the turn.
+fn wake(connections: &mut Slab<Connection>, dirty: &mut VecDeque<u64>, peer: Peer, handle: u32) {
+    if let Some(connection) = connections.get_mut(peer.id)
+        && connection.make_ready(handle)
+        && !connection.is_dirty
+    {
+        connection.is_dirty = true;
+        dirty.push_back(peer.id);
+    }
 }
 
 fn load(state: &mut State, handle: u32, document: DocumentId) {
     let mailbox = own_mailbox(state);
-    ask(
-        state,
-        Box::new(move |reader| {
-            let result = Box::new(recover(reader, &document));
-            mailbox.send(Message::Loaded { handle, result });
-        }),
-    );
+    let mut recovery: Option<Recovery> = None;
+    let work = move |reader: &Reader| {
+        let begin = || Recovery::new(document.clone(), reader.snapshots().latest(&document));
+        recovery.get_or_insert_with(begin).step(reader)
+    };
+    let answer = move |result| mailbox.send(Message::Loaded { handle, result: Box::new(result) });
+    ask(state, Question::new(work, answer));
+}
+
+/// Changes, and where they stand.
+type Places = Vec<(ChangeHash, Option<Found>)>;
+
+/// Looks changes up, as many at a time as do not hold up other questions for long.
+fn find(
+    document: DocumentId,
+    epoch: u64,
+    hashes: Vec<ChangeHash>,
+) -> impl FnMut(&Reader) -> Result<Option<Places>, LogError> {
+    let mut found = Vec::with_capacity(hashes.len());
+    let mut hashes = hashes.into_iter();
+    move |reader| {
+        for hash in hashes.by_ref().take(LOOKUPS_PER_STEP_MAX) {
+            found.push((hash, reader.find(&document, epoch, &hash)?));
+        }
+        Ok((hashes.len() == 0).then(|| std::mem::take(&mut found)))
+    }
+}
+
+fn cut_snapshot(state: &mut State, handle: u32, document: DocumentId, through: Cursor) {
+    let mailbox = own_mailbox(state);
+    let mut cut: Option<Cut> = None;
+    let work = move |reader: &Reader| {
+        cut.get_or_insert_with(|| reader.snapshots().cut(document.clone(), through)).step(reader)
+    };
+    let answer = move |result| mailbox.send(Message::SnapshotCut { handle, result });
+    let Some(storage) = &state.setup.storage else { return };
+    if let Err(Refused::Full(question) | Refused::Ended(question)) =
+        storage.background.ask(Question::new(work, answer))
+    {
+        let why = "too many snapshots wait to be cut".to_owned();
+        question.fail(LogError::Unavailable { why });
+    }
+}
+
+/// A snapshot was cut, or could not be.
+pub(super) fn snapshot_cut(state: &mut State, handle: u32, result: Result<Snapshot, LogError>, now: Now) {
+    if let Err(error) = &result {
+        tracing::warn!("no snapshot was cut, members are sent the log: {error}");
+    }
+    let outcome = if result.is_ok() { "cut" } else { "failed" };
+    state.setup.metrics.snapshots.with_label_values(&[outcome]).inc();
+    state.step(Input::SnapshotCut { handle, result }, now);
+}
+
+/// Reads a piece of a snapshot for all members of a feed that are being sent it.
+pub(super) fn ask_for_snapshot(state: &mut State, handle: u32, request: SnapshotRequest) {
+    let mailbox = own_mailbox(state);
+    let asked = request.clone();
+    let work = move |reader: &Reader| {
+        let chunks = reader.snapshots().read(handle, &asked);
+        chunks.map(Some).map_err(|error| LogError::Unavailable { why: error.to_string() })
+    };
+    let answer = move |result| mailbox.send(Message::SnapshotRead { handle, request, result });
+    ask(state, Question::new(work, answer));
+}
+
+/// A piece of a snapshot was read, or cannot be: then members are sent the log.
+pub(super) fn snapshot_read(
+    state: &mut State,
+    handle: u32,
+    request: &SnapshotRequest,
+    result: Result<Vec<Chunk>, LogError>,
+) {
+    let snapshot = request.snapshot;
+    let chunks = match result {
+        Ok(chunks) => Some(chunks),
+        Err(error) => {
+            tracing::warn!("members are sent the log of {} instead: {error}", request.document);
+            state.setup.metrics.snapshots.with_label_values(&["lost"]).inc();
+            let home = Shard::home_of(handle, state.setup.cores);
+            if let Some(mailbox) = state.setup.mailboxes.get(usize::from(home)) {
+                mailbox.send(Message::SnapshotLost { handle, snapshot });
+            }
+            None
+        }
+    };
+    let State { feeds, connections, dirty, .. } = state;
+    feeds.snapshot_read(handle, &snapshot, chunks, |peer, _| wake(connections, dirty, peer, handle));
+    state.request_flush();
+    retry_storage(state);
 }
 
 /// The log was read for a member.
@@ -207,7 +292,7 @@ pub(super) fn filled(
                 LogError::Damaged { .. } => ErrorCode::DocumentDamaged,
                 LogError::Unavailable { .. } => ErrorCode::StorageUnavailable,
             };
-            let is_member = |connection: &mut super::connection::Connection| {
+            let is_member = |connection: &mut Connection| {
                 connection.stream(handle).is_some_and(|stream| stream.number == number)
             };
             if state.connections.get_mut(peer.id).is_some_and(is_member) {
@@ -228,7 +313,7 @@ pub(super) fn ask(state: &mut State, question: Question) {
 
 /// Hands over what the storage threads had no room for.
 pub(super) fn retry_storage(state: &mut State) {
-    let Some((committer, questions)) = &state.setup.storage else { return };
+    let Some(Handles { committer, questions, .. }) = &state.setup.storage else { return };
     while let Some(job) = state.jobs.pop_front() {
         match committer.submit(job) {
             Ok(()) => {}

@@ -8,6 +8,7 @@ use std::os::fd::BorrowedFd;
 
 use etherply_engine::feed::{QUANTUM_BYTES, ReadRequest};
 use etherply_engine::peer::Peer;
+use etherply_engine::snapshot::SnapshotRequest;
 use etherply_wire::ErrorCode;
 use socket2::SockRef;
 
@@ -17,6 +18,7 @@ use super::core::State;
 use super::effects;
 use super::limits::{DRAIN_TIMEOUT_S, SENDS_PER_TURN_MAX};
 use super::mailbox::Message;
+use crate::storage::{Question, Reader};
 
 /// Never wait; a closed socket is an error here, not a signal to the process.
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -115,6 +117,7 @@ fn gather(state: &mut State, id: u64, pieces: &mut Vec<bytes::Bytes>) -> bool {
     connection.control_bytes = 0;
     let peer = connection.peer;
     let mut reads: Vec<(u32, u32, ReadRequest)> = Vec::new();
+    let mut snapshots: Vec<(u32, SnapshotRequest)> = Vec::new();
     for _ in 0..connection.ready.len() {
         if bytes >= QUANTUM_BYTES {
             break;
@@ -134,10 +137,14 @@ fn gather(state: &mut State, id: u64, pieces: &mut Vec<bytes::Bytes>) -> bool {
             connection.ready.push_back(handle);
         }
         reads.extend(gathered.read.map(|read| (handle, stream.number, read)));
+        snapshots.extend(gathered.snapshot.map(|request| (handle, request)));
     }
     let has_more = !connection.ready.is_empty();
     for (handle, number, read) in reads {
         ask_for(state, peer, handle, number, read);
+    }
+    for (handle, request) in snapshots {
+        effects::ask_for_snapshot(state, handle, request);
     }
     has_more
 }
@@ -149,14 +156,12 @@ fn us_to_ms(us: u64) -> f64 {
 
 fn ask_for(state: &mut State, peer: Peer, handle: u32, number: u32, read: ReadRequest) {
     let mailbox = effects::own_mailbox(state);
-    effects::ask(
-        state,
-        Box::new(move |reader| {
-            let ReadRequest { document, epoch, after_seq, through_seq, bytes_max } = read;
-            let result = reader.read(&document, epoch, after_seq, through_seq, bytes_max);
-            mailbox.send(Message::Filled { handle, number, peer, result });
-        }),
-    );
+    let work = move |reader: &Reader| {
+        let ReadRequest { document, epoch, after_seq, through_seq, bytes_max } = &read;
+        reader.read(document, *epoch, *after_seq, *through_seq, *bytes_max).map(Some)
+    };
+    let answer = move |result| mailbox.send(Message::Filled { handle, number, peer, result });
+    effects::ask(state, Question::new(work, answer));
 }
 
 /// Does something with a connection's socket.

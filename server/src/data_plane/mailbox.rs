@@ -9,12 +9,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use etherply_engine::change::ChangeHash;
-use etherply_engine::document::Document;
+use etherply_engine::document::Recovered;
 use etherply_engine::ids::ChainHash;
 use etherply_engine::log::{Found, LogError};
 use etherply_engine::peer::Peer;
 use etherply_engine::record::Record;
 use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest};
+use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::ClockEntry;
 
@@ -45,7 +46,30 @@ pub enum Message {
         /// Its handle.
         handle: u32,
         /// The document.
-        result: Box<Result<Document, LogError>>,
+        result: Box<Result<Recovered, LogError>>,
+    },
+    /// A snapshot was cut, or could not be.
+    SnapshotCut {
+        /// The document's handle.
+        handle: u32,
+        /// The snapshot.
+        result: Result<Snapshot, LogError>,
+    },
+    /// A piece of a snapshot was read for this core's feed.
+    SnapshotRead {
+        /// The document's handle.
+        handle: u32,
+        /// What was asked for.
+        request: SnapshotRequest,
+        /// The chunks.
+        result: Result<Vec<Chunk>, LogError>,
+    },
+    /// Another core found that a snapshot of a document whose home is here cannot be read.
+    SnapshotLost {
+        /// The document's handle.
+        handle: u32,
+        /// The snapshot.
+        snapshot: Snapshot,
     },
     /// Changes were looked up in the log.
     Found {

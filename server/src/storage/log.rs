@@ -24,6 +24,7 @@ use super::keys::{
     parse_change_key,
 };
 use super::ledger::{Ledger, Mark};
+use super::snapshot::Snapshots;
 use super::stats::{StorageStats, add};
 
 /// The log of a data directory; see [`super::open`].
@@ -44,6 +45,7 @@ impl FjallLog {
     ) -> Self {
         let directory = Arc::new(directory);
         let reader = Reader {
+            snapshots: Arc::new(Snapshots::new(directory.path(), directory.id())),
             _directory: Arc::clone(&directory),
             keyspaces: keyspaces.clone(),
             committed: Arc::new(Mutex::new(database.snapshot())),
@@ -325,6 +327,7 @@ pub struct DocumentEntry {
 pub struct Reader {
     keyspaces: Keyspaces,
     committed: Arc<Mutex<Snapshot>>,
+    snapshots: Arc<Snapshots>,
     // In this order behind the others: the database closes, then the lock ends.
     database: Database,
     _directory: Arc<DataDirectory>,
@@ -458,6 +461,11 @@ impl Reader {
             page.push(DocumentEntry { document, epoch: head.epoch, last_seq: head.last_seq });
         }
         Ok(page)
+    }
+
+    /// The snapshots of this data directory's documents.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
     }
 
     /// Bytes that the database takes on disk.

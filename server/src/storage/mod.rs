@@ -8,6 +8,7 @@
 //! journal     fjall's journals, parsed without changing them
 //! scan        may this directory be opened? journals against ledger
 //! log         commit, read, find
+//! snapshot    snapshots: a cache in files beside the database
 //! thread      group commit, questions from other threads
 //! ```
 
@@ -23,6 +24,7 @@ pub mod ledger;
 pub mod log;
 mod manifest;
 mod scan;
+pub mod snapshot;
 pub mod stats;
 #[cfg(test)]
 mod testing;
@@ -33,9 +35,11 @@ use std::path::Path;
 
 pub use error::{Damage, OpenError};
 pub use log::{DocumentEntry, FjallLog, Reader, Writer};
+pub use snapshot::SnapshotError;
 pub use stats::StorageStats;
 pub use thread::{
-    Committer, Job, Question, Questions, Refused, Reply, StorageThread, spawn_committer, spawn_reader,
+    Committer, Handles, Job, LOOKUPS_PER_STEP_MAX, Question, Questions, Refused, Reply, StorageThread,
+    spawn_committer, spawn_reader,
 };
 
 use database::Keyspaces;

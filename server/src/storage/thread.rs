@@ -1,10 +1,13 @@
-//! The storage threads: one that commits, one that answers questions.
+//! The storage threads: one that commits, and readers that answer questions: one for what somebody waits for,
+//! one for what nobody does.
 //!
 //! The executors must never block, and the database does, so they hand over work through bounded queues and
 //! get answers by a callback. Whatever waits in the commit queue goes into one batch with one sync.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,8 +28,12 @@ pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const COMMIT_QUEUE_JOBS_MAX: usize = 4_096;
 /// Most bytes of changes that wait for a commit; one job may always wait.
 pub const COMMIT_QUEUE_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// Most questions that wait for the reader thread.
+/// Most questions that wait for a reader thread.
 pub const READ_QUEUE_MAX: usize = 1_024;
+/// Most questions that a reader thread has begun and not finished.
+pub const READS_UNFINISHED_MAX: usize = 256;
+/// Most changes that are looked up in one step of a question.
+pub const LOOKUPS_PER_STEP_MAX: usize = 256;
 
 /// Where a shard hears about its commits. Called on the commit thread: it must not block and not panic.
 pub trait Reply: Send + Sync {
@@ -192,41 +199,142 @@ fn commit_loop(mut log: impl Log, jobs: &Receiver<Queued>, stats: &StorageStats)
     }
 }
 
-/// A question to the log. It carries its own way to answer.
-pub type Question = Box<dyn FnOnce(&Reader) + Send>;
+/// A question to the log, answered in steps, so that a long one does not hold up the others.
+pub struct Question(Box<dyn Ask + Send>);
 
-/// Hands questions to the reader thread; cheap to clone.
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Question")
+    }
+}
+
+trait Ask {
+    /// Does a step; whether that was the last one.
+    fn step(&mut self, reader: &Reader) -> bool;
+    /// Answers without having asked.
+    fn fail(&mut self, error: LogError);
+}
+
+struct Asked<T, W, A> {
+    work: W,
+    answer: Option<A>,
+    result: PhantomData<fn() -> T>,
+}
+
+impl<T, W, A> Ask for Asked<T, W, A>
+where
+    W: FnMut(&Reader) -> Result<Option<T>, LogError>,
+    A: FnOnce(Result<T, LogError>),
+{
+    fn step(&mut self, reader: &Reader) -> bool {
+        let Some(result) = (self.work)(reader).transpose() else { return false };
+        if let Some(answer) = self.answer.take() {
+            answer(result);
+        }
+        true
+    }
+
+    fn fail(&mut self, error: LogError) {
+        if let Some(answer) = self.answer.take() {
+            answer(Err(error));
+        }
+    }
+}
+
+impl Question {
+    /// A question: `work` does a bounded part of it each time it is called and says `None` until it is done,
+    /// then `answer` gets the result. It gets an error if `work` panics. `answer` must not block.
+    pub fn new<T: 'static>(
+        work: impl FnMut(&Reader) -> Result<Option<T>, LogError> + Send + 'static,
+        answer: impl FnOnce(Result<T, LogError>) + Send + 'static,
+    ) -> Self {
+        Self(Box::new(Asked { work, answer: Some(answer), result: PhantomData }))
+    }
+
+    /// Answers it with an error.
+    pub fn fail(mut self, error: LogError) {
+        self.0.fail(error);
+    }
+
+    /// Does a step. `Some` if there is more to do.
+    fn step(mut self, reader: &Reader, stats: &StorageStats) -> Option<Self> {
+        match catch_unwind(AssertUnwindSafe(|| self.0.step(reader))) {
+            Ok(false) => return Some(self),
+            Ok(true) => {}
+            Err(panic) => {
+                add(&stats.reads_panicked, 1);
+                let why = format!("the question panicked: {}", panic_text(&*panic));
+                tracing::error!("a question to the log: {why}");
+                // Should the answer be what panics, then nobody waits for it: it was on its way.
+                let failed = catch_unwind(AssertUnwindSafe(|| self.0.fail(LogError::Unavailable { why })));
+                drop(failed);
+            }
+        }
+        add(&stats.reads, 1);
+        None
+    }
+}
+
+/// Hands questions to a thread that reads; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Questions(Sender<Question>);
 
 impl Questions {
-    /// Queues a question; never blocks. If its code panics, the panic is logged and no answer comes.
-    pub fn ask(&self, question: impl FnOnce(&Reader) + Send + 'static) -> Result<(), Refused<Question>> {
-        self.0.try_send(Box::new(question)).map_err(|error| match error {
+    /// Queues a question; never blocks. Every question that was taken is answered.
+    pub fn ask(&self, question: Question) -> Result<(), Refused<Question>> {
+        self.0.try_send(question).map_err(|error| match error {
             TrySendError::Full(question) => Refused::Full(question),
             TrySendError::Disconnected(question) => Refused::Ended(question),
         })
     }
 }
 
-/// Starts the thread that reads. `on_start` runs on it first: the place to set its priority.
+/// The ways to the storage threads, which end when nobody can ask them any more.
+#[derive(Debug, Clone)]
+pub struct Handles {
+    /// Stores.
+    pub committer: Committer,
+    /// Answers what somebody waits for.
+    pub questions: Questions,
+    /// Does what nobody waits for: cuts snapshots.
+    pub background: Questions,
+}
+
+/// Starts a thread that reads, called `name`. `on_start` runs on it first: the place to set its priority.
 pub fn spawn_reader(
+    name: &str,
     reader: Reader,
     stats: Arc<StorageStats>,
     on_start: impl FnOnce() + Send + 'static,
 ) -> io::Result<(Questions, StorageThread)> {
     let (queue, questions) = flume::bounded::<Question>(READ_QUEUE_MAX);
-    let thread = std::thread::Builder::new().name("log-read".to_owned()).spawn(move || {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         on_start();
-        for question in questions {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| question(&reader))) {
-                add(&stats.reads_panicked, 1);
-                tracing::error!("a question to the log panicked: {}", panic_text(&*panic));
-            }
-            add(&stats.reads, 1);
-        }
+        read_loop(&reader, &questions, &stats);
     })?;
     Ok((Questions(queue), StorageThread(thread)))
+}
+
+/// A new question has its first step at once, and the unfinished ones take turns: a short question waits for
+/// one step of a long one at the most.
+fn read_loop(reader: &Reader, questions: &Receiver<Question>, stats: &StorageStats) {
+    let mut unfinished: VecDeque<Question> = VecDeque::new();
+    loop {
+        let new = match unfinished.len() {
+            0 => questions.recv().ok(),
+            READS_UNFINISHED_MAX.. => None,
+            _ => questions.try_recv().ok(),
+        };
+        if new.is_none() && unfinished.is_empty() {
+            return;
+        }
+        if let Some(question) = new {
+            unfinished.extend(question.step(reader, stats));
+        }
+        if let Some(question) = unfinished.pop_front() {
+            unfinished.extend(question.step(reader, stats));
+        }
+    }
 }
 
 #[cfg(test)]

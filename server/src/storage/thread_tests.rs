@@ -187,16 +187,105 @@ fn on_disk_a_hundred_waiting_jobs_cost_one_sync() {
     assert_eq!(stats.records.load(Ordering::Relaxed), 100);
     assert_eq!(stats.commit_us.buckets().map(|(_, count)| count).sum::<u64>(), 1);
 
-    let (questions, reader_thread) = spawn_reader(reader, Arc::clone(&stats), || {}).unwrap();
+    let (questions, reader_thread) = spawn_reader("log-read", reader, Arc::clone(&stats), || {}).unwrap();
     let (send, answer) = mpsc::channel();
-    questions.ask(|_| panic!("a bug in a question")).unwrap();
-    questions.ask(move |reader| send.send(reader.head(&document("doc/0"))).unwrap()).unwrap();
+    let head = |reader: &Reader| reader.head(&document("doc/0"));
+    questions
+        .ask(Question::new(move |reader| head(reader).map(Some), move |head| send.send(head).unwrap()))
+        .unwrap();
     assert_eq!(answer.recv().unwrap().unwrap().unwrap().last_seq, 15);
     drop((committer, questions));
     thread.join();
     reader_thread.join();
-    assert_eq!(stats.reads_panicked.load(Ordering::Relaxed), 1);
-    assert_eq!(stats.reads.load(Ordering::Relaxed), 2);
+    assert_eq!(stats.reads.load(Ordering::Relaxed), 1);
+}
+
+/// A reader thread of an empty log, and what it counts. It starts when the test says so.
+fn reader() -> (tempfile::TempDir, Questions, StorageThread, Arc<StorageStats>, mpsc::Sender<()>) {
+    let directory = tempfile::tempdir().unwrap();
+    let log = super::super::open(directory.path()).unwrap();
+    let (start, started) = mpsc::channel::<()>();
+    let (reader, stats) = (log.reader().clone(), Arc::clone(log.stats()));
+    let on_start = move || started.recv().unwrap();
+    let (questions, thread) = spawn_reader("log-read", reader, Arc::clone(&stats), on_start).unwrap();
+    (directory, questions, thread, stats, start)
+}
+
+#[test]
+fn a_question_that_panics_is_answered_with_an_error_and_the_next_one_is_served() {
+    let (_directory, questions, thread, stats, start) = reader();
+    start.send(()).unwrap();
+    let (send, answer) = mpsc::channel();
+    let panics: fn(&Reader) -> Result<Option<()>, LogError> = |_| panic!("a bug in a question");
+    let sends = |send: &mpsc::Sender<Result<(), LogError>>| {
+        let send = send.clone();
+        move |result| send.send(result).unwrap()
+    };
+    questions.ask(Question::new(panics, sends(&send))).unwrap();
+    match answer.recv().unwrap() {
+        Err(LogError::Unavailable { why }) => assert!(why.contains("a bug in a question"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    // In a later step, and in the answer itself.
+    let mut steps = 0;
+    let late = move |_: &Reader| {
+        steps += 1;
+        if steps == 3 { panic!("later") } else { Ok(None::<()>) }
+    };
+    questions.ask(Question::new(late, sends(&send))).unwrap();
+    assert!(answer.recv().unwrap().is_err());
+    questions.ask(Question::new(|_| Ok(Some(())), |_| panic!("in the answer"))).unwrap();
+    questions.ask(Question::new(|_| Ok(Some(())), sends(&send))).unwrap();
+    assert_eq!(answer.recv().unwrap(), Ok(()));
+    drop(questions);
+    thread.join();
+    assert_eq!(stats.reads_panicked.load(Ordering::Relaxed), 3);
+    assert_eq!(stats.reads.load(Ordering::Relaxed), 4);
+}
+
+#[test]
+fn short_questions_do_not_wait_for_long_ones() {
+    let (_directory, questions, thread, _, start) = reader();
+    let (send, order) = mpsc::channel();
+    for long in 0..3 {
+        let (mut steps, send) = (0, send.clone());
+        let work = move |_: &Reader| {
+            steps += 1;
+            Ok((steps == 100).then_some(long))
+        };
+        questions.ask(Question::new(work, move |result| send.send(result.unwrap()).unwrap())).unwrap();
+    }
+    for short in 10..20 {
+        let send = send.clone();
+        let answer = move |result: Result<i32, LogError>| send.send(result.unwrap()).unwrap();
+        questions.ask(Question::new(move |_| Ok(Some(short)), answer)).unwrap();
+    }
+    start.send(()).unwrap();
+    let told: Vec<i32> = order.iter().take(13).collect();
+    assert_eq!(told, (10..20).chain(0..3).collect::<Vec<_>>());
+    drop(questions);
+    thread.join();
+}
+
+#[test]
+fn a_reader_begins_only_so_many_questions_at_once() {
+    let (_directory, questions, thread, _, start) = reader();
+    let (send, answers) = mpsc::channel();
+    let begun = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    for _ in 0..=READS_UNFINISHED_MAX {
+        let (mut steps, begun, send) = (0, Arc::clone(&begun), send.clone());
+        let work = move |_: &Reader| {
+            steps += 1;
+            begun.fetch_add(usize::from(steps == 1), Ordering::Relaxed);
+            // Long enough that all who may begin have begun before the first is done.
+            Ok((steps == 1_000).then(|| begun.load(Ordering::Relaxed)))
+        };
+        questions.ask(Question::new(work, move |result| send.send(result.unwrap()).unwrap())).unwrap();
+    }
+    start.send(()).unwrap();
+    assert_eq!(answers.recv().unwrap(), READS_UNFINISHED_MAX, "the last one waits for the first");
+    drop(questions);
+    thread.join();
 }
 
 #[test]
@@ -205,11 +294,16 @@ fn the_question_queue_refuses_at_its_limit() {
     let log = super::super::open(directory.path()).unwrap();
     let (start, started) = mpsc::channel::<()>();
     let (questions, thread) =
-        spawn_reader(log.reader().clone(), Arc::clone(log.stats()), move || started.recv().unwrap()).unwrap();
+        spawn_reader("log-read", log.reader().clone(), Arc::clone(log.stats()), move || {
+            started.recv().unwrap()
+        })
+        .unwrap();
+    let nothing = || Question::new(|_| Ok(Some(())), |_| {});
     for _ in 0..READ_QUEUE_MAX {
-        questions.ask(|_| {}).unwrap();
+        questions.ask(nothing()).unwrap();
     }
-    assert!(matches!(questions.ask(|_| {}), Err(Refused::Full(_))));
+    let Err(Refused::Full(question)) = questions.ask(nothing()) else { panic!("taken beyond the limit") };
+    drop(question);
     start.send(()).unwrap();
     drop(questions);
     thread.join();

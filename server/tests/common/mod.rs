@@ -86,11 +86,11 @@ impl Server {
         self.get("/metrics").1.lines().any(|line| line.starts_with("etherply_panics_total{"))
     }
 
-    /// The value of a metric, by its name with its labels.
+    /// The value of a metric, by its name with its labels; 0 if it is not there yet.
     pub fn metric(&self, name: &str) -> f64 {
         let (_, text) = self.get("/metrics");
-        let line = text.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
-        line.rsplit(' ').next().unwrap().parse().unwrap()
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+        line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
 }
 
@@ -108,6 +108,7 @@ pub enum Told {
     Opened { resume: u8, cursor: Cursor },
     OpenFailed(u16, String),
     Changes { count: usize, duplicates: u64 },
+    Snapshot { bytes: usize },
     Reconcile,
     Acked { tag: u64, added: u64 },
     Refused { code: u16, blocks: bool },
@@ -163,15 +164,36 @@ impl Member {
 
     /// Opens a document and waits until it is open.
     pub fn open(&mut self, name: &str) -> StreamId {
+        self.open_at(name, None, automerge::AutoCommit::new()).0
+    }
+
+    /// Opens a document with a copy from earlier, and says how it is brought up to date.
+    pub fn open_at(
+        &mut self,
+        name: &str,
+        cursor: Option<Cursor>,
+        copy: automerge::AutoCommit,
+    ) -> (StreamId, u8) {
         let rights = Rights::READ.with(Rights::WRITE).with(Rights::PRESENCE);
-        let options = OpenOptions { document: name.to_owned(), rights, token: None, cursor: None };
+        let options = OpenOptions { document: name.to_owned(), rights, token: None, cursor };
         let stream = self.client.open(options).unwrap();
         let mut actor = [0; 16];
         actor[0] = self.actor;
         actor[1] = u8::try_from(self.documents.len()).unwrap();
-        self.documents.insert(stream, Document::new(stream, ActorId::from(&actor[..])));
-        self.until(|told| matches!(told, Told::Opened { .. }));
-        stream
+        self.documents.insert(stream, Document::with(stream, copy.with_actor(ActorId::from(&actor[..]))));
+        let Told::Opened { resume, .. } = self.until(|told| matches!(told, Told::Opened { .. })) else {
+            unreachable!()
+        };
+        (stream, resume)
+    }
+
+    /// Connects again and says how its only document is brought up to date.
+    pub fn resume(&mut self, server: &Server) -> u8 {
+        self.reconnect(server);
+        match self.until(|told| matches!(told, Told::Opened { .. })) {
+            Told::Opened { resume, .. } => resume,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Sets a key, pushes the change, and does not wait.
@@ -243,6 +265,9 @@ impl Member {
                 Event::Changes { stream, changes, .. } => {
                     documents.get_mut(stream).unwrap().receive(changes).unwrap();
                 }
+                Event::Snapshot { stream, bytes, .. } => {
+                    documents.get_mut(stream).unwrap().snapshot(bytes).unwrap();
+                }
                 Event::Reconcile { stream, clock } => reconcile.push((*stream, clock.clone())),
                 _ => {}
             }
@@ -288,6 +313,7 @@ fn tell(event: &Event<'_>) -> Told {
         Event::Changes { changes, duplicates, .. } => {
             Told::Changes { count: changes.len(), duplicates: *duplicates }
         }
+        Event::Snapshot { bytes, .. } => Told::Snapshot { bytes: bytes.len() },
         Event::Reconcile { .. } => Told::Reconcile,
         Event::Acked { push, added, .. } => Told::Acked { tag: push.tag, added: *added },
         Event::Refused { fault, blocks, .. } => Told::Refused { code: fault.code, blocks: *blocks },

@@ -1,0 +1,78 @@
+//! When a document's snapshot is cut, and what becomes of it.
+
+use super::Shard;
+use super::effect::Effect;
+use crate::feed::FeedEvent;
+use crate::log::LogError;
+use crate::snapshot::{Snapshot, is_due};
+
+/// A document's snapshot, as its home knows it.
+#[derive(Debug, Default)]
+pub(super) struct SnapshotState {
+    pub(super) latest: Option<Snapshot>,
+    /// One is being cut.
+    is_cutting: bool,
+    /// After a failure, none is cut before the log has so many bytes.
+    not_before_bytes: u64,
+}
+
+impl SnapshotState {
+    pub(super) fn new(latest: Option<Snapshot>) -> Self {
+        Self { latest, ..Self::default() }
+    }
+}
+
+impl Shard {
+    /// Has a snapshot cut if the log has grown enough since the last one.
+    pub(super) fn cut_if_due(&mut self, handle: u32, effects: &mut Vec<Effect>) {
+        let after_bytes = self.budget.snapshot_after_bytes;
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let Some((log_bytes, through)) =
+            hosted.document().map(|document| (document.log_bytes(), document.committed()))
+        else {
+            return;
+        };
+        let state = &mut hosted.snapshot;
+        let may_cut = !state.is_cutting && log_bytes >= state.not_before_bytes;
+        if may_cut && is_due(log_bytes, state.latest.as_ref(), after_bytes) {
+            state.is_cutting = true;
+            effects.push(Effect::CutSnapshot { handle, document: hosted.id.clone(), through });
+        }
+    }
+
+    /// A snapshot is there, or could not be cut.
+    pub(super) fn snapshot_cut(
+        &mut self,
+        handle: u32,
+        result: Result<Snapshot, LogError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let after_bytes = self.budget.snapshot_after_bytes;
+        let Some(hosted) = self.hosted.get_mut(&handle).filter(|hosted| hosted.snapshot.is_cutting) else {
+            return;
+        };
+        hosted.snapshot.is_cutting = false;
+        let log_bytes = hosted.document().map_or(0, |document| document.log_bytes());
+        match result {
+            Ok(snapshot) => self.take_snapshot(handle, Some(snapshot), effects),
+            // Members are sent the log meanwhile; it is tried again when the log has grown by as much once more.
+            Err(_) => hosted.snapshot.not_before_bytes = log_bytes + after_bytes,
+        }
+    }
+
+    /// A snapshot turned out not to be there any more, or to be damaged. The next one replaces it.
+    pub(super) fn snapshot_lost(&mut self, handle: u32, lost: &Snapshot, effects: &mut Vec<Effect>) {
+        let hosted = self.hosted.get(&handle);
+        if hosted.is_some_and(|hosted| hosted.snapshot.latest.as_ref() == Some(lost)) {
+            self.take_snapshot(handle, None, effects);
+        }
+    }
+
+    fn take_snapshot(&mut self, handle: u32, latest: Option<Snapshot>, effects: &mut Vec<Effect>) {
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        hosted.snapshot.latest = latest;
+        for &core in hosted.cores.keys() {
+            effects.push(Effect::Publish { core, handle, event: FeedEvent::Snapshot(latest) });
+        }
+    }
+}
