@@ -22,6 +22,9 @@ use crate::random::Random;
 use crate::schedule::{Phase, Rhythm, Schedule};
 use crate::stats::{Gauges, Stats, count, read};
 
+/// By how much the threads yield whose load goes on and off beside others that are measured: the members of the
+/// load are not to keep the processor from those, nor from the server.
+const LOAD_NICE: i32 = 5;
 /// Entries of the ring. The kernel looks for each timer that glommio cancels in a hash table of waiting
 /// sockets whose size follows from this, with at most 256 chains: with 1,024 entries and 5,000 sockets, a fifth
 /// of the generator's CPU time went into walking them.
@@ -132,6 +135,10 @@ pub fn run<S: Session>(
         .preempt_timer(Duration::from_millis(1));
     let local = builder.make().map_err(|error| anyhow::anyhow!("io_uring cannot be used: {error}"))?;
     let seed = plan.run.wrapping_add(index as u64 + 1);
+    if matches!(plan.rhythm, Rhythm::Pulsing(_)) {
+        // It fails nowhere; if it did, the ratio would come out higher.
+        let _ = rustix::process::nice(LOAD_NICE);
+    }
     local.run(async move {
         let latency = Latency::Matters(Duration::from_millis(1));
         let ctx = Rc::new(Ctx {

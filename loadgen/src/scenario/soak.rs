@@ -34,10 +34,10 @@ const MEMORY_GROWTH_BYTES: f64 = 16.0 * 1_048_576.0;
 const DESCRIPTORS_GROWTH_SHARE: f64 = 0.02;
 const DESCRIPTORS_GROWTH: f64 = 8.0;
 /// Edits of a document after which its window of recent changes and its tail are full (1,024 changes and
-/// 128 KiB, see docs/limits.md), and edits after which the first memtable was flushed (16 MiB). Before, memory
-/// has to grow.
+/// 128 KiB, see docs/limits.md), and edits after which memtables (16 MiB) were flushed three times: the
+/// allocator keeps what the first cycles took. Before, memory has to grow.
 const EDITS_TO_FILL_A_DOCUMENT: u64 = 1_100;
-const EDITS_TO_FILL_A_MEMTABLE: u64 = 60_000;
+const EDITS_TO_CYCLE_MEMTABLES: u64 = 200_000;
 /// Time after the churn for everybody to be back.
 const BACK_LIMIT: Duration = Duration::from_secs(60);
 /// One in so many documents is built and compared; of all others the heads are.
@@ -162,7 +162,7 @@ const NOT_JUDGED: &str = "memory is not judged: in the first third of so short a
 
 /// Whether what has to fill up has done so in the first third.
 fn is_filled(plan: &Plan) -> bool {
-    let least = (u64::from(plan.documents) * EDITS_TO_FILL_A_DOCUMENT).max(EDITS_TO_FILL_A_MEMTABLE);
+    let least = (u64::from(plan.documents) * EDITS_TO_FILL_A_DOCUMENT).max(EDITS_TO_CYCLE_MEMTABLES);
     plan.scheduled() / 3 >= least
 }
 
@@ -275,8 +275,8 @@ mod tests {
             let shape = Shape { documents, rate, length_us: seconds * 1_000_000, ..plan.shape };
             is_filled(&Plan { shape, ..plan })
         };
-        assert!(with(1, 1_000, 180) && !with(1, 1_000, 179), "the memtable");
-        assert!(with(100, 1_000, 330) && !with(100, 1_000, 329), "the documents");
+        assert!(with(1, 1_000, 600) && !with(1, 1_000, 599), "the memtables");
+        assert!(with(200, 1_000, 660) && !with(200, 1_000, 659), "the documents");
         assert!(with(100, 500, 1_800), "the default");
     }
 }
