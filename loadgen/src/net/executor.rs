@@ -36,6 +36,8 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 const CONNECTING_MAX: u64 = 256;
 /// Attempts in a row after which a client counts as failed. The waits between them grow to half a minute.
 const ATTEMPTS_MAX: u32 = 10;
+/// The same before the server has ever welcomed it: it may not be there at all.
+const FIRST_ATTEMPTS_MAX: u32 = 5;
 /// Time for one attempt, until the server's welcome.
 const ATTEMPT_MS: u64 = 10_000;
 
@@ -268,7 +270,7 @@ async fn connect_all<S: Session>(ctx: &Rc<Ctx>, slots: &[Rc<Slot<S>>]) {
 /// Keeps one connection: makes it, serves it, and where the plan says so makes it again, after the waits that
 /// the client's own backoff asks for.
 async fn serve<S: Session, P>(ctx: &Rc<Ctx>, slot: &Rc<Slot<S>>, mut permit: Option<P>) {
-    let (mut backoff, mut attempt) = (Backoff::default(), 0);
+    let (mut backoff, mut attempt, mut attempts_max) = (Backoff::default(), 0, FIRST_ATTEMPTS_MAX);
     loop {
         while ctx.controls.is_held() && !ctx.controls.is_over() {
             Timer::new(Duration::from_millis(5)).await;
@@ -293,6 +295,9 @@ async fn serve<S: Session, P>(ctx: &Rc<Ctx>, slot: &Rc<Slot<S>>, mut permit: Opt
             return;
         }
         let is_held = ctx.controls.is_held();
+        if was_ready {
+            attempts_max = ATTEMPTS_MAX;
+        }
         attempt = if was_ready || is_held { 0 } else { attempt + 1 };
         if was_ready && !is_held && !was_cut {
             count(&ctx.gauges.lost);
@@ -305,7 +310,7 @@ async fn serve<S: Session, P>(ctx: &Rc<Ctx>, slot: &Rc<Slot<S>>, mut permit: Opt
             continue;
         }
         let random = ctx.random.borrow_mut().next();
-        let wait_ms = backoff.wait_ms(next, ctx.now_ms(), random).filter(|_| attempt < ATTEMPTS_MAX);
+        let wait_ms = backoff.wait_ms(next, ctx.now_ms(), random).filter(|_| attempt < attempts_max);
         let Some(wait_ms) = wait_ms else {
             count(&ctx.gauges.failed);
             ctx.fail(&format!("a connection failed: {error}"));
