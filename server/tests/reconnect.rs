@@ -33,8 +33,11 @@ fn presence_and_unacked_pushes_come_back_with_the_connection() {
     let server = Server::start(data.path());
     let mut ada = Member::connect(&server, true, 1);
     let room = ada.open("room");
+    let mut eve = Member::connect(&server, false, 3);
+    eve.open("room");
     ada.client.set_presence(room, b"here", 60_000).unwrap();
-    ada.until(|told| matches!(told, Told::Presence { .. }));
+    ada.send();
+    eve.until(|told| matches!(told, Told::Presence { members: 1, .. }));
     server.kill();
     // Nobody hears this, and nothing of it is lost.
     let document = ada.documents.get_mut(&room).unwrap();
