@@ -74,6 +74,7 @@ fn run(scenario: Scenario) -> Result<bool> {
         Scenario::Fanout(args) => {
             finish(&scenario::fanout::fanout(&args, &live)?, &args.common, &live, false)
         }
+        Scenario::Deaf(args) => finish(&scenario::deaf::deaf(&args, &live)?, &args.common, &live, false),
         Scenario::Presence(args) => {
             finish(&scenario::presence::presence(&args, &live)?, &args.common, &live, false)
         }

@@ -18,6 +18,8 @@ pub struct Sections {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub presence: Option<Presence>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub deaf: Option<Deaf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub join: Option<Join>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storm: Option<Storm>,
@@ -75,6 +77,35 @@ pub struct Presence {
     pub leave_us: Percentiles,
     /// Pairs of which one did not see the other's latest state after everybody was back.
     pub pairs_without_latest_after_return: u64,
+}
+
+/// Members that never read, who come and go by turns.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Deaf {
+    pub deaf: u64,
+    /// How often they came.
+    pub turns: u32,
+    /// Seconds without them, and then with them.
+    pub phase_s: f64,
+    /// Fewest of them that were connected at the end of a turn.
+    pub connected_min: u64,
+    /// Fewest connections that took no more when measuring began in a turn, and at its end.
+    pub blocked_at_first_min: Option<u64>,
+    pub blocked_at_last_min: Option<u64>,
+    /// Deliveries to the others without them.
+    pub idle_us: Percentiles,
+    /// Deliveries to the others with them.
+    pub active_us: Percentiles,
+    /// p99 with them over p99 without them.
+    pub p99_ratio: Option<f64>,
+    /// Most resident memory of the server before they first came, and while they were there.
+    pub rss_before_bytes: Option<u64>,
+    pub rss_with_bytes: Option<u64>,
+    /// By how much it may grow.
+    pub rss_growth_bytes_max: u64,
+    /// Those of them that were woken at the end, and those of these that ended with the others' heads.
+    pub woken: u64,
+    pub woken_converged: u64,
 }
 
 /// Cold joins.
@@ -203,6 +234,7 @@ impl Sections {
         let sections = [
             self.beside.as_ref().map(Beside::summary),
             self.presence.as_ref().map(Presence::summary),
+            self.deaf.as_ref().map(Deaf::summary),
             self.join.as_ref().map(Join::summary),
             self.storm.as_ref().map(Storm::summary),
             self.soak.as_ref().map(Soak::summary),
@@ -221,18 +253,40 @@ pub fn ms(us: u64) -> String {
     format!("{:.2}", us as f64 / 1_000.0)
 }
 
+/// A line of percentiles under the summary's header.
+fn row(name: &str, p: &Percentiles) -> String {
+    let [p50, p90, p99, p999, max] = [p.p50, p.p90, p.p99, p.p999, p.max].map(ms);
+    format!("  {name:<22}{p50:>9}{p90:>9}{p99:>9}{p999:>9}{max:>9}\n")
+}
+
+impl Deaf {
+    /// By how much the server's memory grew with them.
+    pub fn rss_growth_bytes(&self) -> Option<u64> {
+        Some(self.rss_with_bytes?.saturating_sub(self.rss_before_bytes?))
+    }
+
+    fn summary(&self) -> String {
+        let known = |value: Option<u64>| value.map_or("not known".to_owned(), |value| value.to_string());
+        let mib = |bytes: Option<u64>| {
+            bytes.map_or("not known".to_owned(), |bytes| format!("{:.1} MiB", bytes as f64 / 1_048_576.0))
+        };
+        format!(
+            "  deaf: {} members that never read, {} times; blocked at least {} when measuring began, {} at the end; \
+             milliseconds as above\n{}{}  resident memory: at most {} before, {} with them\n",
+            self.deaf,
+            self.turns,
+            known(self.blocked_at_first_min),
+            known(self.blocked_at_last_min),
+            row("without them", &self.idle_us),
+            row("with them", &self.active_us),
+            mib(self.rss_before_bytes),
+            mib(self.rss_with_bytes)
+        )
+    }
+}
+
 impl Beside {
     fn summary(&self) -> String {
-        let row = |name: &str, p: &Percentiles| {
-            format!(
-                "  {name:<22}{:>9}{:>9}{:>9}{:>9}{:>9}\n",
-                ms(p.p50),
-                ms(p.p90),
-                ms(p.p99),
-                ms(p.p999),
-                ms(p.max)
-            )
-        };
         format!(
             "  beside: {} documents of {} members, {} edits/s; milliseconds as above\n{}{}",
             self.documents,
@@ -260,16 +314,6 @@ impl Presence {
 
 impl Join {
     fn summary(&self) -> String {
-        let row = |name: &str, p: &Percentiles| {
-            format!(
-                "  {name:<22}{:>9}{:>9}{:>9}{:>9}{:>9}\n",
-                ms(p.p50),
-                ms(p.p90),
-                ms(p.p99),
-                ms(p.p999),
-                ms(p.max)
-            )
-        };
         format!(
             "  join: {} joins of {} edits in {:.2} MB; milliseconds as above\n{}{}{}",
             self.joins,

@@ -61,6 +61,28 @@ fn fanout_reaches_every_member_and_looks_at_the_neighbours() {
 }
 
 #[test]
+fn members_that_never_read_are_not_felt_and_catch_up() {
+    // 64 KiB and more, 15 times a second a document: sockets are full at once.
+    let (report, _) = run(
+        "deaf --deaf 40 --documents 2 --members 5 --rate 30 --value-bytes 65536 --turns 1 --phase 1.5 --warmup 0.5",
+        10,
+    );
+    // The warm-up, a phase without and one with them, and two fifths of one to wake up.
+    assert_eq!((number(&report, "/edits/sent"), number(&report, "/edits/acked")), (123, 123));
+    assert_eq!(number(&report, "/deliveries/received"), 123 * 4);
+    // Of each phase of 45 edits the first 18 do not count.
+    let (idle, active) = (number(&report, "/deaf/idle_us/count"), number(&report, "/deaf/active_us/count"));
+    assert_eq!((idle, active), (27 * 4, 27 * 4));
+    assert_eq!(
+        (number(&report, "/deaf/connected_min"), number(&report, "/deaf/blocked_at_last_min")),
+        (40, 40)
+    );
+    assert_eq!((number(&report, "/deaf/woken"), number(&report, "/deaf/woken_converged")), (40, 40));
+    assert_eq!(number(&report, "/documents/converged"), 2);
+    assert!(number(&report, "/deaf/rss_with_bytes") > 0 && number(&report, "/deaf/rss_before_bytes") > 0);
+}
+
+#[test]
 fn presence_ends_with_everybody_seeing_everybody() {
     let (report, _) = run("presence --rooms 6 --members 6 --updates 3 --warmup 0.5 --duration 2", 36);
     // 36 members, 3 states a second each for 2.5 s, and the one that each begins with.
@@ -135,6 +157,9 @@ fn what_makes_no_scenario_is_refused_with_a_reason() {
         ("storm --url tcp://127.0.0.1:1", "use --cut reset"),
         ("fanout --members 2 --writers 3", "at least one"),
         ("fanout --beside 1 --duration 3 --phase 2", "at least twice --phase"),
+        ("deaf --deaf 15 --documents 10", "a multiple of 10"),
+        ("deaf --deaf 0", "a multiple of 10"),
+        ("deaf --turns 0", "at least 1"),
         ("presence --members 1", "at least two members"),
         ("presence --state-bytes 23", "24 to 4096 bytes"),
         ("presence --updates 0", "more than 0"),

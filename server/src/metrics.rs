@@ -19,6 +19,8 @@ pub struct Metrics {
     registry: Registry,
     /// Open connections.
     pub connections: IntGauge,
+    /// Those of them whose sockets take no more for now.
+    pub blocked: IntGauge,
     /// Connections accepted, by transport once it is known.
     pub accepted: IntCounter,
     /// Connections that could not be taken, by reason.
@@ -88,6 +90,7 @@ impl Metrics {
         registry.register(Box::new(documents.clone()))?;
         Ok(Self {
             connections: gauge("connections_active", "Open connections")?,
+            blocked: gauge("connections_blocked", "Open connections whose sockets take no more for now")?,
             accepted: counter("connections_accepted_total", "Connections accepted")?,
             rejected: labelled("connections_rejected_total", "Connections not taken", "reason")?,
             failed: labelled("connections_failed_total", "Connections ended for an error", "code")?,

@@ -182,12 +182,19 @@ fn members_that_never_read_cost_little_and_converge_when_they_do() {
     // remains is the log's own: its memtable, and the document's tail.
     let bound_bytes = SLOW * 2 * QUANTUM_BYTES + 3 * WRITTEN_BYTES;
     assert!(grown_bytes < bound_bytes, "{grown_bytes} bytes for {SLOW} members that never read");
+    // Asked until it is so: the last ack does not wait for the last send to each of them.
+    while server.metric("etherply_connections_blocked") != SLOW as f64 {}
     for member in slow.iter_mut().step_by(25) {
         let stream = *member.documents.keys().next().unwrap();
         assert_eq!(member.until_keys(stream, writes + 1).len(), writes + 1);
         let heads = member.documents.get_mut(&stream).unwrap().doc().get_heads();
         assert_eq!(heads, writer.documents.get_mut(&write).unwrap().doc().get_heads());
     }
+    // Who reads again is not blocked any more, nor who is gone.
+    while server.metric("etherply_connections_blocked") != (SLOW - SLOW.div_ceil(25)) as f64 {}
+    drop(slow);
+    while server.metric("etherply_connections_active") != 1.0 {}
+    assert_eq!(server.metric("etherply_connections_blocked"), 0.0);
 }
 
 fn rss_kib(pid: i32) -> usize {

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 
-pub use self::scenarios::{BesideArgs, CutChoice, FanoutArgs, JoinArgs, PresenceArgs, SoakArgs, StormArgs};
+pub use self::scenarios::{
+    BesideArgs, CutChoice, DeafArgs, FanoutArgs, JoinArgs, PresenceArgs, SoakArgs, StormArgs,
+};
 use crate::plan::{Target, TransportChoice};
 use crate::writer::{VALUE_BYTES_MAX, VALUE_BYTES_MIN};
 
@@ -37,6 +39,8 @@ pub enum Scenario {
     Fanout(FanoutArgs),
     /// Rooms whose members tell where they are: latency, conflation, leaves, and everybody's latest state
     Presence(PresenceArgs),
+    /// Members that never read, beside others on the same documents: what they cost, and whether they are felt
+    Deaf(DeafArgs),
     /// Clients without a copy join a document with a long history
     Join(JoinArgs),
     /// Everybody is cut off at once and comes back: how long until all are in sync again

@@ -95,6 +95,37 @@ pub struct JoinArgs {
     pub beside: BesideArgs,
 }
 
+/// Options of `deaf`.
+#[derive(Debug, Clone, Args)]
+pub struct DeafArgs {
+    #[command(flatten)]
+    pub common: Common,
+    /// Members that never read, spread evenly over the documents
+    #[arg(long, default_value_t = 1_000, value_name = "N")]
+    pub deaf: u32,
+    /// Documents
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub documents: u32,
+    /// Members of each document that read; all write
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub members: u32,
+    /// Edits a second, over all documents
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    pub rate: u64,
+    /// Bytes of the value that an edit puts: large, so that sockets which nobody reads are soon full
+    #[arg(long, default_value_t = 2_048, value_name = "N")]
+    pub value_bytes: usize,
+    /// How often those who never read come and go
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub turns: u32,
+    /// Seconds without them, and then with them
+    #[arg(long, default_value_t = 5.0, value_name = "S")]
+    pub phase: f64,
+    /// Seconds before, in which edits are made but not measured
+    #[arg(long, default_value_t = 4.0, value_name = "S")]
+    pub warmup: f64,
+}
+
 /// How a storm begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CutChoice {

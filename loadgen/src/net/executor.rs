@@ -196,6 +196,11 @@ async fn obey<S: Session>(ctx: &Rc<Ctx>, index: usize, orders: flume::Receiver<O
                     spawn(ctx, churn(ctx.clone(), slots.clone(), index, every));
                 }
             }
+            Command::Wake { one_in } => {
+                let numbered = ctx.plan.of_executor(index).zip(slots.iter());
+                let woken = numbered.filter(|(connection, _)| connection.is_multiple_of(one_in.max(1)));
+                woken.for_each(|(_, slot)| slot.rouse());
+            }
             Command::Look { members } => drop(members.send(outcomes(ctx, &slots))),
             Command::Finish { outcome } => {
                 let stats = std::mem::replace(&mut *ctx.stats.borrow_mut(), Stats::new()?);

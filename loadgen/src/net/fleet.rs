@@ -32,6 +32,8 @@ pub enum Command {
     Cut { how: Cut, one_in: u32 },
     /// Cut connections at random, so many a second over all executors, until the next churn is ordered.
     Churn { per_s: f64 },
+    /// Let one in so many connections read again, if they had stopped.
+    Wake { one_in: u32 },
     /// Tell how everyone stands, and go on.
     Look { members: flume::Sender<Vec<MemberOutcome>> },
     /// Tell what became of everyone, and end.

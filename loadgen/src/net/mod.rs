@@ -1,6 +1,7 @@
 //! Connections on glommio: sockets, the tasks that serve them, the executors. What is said over them is a
 //! [`Session`]'s to know.
 
+pub mod deaf;
 pub mod executor;
 pub mod fleet;
 pub mod floor;

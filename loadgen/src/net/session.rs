@@ -37,6 +37,12 @@ pub trait Session: Sized + 'static {
     fn is_done(&self) -> bool {
         false
     }
+    /// Whether what comes for it is read.
+    fn reads(&self) -> bool {
+        true
+    }
+    /// Reads again, if it had stopped.
+    fn wake(&mut self) {}
     /// Called every second.
     fn tick(&mut self, ctx: &Ctx);
     /// What has become of the member. A sample of its changes is given once.

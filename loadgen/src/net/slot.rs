@@ -112,6 +112,9 @@ impl<S: Session> Slot<S> {
             if let Err(error) = inner.drain(cx) {
                 return Poll::Ready(Err(error.into()));
             }
+            if !inner.session.reads() {
+                break;
+            }
             let Some(stream) = inner.stream.as_mut() else { return Poll::Ready(Ok(())) };
             let bytes = match Pin::new(stream).poll_read(cx, &mut scratch) {
                 Poll::Pending => break,
@@ -172,6 +175,13 @@ impl<S: Session> Slot<S> {
         inner.abort = Some("the scenario cut it");
         inner.wake();
         true
+    }
+
+    /// Lets a session read again that had stopped.
+    pub fn rouse(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.session.wake();
+        inner.wake();
     }
 
     /// Ends the connection for good.

@@ -58,24 +58,8 @@ struct Brought {
 
 impl Session for SyncSession {
     fn new(ctx: &Ctx, connection: u32) -> Self {
-        let plan = &ctx.plan;
-        let (document, member) = plan.place(connection);
-        let writes = member < plan.writers;
-        let writer = || ThinWriter::new(&plan.actor(document, member), format!("writer-{member}"));
-        Self {
-            client: client_of(ctx, connection),
-            stream: None,
-            document,
-            member,
-            follower: Follower::new(plan.writers as usize, plan.is_sample(document, member)),
-            writer: writes.then(writer),
-            is_ready: false,
-            is_open: false,
-            made: 0,
-            acked: 0,
-            in_flight: 0,
-            standing: Standing::Away,
-        }
+        let (_, member) = ctx.plan.place(connection);
+        Self::member(ctx, connection, member < ctx.plan.writers)
     }
 
     fn connect(&mut self, ctx: &Ctx) -> Result<()> {
@@ -197,6 +181,27 @@ pub fn client_of(ctx: &Ctx, connection: u32) -> Client {
 }
 
 impl SyncSession {
+    /// The member behind a connection, who writes or only reads.
+    pub fn member(ctx: &Ctx, connection: u32, writes: bool) -> Self {
+        let plan = &ctx.plan;
+        let (document, member) = plan.place(connection);
+        let writer = || ThinWriter::new(&plan.actor(document, member), format!("writer-{member}"));
+        Self {
+            client: client_of(ctx, connection),
+            stream: None,
+            document,
+            member,
+            follower: Follower::new(plan.writers as usize, plan.is_sample(document, member)),
+            writer: writes.then(writer),
+            is_ready: false,
+            is_open: false,
+            made: 0,
+            acked: 0,
+            in_flight: 0,
+            standing: Standing::Away,
+        }
+    }
+
     /// Keeps as many pushes unacked as the plan says.
     fn refill(&mut self, ctx: &Ctx) -> Result<()> {
         if self.writer.is_none() || !self.is_open {

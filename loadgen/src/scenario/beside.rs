@@ -174,7 +174,8 @@ impl Done {
     }
 }
 
-fn ratio(idle: &Percentiles, active: &Percentiles) -> Option<f64> {
+/// How many times as long the p99 of the active spans is; `None` where there are too few deliveries to tell.
+pub fn ratio(idle: &Percentiles, active: &Percentiles) -> Option<f64> {
     let is_enough = idle.count.min(active.count) >= DELIVERIES_MIN;
     is_enough.then(|| active.p99 as f64 / idle.p99.max(1) as f64)
 }

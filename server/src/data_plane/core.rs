@@ -406,6 +406,9 @@ impl State {
             handover::stay(self, *home);
         }
         self.count_off();
+        if connection.is_blocked {
+            self.setup.metrics.blocked.dec();
+        }
         self.partial_bytes = self.partial_bytes.saturating_sub(connection.partial_bytes);
         self.paused.remove(&id);
         for stream in &connection.streams {

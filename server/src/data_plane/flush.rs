@@ -209,6 +209,7 @@ fn send(state: &mut State, id: u64, pieces: &[bytes::Bytes]) {
             skip = skip.saturating_sub(piece.len());
         }
         connection.is_blocked = true;
+        setup.metrics.blocked.inc();
         // Its task waits for the socket to take more.
         connection.wake();
     }

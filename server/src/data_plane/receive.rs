@@ -143,6 +143,7 @@ fn poll_unsent(
                 if connection.unsent.is_empty() {
                     connection.unsent = VecDeque::new();
                     connection.is_blocked = false;
+                    state.setup.metrics.blocked.dec();
                     state.mark_dirty(id);
                 }
             }
