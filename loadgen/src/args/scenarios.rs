@@ -113,7 +113,7 @@ pub struct DeafArgs {
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub rate: u64,
     /// Bytes of the value that an edit puts: large, so that sockets which nobody reads are soon full
-    #[arg(long, default_value_t = 2_048, value_name = "N")]
+    #[arg(long, default_value_t = 8_192, value_name = "N")]
     pub value_bytes: usize,
     /// How often those who never read come and go
     #[arg(long, default_value_t = 3, value_name = "N")]
