@@ -135,6 +135,11 @@ impl Feeds {
         self.feeds.len()
     }
 
+    /// How many members a document has here.
+    pub fn members(&self, handle: u32) -> usize {
+        self.feeds.get(&handle).map_or(0, |feed| feed.members.len() - feed.free.len())
+    }
+
     /// Whether no document has members here.
     pub fn is_empty(&self) -> bool {
         self.feeds.is_empty()

@@ -14,6 +14,7 @@ use etherply_wire::kinds::Error;
 use etherply_wire::limits::{MESSAGE_BYTES_MAX, PUSH_BYTES_IN_FLIGHT_MAX, PUSHES_IN_FLIGHT_MAX};
 use etherply_wire::websocket::Decoder;
 
+use super::due::Due;
 use super::limits::{CONTROL_BYTES_MAX, CONTROL_OVERHEAD_BYTES};
 
 /// What a connection speaks.
@@ -82,7 +83,7 @@ pub(super) struct Connection {
     pub(super) in_flight: u32,
     pub(super) in_flight_bytes: usize,
     /// It is on the list of those to be flushed.
-    pub(super) is_dirty: bool,
+    pub(super) due: Due,
     /// The socket takes no more.
     pub(super) is_blocked: bool,
     /// It is not read from, because of what it has under way.
@@ -121,7 +122,7 @@ impl Connection {
             ready: VecDeque::new(),
             in_flight: 0,
             in_flight_bytes: 0,
-            is_dirty: false,
+            due: Due::No,
             is_blocked: false,
             is_paused: false,
             has_backlog: false,

@@ -25,6 +25,7 @@ use etherply_wire::kinds::GoingAway;
 
 use super::connection::{Connection, Control, Stage};
 use super::contain::{self, Scope};
+use super::due::{Due, DueQueues};
 use super::handover::Moving;
 use super::limits::{
     CONNECTIONS_PER_CORE_MAX, CORE_IN_FLIGHT_BYTES_MAX, DRAIN_TIMEOUT_S, HELLO_TIMEOUT_S, IDLE_TIMEOUT_S,
@@ -73,7 +74,7 @@ pub(super) struct State {
     pub(super) connections: Slab<Connection>,
     pub(super) effects: Vec<Effect>,
     /// Connections that have something to send.
-    pub(super) dirty: VecDeque<u64>,
+    pub(super) due: DueQueues,
     /// Requests of this core's connections that are under way.
     pub(super) in_flight_bytes: usize,
     /// Connections that wait for the core's own limit.
@@ -114,7 +115,7 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         feeds: Feeds::new(),
         connections: Slab::new(),
         effects: Vec::new(),
-        dirty: VecDeque::new(),
+        due: DueQueues::default(),
         in_flight_bytes: 0,
         paused: BTreeSet::new(),
         jobs: VecDeque::new(),
@@ -371,11 +372,13 @@ impl State {
 
     /// Something has to be sent to this connection at the end of the turn.
     pub(super) fn mark_dirty(&mut self, id: u64) {
-        if let Some(connection) = self.connections.get_mut(id)
-            && !connection.is_dirty
-        {
-            connection.is_dirty = true;
-            self.dirty.push_back(id);
+        self.mark_due(id, Due::Now);
+    }
+
+    /// The same, as urgently as said.
+    pub(super) fn mark_due(&mut self, id: u64, due: Due) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            self.due.add(connection, due);
         }
         self.request_flush();
     }
@@ -478,7 +481,7 @@ impl State {
 
     /// During a stop: whether everything that was under way here is durable, answered and sent.
     fn report_drained(&mut self) {
-        if self.stopping != Some(StopStage::Drain) || !self.dirty.is_empty() || !self.shard.is_settled() {
+        if self.stopping != Some(StopStage::Drain) || !self.due.is_empty() || !self.shard.is_settled() {
             return;
         }
         let is_busy = |connection: &mut Connection| connection.in_flight > 0 || connection.is_blocked;

@@ -1,6 +1,5 @@
 //! What the engine wants done, carried out: sent to a connection, a feed, another core, or storage.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use etherply_engine::change::ChangeHash;
@@ -18,6 +17,8 @@ use etherply_wire::kinds::{Cursor, resume};
 use super::connection::{Connection, Control, OpenStream};
 use super::contain::{self, Scope};
 use super::core::State;
+use super::due::{Due, DueQueues};
+use super::limits::BULK_MEMBERS_MIN;
 use super::mailbox::Message;
 use super::slab::Slab;
 use crate::storage::snapshot::Cut;
@@ -161,19 +162,18 @@ fn make_ready(state: &mut State, peer: Peer, handle: u32) {
 }
 
 fn publish(state: &mut State, handle: u32, event: FeedEvent) {
-    let State { feeds, connections, dirty, .. } = state;
-    feeds.publish(handle, event, |peer, _| wake(connections, dirty, peer, handle));
+    let State { feeds, connections, due, .. } = state;
+    let how = if feeds.members(handle) > BULK_MEMBERS_MIN { Due::Bulk } else { Due::Now };
+    feeds.publish(handle, event, |peer, _| wake(connections, due, peer, handle, how));
     state.request_flush();
 }
 
 /// A member has something to be sent at the end of the turn.
-fn wake(connections: &mut Slab<Connection>, dirty: &mut VecDeque<u64>, peer: Peer, handle: u32) {
+fn wake(connections: &mut Slab<Connection>, due: &mut DueQueues, peer: Peer, handle: u32, how: Due) {
     if let Some(connection) = connections.get_mut(peer.id)
         && connection.make_ready(handle)
-        && !connection.is_dirty
     {
-        connection.is_dirty = true;
-        dirty.push_back(peer.id);
+        due.add(connection, how);
     }
 }
 
@@ -265,8 +265,8 @@ pub(super) fn snapshot_read(
             None
         }
     };
-    let State { feeds, connections, dirty, .. } = state;
-    feeds.snapshot_read(handle, &snapshot, chunks, |peer, _| wake(connections, dirty, peer, handle));
+    let State { feeds, connections, due, .. } = state;
+    feeds.snapshot_read(handle, &snapshot, chunks, |peer, _| wake(connections, due, peer, handle, Due::Bulk));
     state.request_flush();
     retry_storage(state);
 }

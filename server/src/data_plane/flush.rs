@@ -15,8 +15,9 @@ use socket2::SockRef;
 use super::connection::{Connection, Control, Stage, Transport};
 use super::contain::{self, Scope};
 use super::core::State;
+use super::due::Due;
 use super::effects;
-use super::limits::{DRAIN_TIMEOUT_S, SENDS_PER_TURN_MAX};
+use super::limits::DRAIN_TIMEOUT_S;
 use super::mailbox::Message;
 use crate::storage::{Question, Reader};
 
@@ -27,19 +28,24 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 pub(super) fn flush(state: &mut State) {
     state.shard.flush(&mut state.effects);
     effects::carry_out(state);
-    // Those that become dirty again while this runs have their next turn after other tasks had theirs.
-    for _ in 0..state.dirty.len().min(SENDS_PER_TURN_MAX) {
-        let Some(id) = state.dirty.pop_front() else { break };
-        contain::run(state, Scope::Connection(id), |state| flush_connection(state, id));
+    // Those that become due again while this runs have their next turn after other tasks had theirs.
+    for (due, count) in state.due.turn() {
+        for _ in 0..count {
+            let Some(id) = state.due.pop(due) else { break };
+            contain::run(state, Scope::Connection(id), |state| flush_connection(state, id, due));
+        }
     }
-    if !state.dirty.is_empty() {
+    if !state.due.is_empty() {
         state.request_flush();
     }
 }
 
-fn flush_connection(state: &mut State, id: u64) {
-    let Some(connection) = state.connections.get_mut(id) else { return };
-    connection.is_dirty = false;
+fn flush_connection(state: &mut State, id: u64, due: Due) {
+    // One that is more or less urgent than this stands in the other queue, or was served from there.
+    let Some(connection) = state.connections.get_mut(id).filter(|connection| connection.due == due) else {
+        return;
+    };
+    connection.due = Due::No;
     if connection.is_blocked || connection.stage == Stage::Dead {
         return;
     }
@@ -58,7 +64,7 @@ fn flush_connection(state: &mut State, id: u64) {
         return;
     }
     if has_more {
-        state.mark_dirty(id);
+        state.mark_due(id, Due::Bulk);
     } else if connection.is_ending() {
         end(state, id);
     }

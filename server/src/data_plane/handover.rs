@@ -15,6 +15,7 @@ use etherply_engine::shard::OpenRequest;
 
 use super::connection::{Connection, Stage};
 use super::core::{Core, State};
+use super::due::Due;
 use super::limits::{CONNECTIONS_PER_CORE_MAX, HANDOVER_SLACK};
 use super::mailbox::Message;
 use super::{receive, session};
@@ -75,7 +76,7 @@ pub(super) fn depart(core: &Core, id: u64, stream: &Stream, carry: &mut Vec<u8>)
     state.partial_bytes = state.partial_bytes.saturating_sub(connection.partial_bytes);
     state.paused.remove(&id);
     connection.partial_bytes = 0;
-    connection.is_dirty = false;
+    connection.due = Due::No;
     connection.waker = None;
     state.setup.metrics.handovers.inc();
     let moving = Moving { connection, socket, carry: std::mem::take(carry) };

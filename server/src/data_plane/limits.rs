@@ -19,6 +19,10 @@ pub const CORE_PARTIAL_BYTES_MAX: usize = 256 * 1024 * 1024;
 pub const PARTIAL_BYTES_FREE: usize = 64 * 1024;
 /// Messages from other cores and from storage before connections have their turn.
 pub const MESSAGES_PER_TURN_MAX: usize = 1_024;
+/// Members of one document on a core beyond which what it has for them is bulk.
+pub const BULK_MEMBERS_MIN: usize = 64;
+/// Connections of bulk that are sent to in a turn, behind all others and before anything is read again.
+pub const BULK_SENDS_PER_TURN_MAX: usize = 48;
 /// Connections that are sent to before anything is read again.
 pub const SENDS_PER_TURN_MAX: usize = 512;
 /// What an answer counts beside its bytes while it waits.

@@ -8,6 +8,7 @@
 //! receive     bytes in: preamble, upgrade, frames
 //! session     frames in: what each kind does
 //! contain     what a panic ends
+//! due         who is sent to in which order
 //! effects     what the engine wants done
 //! handover    a connection moves to its document's core
 //! flush       bytes out: one send for everything that a connection is to get
@@ -17,6 +18,7 @@ mod accept;
 mod connection;
 mod contain;
 mod core;
+mod due;
 mod effects;
 mod flush;
 mod handover;
