@@ -44,7 +44,7 @@ pub fn prepare(root: &Path) -> anyhow::Result<()> {
         process::run(pip.arg(folder.join("requirements.txt")))
             .context("the packages of PyPI cannot be installed")
     })?;
-    let lint = ["clippy", "-p", "etherply-server", "--test", "interop", "--", "-D", "warnings"];
+    let lint = ["clippy", "--workspace", "--test", "interop", "--", "-D", "warnings"];
     process::run(process::cargo(root).args(lint))
 }
 

@@ -11,22 +11,13 @@ use crate::{fuzz, interop, system, tidy};
 /// Seconds for which CI runs each fuzz target; a release runs `cargo xtask fuzz --seconds` with far more.
 const FUZZ_SAMPLE_SECONDS: u32 = 10;
 
+/// What the stage `release` has built. By its path: `cargo run -p` would build it once more, with the features
+/// of its own dependencies alone.
+const LOADGEN: &str = "target/release/etherply-loadgen";
+
 /// The whole is `etherply-loadgen prove`, which measures for 30 s.
-const PROVE_SAMPLE: &[&str] = &[
-    "run",
-    "--release",
-    "-p",
-    "etherply-loadgen",
-    "--",
-    "prove",
-    "--duration",
-    "5",
-    "--warmup",
-    "2",
-    "--ignore-times",
-    "--out",
-    "target/prove-sample",
-];
+const PROVE_SAMPLE: &[&str] =
+    &["prove", "--duration", "5", "--warmup", "2", "--ignore-times", "--out", "target/prove-sample"];
 
 /// The stages.
 pub const STAGES: &[Stage] = &[
@@ -43,7 +34,7 @@ pub const STAGES: &[Stage] = &[
     Stage {
         name: "interop",
         budget_minutes: 6,
-        work: Work::PreparedTests(interop::prepare, &["test", "-p", "etherply-server", "--test", "interop"]),
+        work: Work::PreparedTests(interop::prepare, &["test", "--workspace", "--test", "interop"]),
     },
     Stage {
         name: "docs",
@@ -64,10 +55,7 @@ pub const STAGES: &[Stage] = &[
     Stage {
         name: "crash",
         budget_minutes: 4,
-        work: Work::Cargo(
-            &["run", "--release", "-p", "etherply-loadgen", "--", "crash", "--kills", "25", "--ignore-times"],
-            &[],
-        ),
+        work: Work::Program(LOADGEN, &["crash", "--kills", "25", "--ignore-times"]),
     },
-    Stage { name: "prove", budget_minutes: 2, work: Work::Cargo(PROVE_SAMPLE, &[]) },
+    Stage { name: "prove", budget_minutes: 2, work: Work::Program(LOADGEN, PROVE_SAMPLE) },
 ];

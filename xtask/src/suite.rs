@@ -23,6 +23,8 @@ pub enum Work {
     Task(fn(&Path) -> anyhow::Result<()>),
     /// Cargo with these arguments and environment.
     Cargo(&'static [&'static str], &'static [(&'static str, &'static str)]),
+    /// A program of the workspace, by its path, with these arguments.
+    Program(&'static str, &'static [&'static str]),
     /// Cargo with these arguments, which print how many tests passed and failed.
     Tests(&'static [&'static str]),
     /// The same, behind code of this program that provides what they need.
@@ -82,6 +84,9 @@ fn perform(root: &Path, work: &Work) -> anyhow::Result<Count> {
         Work::PreparedTests(prepare, arguments) => {
             prepare(root)?;
             return perform(root, &Work::Tests(arguments));
+        }
+        Work::Program(path, arguments) => {
+            process::run(process::command(root, root.join(path)).args(*arguments))?;
         }
         Work::Tests(arguments) => {
             let mut count = Count::default();
