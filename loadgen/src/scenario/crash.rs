@@ -12,17 +12,17 @@ use crate::ledger::Ledger;
 use crate::live::Live;
 use crate::net::sync::SyncSession;
 use crate::net::{Command, Fleet, Outcome};
-use crate::plan::{Plan, Sampling};
+use crate::plan::Plan;
 use crate::procfs;
 use crate::random::Random;
-use crate::report::{Claim, Connections, GeneratorFigures, Kill, Report, ServerFigures, Settings, Verdict};
+use crate::report::{Claim, Connections, GeneratorFigures, Kill, Report, ServerFigures, Verdict};
 use crate::scenario::compare::{Part, converged, verify_apart, write_samples};
 use crate::scenario::run::{Measured, merge};
 use crate::scenario::setup::{
-    Workspace, any_port, executors, loopback, raise_descriptors, run_number, server_program, text_of,
+    self, Times, Workspace, any_port, loopback, raise_descriptors, server_program, text_of,
 };
 use crate::scenario::tally::Tally;
-use crate::schedule::{Rhythm, Shape};
+use crate::schedule::Shape;
 use crate::server::{Program, Server, run_to_end};
 use crate::stats::{level, read};
 use crate::verify::{Findings, verify, write_copy, write_index};
@@ -65,22 +65,10 @@ pub fn crash(args: &CrashArgs, live: &Live) -> Result<Report> {
 
 fn plan_of(args: &CrashArgs, server: &Server) -> Plan {
     let (documents, writers) = (args.documents, args.members);
-    Plan {
-        target: loopback(server.listen),
-        transport: args.common.transport,
-        documents,
-        members: args.members,
-        writers,
-        value_bytes: args.value_bytes,
-        shape: Shape { documents, writers, rate: 0, length_us: 0, seed: args.common.seed },
-        warmup_us: 0,
-        executors: executors(&args.common),
-        run: run_number(),
-        pipeline: args.pipeline,
-        reconnects: true,
-        rhythm: Rhythm::Steady,
-        sampling: Sampling::default(),
-    }
+    let shape = Shape { documents, writers, rate: 0, length_us: 0, seed: args.common.seed };
+    let (target, transport) = (loopback(server.listen), args.common.transport);
+    let plan = setup::plan(&args.common, target, transport, args.value_bytes, shape);
+    Plan { pipeline: args.pipeline, reconnects: true, ..plan }
 }
 
 struct Run<'l> {
@@ -211,7 +199,7 @@ impl Run<'_> {
         let generator = GeneratorFigures { cpu_s: procfs::cpu_s(std::process::id())? };
         let measured =
             Measured { connections, server: figures, generator, stats, members, acked: Vec::new(), refused };
-        let settings = settings_of(args, &plan, workspace.filesystem());
+        let settings = setup::settings(&args.common, &plan, Times::default(), workspace.filesystem());
         let mut report = measured.report("crash", args.common.transport, settings, tally);
         report.documents.converged = Some(converged);
         report.edits.lost = kills.iter().map(|kill| kill.missing).sum::<u64>() + findings.acked_missing;
@@ -228,20 +216,6 @@ impl Run<'_> {
 
 fn short(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn settings_of(args: &CrashArgs, plan: &Plan, filesystem: Option<String>) -> Settings {
-    Settings {
-        documents: plan.documents,
-        members_per_document: plan.members,
-        writers_per_document: plan.writers,
-        value_bytes: args.value_bytes,
-        seed: args.common.seed,
-        server_cores: args.common.server_cores,
-        generator_executors: plan.executors,
-        data_filesystem: filesystem,
-        ..Settings::default()
-    }
 }
 
 fn claims(report: &Report) -> Vec<Claim> {

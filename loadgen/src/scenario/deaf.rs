@@ -11,14 +11,14 @@ use crate::live::Live;
 use crate::net::sync::SyncSession;
 use crate::net::{Command, Fleet, MemberOutcome, START_DELAY};
 use crate::plan::{Plan, Sampling};
-use crate::report::{Claim, Curve, Report, Settings};
+use crate::report::{Claim, Curve, Report};
 use crate::scenario::beside::ratio;
 use crate::scenario::claims;
 use crate::scenario::conclude::{conclude, judge};
 use crate::scenario::edits::micros;
 use crate::scenario::host::Host;
 use crate::scenario::run::{Before, Crowd};
-use crate::scenario::setup::{executors, raise_descriptors, run_number};
+use crate::scenario::setup::{Times, raise_descriptors};
 use crate::scenario::turns::{Seen, Turns, turns_us};
 use crate::schedule::{Phases, Rhythm, Shape};
 use crate::sections::{self, ms};
@@ -50,7 +50,7 @@ pub fn deaf(args: &DeafArgs, live: &Live) -> Result<Report> {
         bail!("--deaf members are spread evenly over --documents: take a multiple of {}", args.documents);
     }
     let mut host = Host::start(&args.common, live)?;
-    let plan = plan_of(args, &host, phases)?;
+    let plan = plan_of(args, &host, phases);
     raise_descriptors(plan.connections().saturating_add(args.deaf))?;
 
     let crowd = Crowd::gather(Fleet::start::<SyncSession>(plan.clone(), None)?, host.server(), live)?;
@@ -94,7 +94,11 @@ pub fn deaf(args: &DeafArgs, live: &Live) -> Result<Report> {
         woken,
         woken_converged,
     };
-    let settings = settings_of(args, &plan, &host);
+    let settings = host.settings(
+        &args.common,
+        &plan,
+        Times { warmup_s: args.warmup, duration_s: args.phase * 2.0 * f64::from(args.turns) },
+    );
     let mut report = conclude("deaf", &mut host, &plan, measured, settings, live)?;
     report.notes.extend(faults);
     report.curves.more = curves;
@@ -121,26 +125,13 @@ fn phases(turns: u32, phase: f64, warmup: f64) -> Result<Phases> {
     Ok(Phases { begin_us: micros(warmup)?, span_us, settle_us: micros(phase * SETTLE_SHARE)? })
 }
 
-fn plan_of(args: &DeafArgs, host: &Host, phases: Phases) -> Result<Plan> {
+fn plan_of(args: &DeafArgs, host: &Host, phases: Phases) -> Plan {
     let (documents, writers) = (args.documents, args.members);
     // Edits go on while some of them wake up; what is due then is not counted.
     let length_us = turns_us(&phases, args.turns).saturating_add(phases.settle_us);
-    Ok(Plan {
-        target: host.target.clone(),
-        transport: host.transport,
-        documents,
-        members: args.members,
-        writers,
-        value_bytes: args.value_bytes,
-        shape: Shape { documents, writers, rate: args.rate, length_us, seed: args.common.seed },
-        warmup_us: phases.begin_us,
-        executors: executors(&args.common),
-        run: run_number(),
-        pipeline: 0,
-        reconnects: false,
-        rhythm: Rhythm::Watching(phases),
-        sampling: Sampling::default(),
-    })
+    let shape = Shape { documents, writers, rate: args.rate, length_us, seed: args.common.seed };
+    let plan = host.plan(&args.common, args.value_bytes, shape);
+    Plan { warmup_us: phases.begin_us, rhythm: Rhythm::Watching(phases), ..plan }
 }
 
 /// The same documents, with those who never read as their members.
@@ -150,22 +141,6 @@ fn deaf_plan(args: &DeafArgs, plan: &Plan) -> Plan {
         rhythm: Rhythm::Steady,
         sampling: Sampling { one_in: 1, members: 0 },
         ..plan.clone()
-    }
-}
-
-fn settings_of(args: &DeafArgs, plan: &Plan, host: &Host) -> Settings {
-    Settings {
-        documents: plan.documents,
-        members_per_document: plan.members,
-        writers_per_document: plan.writers,
-        rate: args.rate,
-        value_bytes: args.value_bytes,
-        warmup_s: args.warmup,
-        duration_s: args.phase * 2.0 * f64::from(args.turns),
-        seed: args.common.seed,
-        server_cores: args.common.server_cores,
-        generator_executors: plan.executors,
-        data_filesystem: host.filesystem(),
     }
 }
 

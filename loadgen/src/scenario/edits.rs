@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use crate::args::{EditsArgs, ProveArgs, check};
 use crate::live::Live;
 use crate::net::sync::SyncSession;
-use crate::plan::{Plan, Sampling, Target, TransportChoice};
+use crate::plan::{Plan, Target, TransportChoice};
 use crate::report::{Claim, Report, Settings};
 use crate::scenario::claims;
 use crate::scenario::conclude::{conclude, judge};
 use crate::scenario::host::Host;
 use crate::scenario::run::run;
-use crate::scenario::setup::{executors, raise_descriptors, run_number};
-use crate::schedule::{Rhythm, Shape};
+use crate::scenario::setup::{self, Times, raise_descriptors};
+use crate::schedule::Shape;
 use crate::verify;
 
 /// What an idle connection may cost the server, in bytes of resident memory.
@@ -51,39 +51,14 @@ pub fn plan_of(args: &EditsArgs, target: Target, transport: TransportChoice) -> 
         length_us: warmup_us.saturating_add(duration_us),
         seed: args.common.seed,
     };
-    Ok(Plan {
-        target,
-        transport,
-        documents: args.documents,
-        members: args.members,
-        writers,
-        value_bytes: args.value_bytes,
-        shape,
-        warmup_us,
-        executors: executors(&args.common),
-        run: run_number(),
-        pipeline: 0,
-        reconnects: false,
-        rhythm: Rhythm::Steady,
-        sampling: Sampling::default(),
-    })
+    let plan = setup::plan(&args.common, target, transport, args.value_bytes, shape);
+    Ok(Plan { members: args.members, warmup_us, ..plan })
 }
 
 /// What was asked for, for the report.
 pub fn settings_of(args: &EditsArgs, plan: &Plan, filesystem: Option<String>) -> Settings {
-    Settings {
-        documents: plan.documents,
-        members_per_document: plan.members,
-        writers_per_document: plan.writers,
-        rate: args.rate,
-        value_bytes: args.value_bytes,
-        warmup_s: args.warmup,
-        duration_s: args.duration,
-        seed: args.common.seed,
-        server_cores: args.common.server_cores,
-        generator_executors: plan.executors,
-        data_filesystem: filesystem,
-    }
+    let times = Times { warmup_s: args.warmup, duration_s: args.duration };
+    setup::settings(&args.common, plan, times, filesystem)
 }
 
 fn scenario(name: &str, args: EditsArgs, live: &Live) -> Result<Report> {

@@ -10,7 +10,7 @@ use crate::live::Live;
 use crate::net::sync::SyncSession;
 use crate::net::{Fleet, START_DELAY};
 use crate::plan::{Plan, Sampling};
-use crate::report::{Report, Settings};
+use crate::report::Report;
 use crate::scenario::beside::{self, Beside};
 use crate::scenario::claims;
 use crate::scenario::compare::compare;
@@ -18,7 +18,7 @@ use crate::scenario::conclude::{judge, report_of};
 use crate::scenario::edits::micros;
 use crate::scenario::host::Host;
 use crate::scenario::run::{Before, Crowd};
-use crate::scenario::setup::{executors, raise_descriptors, run_number};
+use crate::scenario::setup::{Times, raise_descriptors};
 use crate::schedule::{Rhythm, Shape};
 use crate::sections::ms;
 
@@ -57,7 +57,8 @@ pub fn fanout(args: &FanoutArgs, live: &Live) -> Result<Report> {
     parts.extend(beside.as_ref().map(|beside| beside.measured.part(&beside.plan)));
     let findings = compare(&mut host, &parts)?;
     drop(parts);
-    let settings = settings_of(args, &plan, &host);
+    let settings =
+        host.settings(&args.common, &plan, Times { warmup_s: args.warmup, duration_s: args.duration });
     let mut report = report_of("fanout", &host, &plan, measured, settings, &findings);
     let mut claims = vec![
         claims::connections(&report),
@@ -84,38 +85,9 @@ fn plan_of(args: &FanoutArgs, host: &Host, rhythm: Rhythm) -> Result<Plan> {
         length_us: warmup_us.saturating_add(duration_us),
         seed: args.common.seed,
     };
-    Ok(Plan {
-        target: host.target.clone(),
-        transport: host.transport,
-        documents: 1,
-        members: args.members,
-        writers: args.writers,
-        value_bytes: args.value_bytes,
-        shape,
-        warmup_us,
-        executors: executors(&args.common),
-        run: run_number(),
-        pipeline: 0,
-        reconnects: false,
-        rhythm,
-        sampling: Sampling { one_in: 1, members: SAMPLES },
-    })
-}
-
-fn settings_of(args: &FanoutArgs, plan: &Plan, host: &Host) -> Settings {
-    Settings {
-        documents: 1,
-        members_per_document: plan.members,
-        writers_per_document: plan.writers,
-        rate: args.rate,
-        value_bytes: args.value_bytes,
-        warmup_s: args.warmup,
-        duration_s: args.duration,
-        seed: args.common.seed,
-        server_cores: args.common.server_cores,
-        generator_executors: plan.executors,
-        data_filesystem: host.filesystem(),
-    }
+    let sampling = Sampling { one_in: 1, members: SAMPLES };
+    let plan = host.plan(&args.common, args.value_bytes, shape);
+    Ok(Plan { members: args.members, warmup_us, rhythm, sampling, ..plan })
 }
 
 fn highlight(report: &Report) -> String {

@@ -8,8 +8,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::args::{Common, parse_url};
 use crate::live::Live;
-use crate::plan::{Target, TransportChoice};
-use crate::scenario::setup::{Workspace, any_port, loopback, server_program, text_of};
+use crate::plan::{Plan, Target, TransportChoice};
+use crate::report::Settings;
+use crate::scenario::setup::{self, Times, Workspace, any_port, loopback, server_program, text_of};
+use crate::schedule::Shape;
 use crate::server::{Program, Server, run_to_end};
 
 /// A server, its data, and how it is reached.
@@ -24,6 +26,16 @@ pub struct Host {
 }
 
 impl Host {
+    /// See [`setup::plan`].
+    pub fn plan(&self, common: &Common, value_bytes: usize, shape: Shape) -> Plan {
+        setup::plan(common, self.target.clone(), self.transport, value_bytes, shape)
+    }
+
+    /// See [`setup::settings`].
+    pub fn settings(&self, common: &Common, plan: &Plan, time: Times) -> Settings {
+        setup::settings(common, plan, time, self.filesystem())
+    }
+
     /// The server that the command line names, or a new one.
     pub fn start(common: &Common, live: &Live) -> Result<Self> {
         let workspace = Workspace::new(common)?;

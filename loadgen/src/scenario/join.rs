@@ -12,7 +12,7 @@ use crate::args::{JoinArgs, check};
 use crate::live::Live;
 use crate::net::join::JoinSession;
 use crate::net::{Fleet, Joined, MemberOutcome, Outcome, START_DELAY};
-use crate::plan::{Plan, Sampling};
+use crate::plan::Plan;
 use crate::report::{Claim, Connections, Curve, Deliveries, Edits, Report, Settings};
 use crate::scenario::beside::{self, Beside};
 use crate::scenario::claims;
@@ -22,7 +22,7 @@ use crate::scenario::edits::micros;
 use crate::scenario::history::{self, History};
 use crate::scenario::host::Host;
 use crate::scenario::run::{Before, Measured, merge};
-use crate::scenario::setup::{executors, raise_descriptors, run_number};
+use crate::scenario::setup::{Times, raise_descriptors};
 use crate::scenario::tally::Tally;
 use crate::schedule::{Rhythm, Shape};
 use crate::sections;
@@ -128,41 +128,15 @@ fn plan_of(args: &JoinArgs, host: &Host, rhythm: Rhythm) -> Result<Plan> {
     let (warmup_us, duration_us) = (micros(args.warmup)?, micros(args.duration)?);
     let length_us = warmup_us.saturating_add(duration_us);
     let shape = Shape { documents: 1, writers: 1, rate: args.rate, length_us, seed: args.common.seed };
-    let mut plan = Plan {
-        target: host.target.clone(),
-        transport: host.transport,
-        documents: 1,
-        members: 1,
-        writers: 1,
-        value_bytes: args.value_bytes,
-        shape,
-        warmup_us,
-        executors: executors(&args.common),
-        run: run_number(),
-        pipeline: 0,
-        reconnects: false,
-        rhythm,
-        sampling: Sampling::default(),
-    };
+    let plan = Plan { warmup_us, rhythm, ..host.plan(&args.common, args.value_bytes, shape) };
     // A connection for each join.
-    plan.members = u32::try_from(plan.scheduled()).context("more joins than can be counted")?.max(1);
-    Ok(plan)
+    let members = u32::try_from(plan.scheduled()).context("more joins than can be counted")?.max(1);
+    Ok(Plan { members, ..plan })
 }
 
 fn settings_of(args: &JoinArgs, plan: &Plan, host: &Host) -> Settings {
-    Settings {
-        documents: 1,
-        members_per_document: plan.members,
-        writers_per_document: 0,
-        rate: args.rate,
-        value_bytes: args.value_bytes,
-        warmup_s: args.warmup,
-        duration_s: args.duration,
-        seed: args.common.seed,
-        server_cores: args.common.server_cores,
-        generator_executors: plan.executors,
-        data_filesystem: host.filesystem(),
-    }
+    let times = Times { warmup_s: args.warmup, duration_s: args.duration };
+    Settings { writers_per_document: 0, ..host.settings(&args.common, plan, times) }
 }
 
 /// Joiners that were given the same bytes.

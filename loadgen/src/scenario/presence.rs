@@ -10,16 +10,16 @@ use crate::args::{PresenceArgs, check};
 use crate::live::Live;
 use crate::net::presence::{PresenceSession, STATE_BYTES_MAX, STATE_BYTES_MIN};
 use crate::net::{Command, Cut, Fleet, MemberOutcome};
-use crate::plan::{Plan, Sampling};
+use crate::plan::Plan;
 use crate::report::{Claim, Deliveries, Report, Settings};
 use crate::scenario::claims;
 use crate::scenario::conclude::judge;
 use crate::scenario::edits::micros;
 use crate::scenario::host::Host;
 use crate::scenario::run::{Before, Crowd, Measured};
-use crate::scenario::setup::{executors, raise_descriptors, run_number};
+use crate::scenario::setup::{Times, raise_descriptors};
 use crate::scenario::tally::Tally;
-use crate::schedule::{Rhythm, Shape};
+use crate::schedule::Shape;
 use crate::sections;
 use crate::stats::{Percentiles, read};
 
@@ -95,22 +95,7 @@ fn plan_of(args: &PresenceArgs, host: &Host) -> Result<Plan> {
         length_us: warmup_us.saturating_add(duration_us),
         seed: args.common.seed,
     };
-    Ok(Plan {
-        target: host.target.clone(),
-        transport: host.transport,
-        documents: args.rooms,
-        members: args.members,
-        writers: args.members,
-        value_bytes: args.state_bytes,
-        shape,
-        warmup_us,
-        executors: executors(&args.common),
-        run: run_number(),
-        pipeline: 0,
-        reconnects: true,
-        rhythm: Rhythm::Steady,
-        sampling: Sampling::default(),
-    })
+    Ok(Plan { warmup_us, reconnects: true, ..host.plan(&args.common, args.state_bytes, shape) })
 }
 
 /// What members see of one another.
@@ -186,19 +171,9 @@ fn report_of(
     measured: Measured,
     section: sections::Presence,
 ) -> Report {
-    let settings = Settings {
-        documents: plan.documents,
-        members_per_document: plan.members,
-        writers_per_document: plan.members,
-        rate: plan.shape.rate,
-        value_bytes: plan.value_bytes,
-        warmup_s: args.warmup,
-        duration_s: args.duration,
-        seed: args.common.seed,
-        server_cores: args.common.server_cores,
-        generator_executors: plan.executors,
-        data_filesystem: None,
-    };
+    // Nothing of it comes to a disk.
+    let times = Times { warmup_s: args.warmup, duration_s: args.duration };
+    let settings = Settings { data_filesystem: None, ..host.settings(&args.common, plan, times) };
     let deliveries = Deliveries {
         expected: section.states_expected,
         received: section.states_seen,

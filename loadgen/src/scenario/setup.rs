@@ -9,7 +9,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::args::Common;
 use crate::cleanup;
-use crate::plan::Target;
+use crate::plan::{Plan, Sampling, Target, TransportChoice};
+use crate::report::Settings;
+use crate::schedule::{Rhythm, Shape};
 use crate::server::{Program, find_server};
 
 /// Descriptors that the generator needs besides its sockets.
@@ -39,6 +41,57 @@ pub fn executors(common: &Common) -> usize {
 pub fn run_number() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_nanos() & u128::from(u64::MAX)).unwrap_or(0)
+}
+
+/// A run of these edits in which every member of a document writes, at an even pace, and nobody comes back. A
+/// scenario changes what is otherwise with it.
+pub fn plan(
+    common: &Common,
+    target: Target,
+    transport: TransportChoice,
+    value_bytes: usize,
+    shape: Shape,
+) -> Plan {
+    Plan {
+        target,
+        transport,
+        documents: shape.documents,
+        members: shape.writers,
+        writers: shape.writers,
+        value_bytes,
+        shape,
+        warmup_us: 0,
+        executors: executors(common),
+        run: run_number(),
+        pipeline: 0,
+        reconnects: false,
+        rhythm: Rhythm::Steady,
+        sampling: Sampling::default(),
+    }
+}
+
+/// What was asked for, for the report.
+pub fn settings(common: &Common, plan: &Plan, time: Times, data_filesystem: Option<String>) -> Settings {
+    Settings {
+        documents: plan.documents,
+        members_per_document: plan.members,
+        writers_per_document: plan.writers,
+        rate: plan.shape.rate,
+        value_bytes: plan.value_bytes,
+        warmup_s: time.warmup_s,
+        duration_s: time.duration_s,
+        seed: common.seed,
+        server_cores: common.server_cores,
+        generator_executors: plan.executors,
+        data_filesystem,
+    }
+}
+
+/// How long a run was asked to last.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Times {
+    pub warmup_s: f64,
+    pub duration_s: f64,
 }
 
 /// A temporary folder for the server's data, its log and what is compared at the end.

@@ -11,14 +11,14 @@ use crate::net::sync::SyncSession;
 use crate::net::{Command, Fleet};
 use crate::plan::{Plan, Sampling};
 use crate::procfs;
-use crate::report::{Claim, Report, Settings};
+use crate::report::{Claim, Report};
 use crate::scenario::claims;
 use crate::scenario::conclude::{conclude, judge};
 use crate::scenario::edits::micros;
 use crate::scenario::host::Host;
 use crate::scenario::run::{Before, Crowd};
-use crate::scenario::setup::{executors, raise_descriptors, run_number};
-use crate::schedule::{Rhythm, Shape};
+use crate::scenario::setup::{Times, raise_descriptors};
+use crate::schedule::Shape;
 use crate::sections::{Sample, Soak};
 use crate::stats::{level, read};
 use crate::trend::Trend;
@@ -70,7 +70,7 @@ pub fn soak(args: &SoakArgs, live: &Live) -> Result<Report> {
     let mut measured = crowd.finish(figures, generator)?;
     measured.connections.failed = measured.connections.failed.max(read(&gauges.failed));
 
-    let settings = settings_of(args, &plan, &host);
+    let settings = host.settings(&args.common, &plan, Times { warmup_s: 0.0, duration_s: args.duration });
     let mut report = conclude("soak", &mut host, &plan, measured, settings, live)?;
     let memory_is_judged = is_filled(&plan);
     let section = section_of(churn_per_s, read(&gauges.cut), samples, memory_is_judged);
@@ -94,38 +94,9 @@ pub fn soak(args: &SoakArgs, live: &Live) -> Result<Report> {
 fn plan_of(args: &SoakArgs, host: &Host) -> Result<Plan> {
     let (documents, writers) = (args.documents, args.members);
     let length_us = micros(args.duration)?;
-    Ok(Plan {
-        target: host.target.clone(),
-        transport: host.transport,
-        documents,
-        members: args.members,
-        writers,
-        value_bytes: args.value_bytes,
-        shape: Shape { documents, writers, rate: args.rate, length_us, seed: args.common.seed },
-        warmup_us: 0,
-        executors: executors(&args.common),
-        run: run_number(),
-        pipeline: 0,
-        reconnects: true,
-        rhythm: Rhythm::Steady,
-        sampling: Sampling { one_in: SAMPLED_ONE_IN, members: 1 },
-    })
-}
-
-fn settings_of(args: &SoakArgs, plan: &Plan, host: &Host) -> Settings {
-    Settings {
-        documents: plan.documents,
-        members_per_document: plan.members,
-        writers_per_document: plan.writers,
-        rate: args.rate,
-        value_bytes: args.value_bytes,
-        warmup_s: 0.0,
-        duration_s: args.duration,
-        seed: args.common.seed,
-        server_cores: args.common.server_cores,
-        generator_executors: plan.executors,
-        data_filesystem: host.filesystem(),
-    }
+    let shape = Shape { documents, writers, rate: args.rate, length_us, seed: args.common.seed };
+    let sampling = Sampling { one_in: SAMPLED_ONE_IN, members: 1 };
+    Ok(Plan { reconnects: true, sampling, ..host.plan(&args.common, args.value_bytes, shape) })
 }
 
 /// Reads the server's meters again and again until the last edit is made.

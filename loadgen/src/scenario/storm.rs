@@ -9,15 +9,15 @@ use crate::args::{CutChoice, StormArgs, check};
 use crate::live::Live;
 use crate::net::sync::SyncSession;
 use crate::net::{Command, Cut, Fleet, START_DELAY};
-use crate::plan::{Plan, Sampling};
-use crate::report::{Claim, Curve, Report, Settings};
+use crate::plan::Plan;
+use crate::report::{Claim, Curve, Report};
 use crate::scenario::claims;
 use crate::scenario::conclude::{conclude, judge};
 use crate::scenario::edits::micros;
 use crate::scenario::host::Host;
 use crate::scenario::run::{Before, Crowd};
-use crate::scenario::setup::{executors, raise_descriptors, run_number};
-use crate::schedule::{Rhythm, Shape};
+use crate::scenario::setup::{Times, raise_descriptors};
+use crate::schedule::Shape;
 use crate::sections::{self, Spread, ms};
 use crate::stats::{level, read};
 
@@ -81,7 +81,8 @@ pub fn storm(args: &StormArgs, live: &Live) -> Result<Report> {
         Curve::of("connected again", &measured.stats.reconnected),
         Curve::of("in sync again", &measured.stats.since_moment),
     ];
-    let settings = settings_of(args, &plan, &host);
+    let settings =
+        host.settings(&args.common, &plan, Times { warmup_s: args.warmup, duration_s: args.duration });
     let mut report = conclude("storm", &mut host, &plan, measured, settings, live)?;
     report.curves.more = curves;
     let last_ms = ms(section.in_sync_us.last);
@@ -112,38 +113,8 @@ fn plan_of(args: &StormArgs, host: &Host) -> Result<Plan> {
     let (warmup_us, duration_us) = (micros(args.warmup)?, micros(args.duration)?);
     let (documents, writers) = (args.documents, args.members);
     let length_us = warmup_us.saturating_add(duration_us);
-    Ok(Plan {
-        target: host.target.clone(),
-        transport: host.transport,
-        documents,
-        members: args.members,
-        writers,
-        value_bytes: args.value_bytes,
-        shape: Shape { documents, writers, rate: args.rate, length_us, seed: args.common.seed },
-        warmup_us: 0,
-        executors: executors(&args.common),
-        run: run_number(),
-        pipeline: 0,
-        reconnects: true,
-        rhythm: Rhythm::Steady,
-        sampling: Sampling::default(),
-    })
-}
-
-fn settings_of(args: &StormArgs, plan: &Plan, host: &Host) -> Settings {
-    Settings {
-        documents: plan.documents,
-        members_per_document: plan.members,
-        writers_per_document: plan.writers,
-        rate: args.rate,
-        value_bytes: args.value_bytes,
-        warmup_s: args.warmup,
-        duration_s: args.duration,
-        seed: args.common.seed,
-        server_cores: args.common.server_cores,
-        generator_executors: plan.executors,
-        data_filesystem: host.filesystem(),
-    }
+    let shape = Shape { documents, writers, rate: args.rate, length_us, seed: args.common.seed };
+    Ok(Plan { reconnects: true, ..host.plan(&args.common, args.value_bytes, shape) })
 }
 
 fn claims_of(report: &Report, everybody: u64, all: bool, scheduled: u64, on_disk: bool) -> Vec<Claim> {
