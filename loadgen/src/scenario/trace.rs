@@ -4,13 +4,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::args::TraceArgs;
 use crate::fresh;
 use crate::live::Live;
+use crate::random::Random;
 use crate::report::{Claim, Connections, Report, Settings};
 use crate::scenario::claims;
 use crate::scenario::conclude::judge;
@@ -19,7 +20,7 @@ use crate::scenario::run::{Before, Measured};
 use crate::scenario::setup::{executors, raise_descriptors, run_number};
 use crate::scenario::tally::Tally;
 use crate::sections::Trace;
-use crate::stats::{Percentiles, Stats, level, read};
+use crate::stats::{Gauges, Percentiles, Stats, level, read};
 use crate::trace::changes::{Edits, text_of};
 use crate::trace::file::Recording;
 use crate::trace::member::{Document, Member};
@@ -48,15 +49,18 @@ pub fn trace(args: &TraceArgs, live: &Live) -> Result<Report> {
     if args.speed == Some(0) {
         bail!("--speed is a number of edits a second, from 1 on");
     }
+    if args.kills > 0 && args.common.url.is_some() {
+        bail!("--kills needs a server that this program starts: leave --url out");
+    }
     // What cannot be read is said before a server is started.
     for file in &args.files {
         members_of(args, file, &Recording::read(file)?)?;
     }
-    let host = Host::start(&args.common, live)?;
+    let mut host = Host::start(&args.common, live)?;
     let before = Before::read(host.server());
     let mut sums = Sums::new()?;
     for (number, file) in args.files.iter().enumerate() {
-        one(args, number, file, &host, live, &mut sums).with_context(|| name_of(file))?;
+        one(args, number, file, &mut host, live, &mut sums).with_context(|| name_of(file))?;
     }
     let generator = before.generator()?;
     live.stage("waiting for the server's background work");
@@ -73,7 +77,9 @@ pub fn trace(args: &TraceArgs, live: &Live) -> Result<Report> {
     report.sections.highlight = Some(highlight(&traces));
     report.sections.traces = traces;
     report.notes.extend(faults);
-    let claims = vec![
+    let kills: u32 = report.sections.traces.iter().map(|trace| trace.kills).sum();
+    let ready_ms_max = report.sections.traces.iter().map(|trace| trace.ready_ms_max).max().unwrap_or(0);
+    let mut claims = vec![
         claims::connections(&report),
         claims::edits(&report, wanted),
         claims::stored(&report, false),
@@ -85,6 +91,20 @@ pub fn trace(args: &TraceArgs, live: &Live) -> Result<Report> {
         ),
         claims::converged(&report),
     ];
+    if args.kills > 0 {
+        let wanted = u64::from(args.kills) * args.files.len() as u64;
+        claims.push(Claim::new(
+            "the server was killed as often as asked",
+            format!("{kills} of {wanted}"),
+            u64::from(kills) == wanted,
+        ));
+        let is_soon = ready_ms_max < 5_000;
+        claims.push(Claim::about_time(
+            "ready again within 5 s",
+            format!("{ready_ms_max} ms at most"),
+            is_soon,
+        ));
+    }
     judge(&mut report, claims, &args.common, host, live);
     Ok(report)
 }
@@ -94,7 +114,7 @@ fn one(
     args: &TraceArgs,
     number: usize,
     file: &Path,
-    host: &Host,
+    host: &mut Host,
     live: &Live,
     sums: &mut Sums,
 ) -> Result<()> {
@@ -106,6 +126,7 @@ fn one(
         members: members_of(args, file, &recording)?,
         threads: executors(&args.common).min(args.documents as usize),
         seed: run_number(),
+        reconnects: args.kills > 0,
     };
     let connections = u64::from(orders.members) * u64::from(args.documents);
     raise_descriptors(u32::try_from(connections).context("more connections than can be counted")?)?;
@@ -119,7 +140,9 @@ fn one(
         Document::new(name, edits.clone(), args.speed)
     };
     let documents = (0..args.documents).map(document).collect();
-    let replayed = replay(documents, &orders, live)?;
+    let total = edits.made.len() as u64 * u64::from(args.documents);
+    let mut kills = Kills::new(args.kills, args.common.seed ^ number as u64, total);
+    let replayed = replay(documents, &orders, live, |gauges| kills.look(gauges, host, live))?;
     live.stage(&format!("{name}: comparing what members and a fresh client have"));
     sums.add(&replayed, connections);
     sums.compare(&replayed, &edits, &orders)?;
@@ -133,6 +156,8 @@ fn one(
         change_bytes: edits.made.iter().map(|made| made.bytes.len() as u64).sum(),
         documents: args.documents,
         members_per_document: orders.members,
+        kills: kills.done,
+        ready_ms_max: u64::try_from(kills.ready_after_max.as_millis())?,
         made_in_s: made_in.as_secs_f64(),
         replayed_in_s: replayed.took.as_secs_f64(),
         edits_per_s: edits_made as f64 / replayed.took.as_secs_f64().max(1e-6),
@@ -144,6 +169,43 @@ fn one(
     live.say(&format!("{}: {:.0} edits/s over {:.1} s", trace.file, trace.edits_per_s, trace.replayed_in_s));
     sums.traces.push(trace);
     sums.stats.merge(&replayed.stats)
+}
+
+/// When the server is killed during a recording.
+struct Kills {
+    /// Numbers of acked edits, the last one first.
+    at: Vec<u64>,
+    done: u32,
+    ready_after_max: Duration,
+}
+
+impl Kills {
+    /// So many kills, each somewhere in its share of `total` edits.
+    fn new(kills: u32, seed: u64, total: u64) -> Self {
+        let mut random = Random::new(seed);
+        let share = total / u64::from(kills.max(1));
+        let at = (0..u64::from(kills)).rev().map(|kill| kill * share + random.below(share)).collect();
+        Self { at, done: 0, ready_after_max: Duration::ZERO }
+    }
+
+    /// Kills the server, and starts it again, if that is due.
+    fn look(&mut self, gauges: &Gauges, host: &mut Host, live: &Live) -> Result<()> {
+        let acked = read(&gauges.acked);
+        if self.at.last().is_none_or(|&at| acked < at) {
+            return Ok(());
+        }
+        self.at.pop();
+        let in_flight = read(&gauges.sent).saturating_sub(acked);
+        let ready_after = host.restart(true)?;
+        self.ready_after_max = self.ready_after_max.max(ready_after);
+        self.done += 1;
+        live.say(&format!(
+            "kill {}: {acked} edits acked, {in_flight} in flight; ready again in {} ms",
+            self.done,
+            ready_after.as_millis()
+        ));
+        Ok(())
+    }
 }
 
 impl Sums {
