@@ -119,15 +119,36 @@ impl Snapshots {
     /// # Errors
     /// [`SnapshotError`]; then no chunk is handed out, not even those before the damage.
     pub fn read(&self, handle: u32, request: &SnapshotRequest) -> Result<Vec<Chunk>, SnapshotError> {
+        let mut chunks = Vec::new();
+        self.for_each_chunk(request, |offset, chunk| {
+            chunks.push(Chunk::new(handle, &request.snapshot, offset, chunk));
+        })?;
+        Ok(chunks)
+    }
+
+    /// Reads the same as [`Self::read`] as it is.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn read_bytes(&self, request: &SnapshotRequest) -> Result<Vec<u8>, SnapshotError> {
+        let mut bytes = Vec::new();
+        self.for_each_chunk(request, |_, chunk| bytes.extend_from_slice(chunk))?;
+        Ok(bytes)
+    }
+
+    fn for_each_chunk(
+        &self,
+        request: &SnapshotRequest,
+        mut each: impl FnMut(u64, &[u8]),
+    ) -> Result<(), SnapshotError> {
         let (file, snapshot) = self.open(&request.document)?;
         if snapshot != request.snapshot || !request.offset.is_multiple_of(CHUNK_BYTES) {
             return Err(SnapshotError::Gone);
         }
         let header_bytes = (FIXED_BYTES + request.document.as_str().len() + CHECKSUM_BYTES) as u64;
-        let mut chunks = Vec::new();
         let mut buffer = vec![0; SNAPSHOT_CHUNK_BYTES_MAX + CHECKSUM_BYTES];
         let (mut offset, mut read_bytes) = (request.offset, 0);
-        while offset < snapshot.total_bytes && (read_bytes < request.bytes_max || chunks.is_empty()) {
+        while offset < snapshot.total_bytes && (read_bytes < request.bytes_max || read_bytes == 0) {
             let bytes = usize::try_from(CHUNK_BYTES.min(snapshot.total_bytes - offset)).unwrap_or(0);
             let stored = buffer.get_mut(..bytes + CHECKSUM_BYTES).unwrap_or_default();
             let at = header_bytes + offset / CHUNK_BYTES * STORED_CHUNK_BYTES;
@@ -140,11 +161,11 @@ impl Snapshots {
                 let what = "a chunk's checksum does not match its bytes";
                 return Err(SnapshotError::Damaged { path: self.path(&request.document), what });
             };
-            chunks.push(Chunk::new(handle, &snapshot, offset, chunk));
+            each(offset, chunk);
             offset += bytes as u64;
             read_bytes += bytes;
         }
-        Ok(chunks)
+        Ok(())
     }
 
     /// Begins to cut a snapshot of a document's log up to a place.

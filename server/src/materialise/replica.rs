@@ -1,0 +1,296 @@
+//! One document as Automerge has it: built from the document's snapshot and log, up to a position.
+//!
+//! Automerge panics on some changes, applies others only to save what it cannot load again, and keeps changes
+//! whose dependencies are missing in a queue without a word. Here all of that is one error, [`Poison`], and a
+//! replica that has met it is gone: what a panic leaves behind is not to be trusted.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use automerge::{Automerge, Change, ChangeHash, ReadDoc};
+use etherply_engine::chain::chain_start;
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{FIRST_EPOCH, LogError};
+use etherply_engine::record::Record;
+use etherply_engine::snapshot::{Snapshot, SnapshotRequest};
+use etherply_wire::kinds::Cursor;
+
+use crate::storage::Reader;
+use crate::storage::database::panic_text;
+
+/// Bytes of changes that are read from the log, and applied, in one step.
+pub const STEP_BYTES_MAX: usize = 256 * 1024;
+
+// What a document takes in memory, as measured with Automerge 0.12: see `Replica::bytes`.
+const EMPTY_BYTES: u64 = 15_000;
+const CHANGE_BYTES: u64 = 130;
+const OP_BYTES: u64 = 20;
+
+/// What Automerge cannot digest. Somewhere among these records is a change that breaks it, alone or together
+/// with what came before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "document {document}: Automerge cannot {action} the changes at positions {first_seq} to {last_seq}: {what}"
+)]
+pub struct Poison {
+    /// The document.
+    pub document: DocumentId,
+    /// First position that may hold it.
+    pub first_seq: u64,
+    /// Last position that may hold it.
+    pub last_seq: u64,
+    /// What it was about: apply, save or load.
+    pub action: &'static str,
+    /// What it said.
+    pub what: String,
+}
+
+/// Why a document could not be built.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpeningError {
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// Automerge cannot digest it.
+    #[error(transparent)]
+    Poison(#[from] Box<Poison>),
+}
+
+/// A document as Automerge has it.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    document: DocumentId,
+    automerge: Automerge,
+    cursor: Cursor,
+    applied_bytes: u64,
+}
+
+impl Replica {
+    /// An empty document, at the beginning of an epoch.
+    pub fn new(document: DocumentId, epoch: u64) -> Self {
+        let chain = chain_start(&document, epoch).0;
+        let cursor = Cursor { epoch, seq: 0, chain };
+        Self { document, automerge: Automerge::new(), cursor, applied_bytes: 0 }
+    }
+
+    /// A document from what [`Self::save_verified`] gave, or from changes one behind the other; they are what the
+    /// log has up to `cursor`.
+    ///
+    /// # Errors
+    /// [`Poison`] if Automerge cannot load it, or not without changes that are missing.
+    pub fn from_saved(document: DocumentId, cursor: Cursor, saved: &[u8]) -> Result<Self, Box<Poison>> {
+        let applied_bytes = saved.len() as u64;
+        let poison = |action, what| Poison::new(&document, 1, cursor.seq, action, what);
+        match catch_unwind(AssertUnwindSafe(|| Automerge::load(saved))) {
+            // A document chunk may be followed by changes, and those may wait for others.
+            Ok(Ok(automerge)) if automerge.get_missing_deps(&[]).is_empty() => {
+                Ok(Self { document, automerge, cursor, applied_bytes })
+            }
+            Ok(Ok(_)) => Err(poison("apply", "it has changes whose dependencies are missing".to_owned())),
+            Ok(Err(error)) => Err(poison("load", error.to_string())),
+            Err(panic) => Err(poison("load", panicked(&*panic))),
+        }
+    }
+
+    /// Applies the records that follow. The replica is gone if Automerge cannot digest them.
+    ///
+    /// # Errors
+    /// [`Poison`]: Automerge panicked, refused a change, or keeps one back. That the records follow one another
+    /// and the last one applied is for the caller, who has them from the log: a gap comes out as `Poison`.
+    pub fn apply(mut self, records: &[Record]) -> Result<Self, Box<Poison>> {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(self) };
+        let poison = |action, what| Poison::new(&self.document, first.seq, last.seq, action, what);
+        if first.seq != self.cursor.seq + 1 {
+            let what = format!("the document goes up to {} only", self.cursor.seq);
+            return Err(poison("apply", what));
+        }
+        let mut changes = Vec::with_capacity(records.len());
+        for record in records {
+            let read = catch_unwind(AssertUnwindSafe(|| Change::from_bytes(record.change.to_vec())));
+            let only = |what| Err(Poison::new(&self.document, record.seq, record.seq, "read", what));
+            match read {
+                Ok(Ok(change)) => changes.push(change),
+                Ok(Err(error)) => return only(error.to_string()),
+                Err(panic) => return only(panicked(&*panic)),
+            }
+        }
+        let before = self.automerge.stats().num_changes;
+        match catch_unwind(AssertUnwindSafe(|| self.automerge.apply_changes(changes))) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(poison("apply", error.to_string())),
+            Err(panic) => return Err(poison("apply", panicked(&*panic))),
+        }
+        // What lacks dependencies goes into a queue, and what is there already is passed over, both silently.
+        let applied = self.automerge.stats().num_changes - before;
+        if applied != records.len() as u64 {
+            let what = format!("it took {applied} of {} changes", records.len());
+            return Err(poison("apply", what));
+        }
+        self.cursor = Cursor { seq: last.seq, chain: last.chain.0, ..self.cursor };
+        self.applied_bytes += records.iter().map(|record| record.change.len() as u64).sum::<u64>();
+        Ok(self)
+    }
+
+    /// The document as Automerge saves it, after it was loaded again and has the same heads and changes.
+    ///
+    /// # Errors
+    /// [`Poison`]: it cannot be saved, or not loaded. The change that is to blame may be any before.
+    pub fn save_verified(&self) -> Result<Vec<u8>, Box<Poison>> {
+        let poison = |action, what| Poison::new(&self.document, 1, self.cursor.seq, action, what);
+        let saved = catch_unwind(AssertUnwindSafe(|| self.automerge.save()))
+            .map_err(|panic| poison("save", panicked(&*panic)))?;
+        let same = catch_unwind(AssertUnwindSafe(|| {
+            let loaded = Automerge::load(&saved)?;
+            let same_changes = loaded.stats().num_changes == self.automerge.stats().num_changes;
+            Ok::<_, automerge::AutomergeError>(same_changes && loaded.get_heads() == self.heads())
+        }));
+        match same {
+            Ok(Ok(true)) => Ok(saved),
+            Ok(Ok(false)) => Err(poison("load", "what it saved is another document".to_owned())),
+            Ok(Err(error)) => Err(poison("load", error.to_string())),
+            Err(panic) => Err(poison("load", panicked(&*panic))),
+        }
+    }
+
+    /// The document.
+    pub fn document(&self) -> &DocumentId {
+        &self.document
+    }
+
+    /// The place in the log up to which it was applied.
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// The changes that nothing depends on.
+    pub fn heads(&self) -> Vec<ChangeHash> {
+        self.automerge.get_heads()
+    }
+
+    /// The document itself, for whoever reads it. Reading may panic as well, if it holds what would be poison.
+    pub fn automerge(&self) -> &Automerge {
+        &self.automerge
+    }
+
+    /// How many bytes of memory it takes, estimated. Columns are compressed, so it is less than this for most.
+    pub fn bytes(&self) -> u64 {
+        let stats = self.automerge.stats();
+        let structure = EMPTY_BYTES + CHANGE_BYTES * stats.num_changes + OP_BYTES * stats.num_ops;
+        // Long values count by the bytes that they came in.
+        structure.max(self.applied_bytes)
+    }
+}
+
+impl Poison {
+    fn new(
+        document: &DocumentId,
+        first_seq: u64,
+        last_seq: u64,
+        action: &'static str,
+        what: String,
+    ) -> Box<Self> {
+        Box::new(Self { document: document.clone(), first_seq, last_seq, action, what })
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
+    format!("it panicked: {}", panic_text(panic))
+}
+
+/// A replica that is being built, in bounded steps: from the document's snapshot if one is stored, then from its
+/// log.
+#[derive(Debug)]
+pub struct Opening {
+    document: DocumentId,
+    through_seq: u64,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Begin,
+    Snapshot { snapshot: Snapshot, saved: Vec<u8> },
+    Log(Box<Replica>),
+}
+
+impl Opening {
+    /// Of all that is durable of a document by the time that it is done.
+    pub fn new(document: DocumentId) -> Self {
+        Self::through(document, u64::MAX)
+    }
+
+    /// Of a document up to a position of its current epoch, or its end if that comes before.
+    pub fn through(document: DocumentId, through_seq: u64) -> Self {
+        Self { document, through_seq, state: State::Begin }
+    }
+
+    /// Goes on; `None` until it is done. After an error it begins anew.
+    ///
+    /// # Errors
+    /// [`OpeningError`]. A snapshot that cannot be read is none: the log has what it covers.
+    pub fn step(&mut self, reader: &Reader) -> Result<Option<Replica>, OpeningError> {
+        match std::mem::replace(&mut self.state, State::Begin) {
+            State::Begin => self.begin(reader)?,
+            State::Snapshot { snapshot, saved } => self.read_snapshot(reader, snapshot, saved)?,
+            State::Log(replica) => return self.read_log(reader, *replica),
+        }
+        Ok(None)
+    }
+
+    fn begin(&mut self, reader: &Reader) -> Result<(), LogError> {
+        let epoch = reader.epoch(&self.document)?.unwrap_or(FIRST_EPOCH);
+        let snapshot = reader
+            .snapshots()
+            .latest(&self.document)
+            .filter(|snapshot| snapshot.cursor.epoch == epoch && snapshot.cursor.seq <= self.through_seq);
+        self.state = match snapshot {
+            Some(snapshot) if passes_through(reader, &self.document, &snapshot.cursor)? => {
+                State::Snapshot { snapshot, saved: Vec::new() }
+            }
+            _ => State::Log(Box::new(Replica::new(self.document.clone(), epoch))),
+        };
+        Ok(())
+    }
+
+    fn read_snapshot(
+        &mut self,
+        reader: &Reader,
+        snapshot: Snapshot,
+        mut saved: Vec<u8>,
+    ) -> Result<(), OpeningError> {
+        let (document, cursor) = (self.document.clone(), snapshot.cursor);
+        if (saved.len() as u64) < snapshot.total_bytes {
+            let (offset, bytes_max) = (saved.len() as u64, STEP_BYTES_MAX);
+            let request = SnapshotRequest { document, snapshot, offset, bytes_max };
+            self.state = match reader.snapshots().read_bytes(&request) {
+                Ok(bytes) => {
+                    saved.extend_from_slice(&bytes);
+                    State::Snapshot { snapshot, saved }
+                }
+                Err(error) => {
+                    tracing::warn!("{} is built from its log instead: {error}", self.document);
+                    State::Log(Box::new(Replica::new(self.document.clone(), cursor.epoch)))
+                }
+            };
+            return Ok(());
+        }
+        let replica = Replica::from_saved(document, cursor, &saved)?;
+        self.state = State::Log(Box::new(replica));
+        Ok(())
+    }
+
+    fn read_log(&mut self, reader: &Reader, replica: Replica) -> Result<Option<Replica>, OpeningError> {
+        let Cursor { epoch, seq, .. } = replica.cursor;
+        let records = reader.read(&self.document, epoch, seq, self.through_seq, STEP_BYTES_MAX)?;
+        if records.is_empty() {
+            return Ok(Some(replica));
+        }
+        self.state = State::Log(Box::new(replica.apply(&records)?));
+        Ok(None)
+    }
+}
+
+/// Does the log have another history at a snapshot's end, then the snapshot is not this document's.
+fn passes_through(reader: &Reader, document: &DocumentId, cursor: &Cursor) -> Result<bool, LogError> {
+    let records = reader.read(document, cursor.epoch, cursor.seq.saturating_sub(1), cursor.seq, 1)?;
+    Ok(records.first().is_some_and(|record| record.seq == cursor.seq && record.chain.0 == cursor.chain))
+}
