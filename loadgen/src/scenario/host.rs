@@ -70,7 +70,7 @@ impl Host {
     /// Ends the server by SIGKILL, or asks it to end, and starts it again. From its new start until it was
     /// ready.
     pub fn restart(&mut self, kills: bool) -> Result<Duration> {
-        let (Some(program), Some(mut server)) = (&self.program, self.server.take()) else {
+        let (Some(program), Some(server)) = (&self.program, self.server.take()) else {
             bail!("a server that runs elsewhere cannot be restarted from here");
         };
         if kills {
