@@ -215,6 +215,10 @@ pub struct Trace {
     /// How often the server was killed meanwhile, and the longest time from a new start until it was ready.
     pub kills: u32,
     pub ready_ms_max: u64,
+    /// Positions of the history, over all documents, that were compared with the recording, and those that
+    /// are right.
+    pub history_positions: u64,
+    pub history_right: u64,
     /// Time that Automerge took for the edits, before the replay, in seconds.
     pub made_in_s: f64,
     /// From the first push until everything was acked and delivered, in seconds.

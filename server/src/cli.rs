@@ -28,6 +28,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Write every document of a stopped server's data directory to files that Automerge can load
     Export(ExportArgs),
+    /// Look into the history of a document in a stopped server's data directory
+    History(HistoryArgs),
 }
 
 /// How to serve.
@@ -93,6 +95,62 @@ pub struct ExportArgs {
     /// Print the summary as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Whose history.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: HistoryCommand,
+    /// The data directory, of a server that is not running
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR", global = true)]
+    pub data: PathBuf,
+    /// The document's name
+    #[arg(long, value_name = "NAME", global = true, default_value = "")]
+    pub document: String,
+}
+
+/// What to do with a history. Positions count a document's changes in the order in which the server stored them.
+#[derive(Debug, Subcommand)]
+pub enum HistoryCommand {
+    /// Who changed what when, a line a change
+    List {
+        /// Begin behind this position
+        #[arg(long, default_value_t = 0, value_name = "POSITION")]
+        after: u64,
+        /// At most so many changes
+        #[arg(long, default_value_t = 100, value_name = "N")]
+        count: usize,
+        /// Print an object of JSON for each
+        #[arg(long)]
+        json: bool,
+    },
+    /// The document at positions, as JSON, a line each; as it is now if none is given
+    Show {
+        /// Positions, with commas
+        #[arg(long, value_delimiter = ',', value_name = "POSITION")]
+        at: Vec<u64>,
+    },
+    /// What leads from one position to another, as JSON
+    #[command(name = "diff")]
+    Difference {
+        /// From here
+        #[arg(long, value_name = "POSITION")]
+        from: u64,
+        /// To here [default: as it is now]
+        #[arg(long, value_name = "POSITION")]
+        to: Option<u64>,
+    },
+    /// Write the document at a position to a file that Automerge can load
+    Save {
+        /// The position [default: as it is now]
+        #[arg(long, value_name = "POSITION")]
+        at: Option<u64>,
+        /// The file
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
 }
 
 #[cfg(test)]

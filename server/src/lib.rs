@@ -7,7 +7,8 @@
 //! runtime       one executor a core; the only module that knows glommio
 //! data_plane    connections and documents
 //! storage       the log; the only module that knows fjall
-//! materialise   Automerge documents in the background; the only module that knows Automerge
+//! materialise   Automerge documents in the background; only this and `history` know Automerge
+//! history       who changed what when, and documents as they were
 //! allowlist     which pages may connect, and by which names the server is called
 //! control       health and metrics over HTTP
 //! export        documents out of a data directory
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod control;
 pub mod data_plane;
 pub mod export;
+pub mod history;
 pub mod materialise;
 pub mod metrics;
 pub mod preflight;

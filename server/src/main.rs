@@ -1,10 +1,10 @@
 //! The `etherply` command.
 
-use std::io::{IsTerminal as _, stderr};
+use std::io::{BufWriter, IsTerminal as _, Write as _, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use etherply_server::cli::{Cli, Command, ExportArgs, LogFormat, ServeArgs};
+use etherply_server::cli::{Cli, Command, ExportArgs, HistoryArgs, LogFormat, ServeArgs};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         None => serve(&cli.serve),
         Some(Command::Serve(args)) => serve(&args),
         Some(Command::Export(args)) => export(&args),
+        Some(Command::History(args)) => history(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,4 +52,10 @@ fn export(args: &ExportArgs) -> Result<(), String> {
         println!("{} documents with {changes} changes are in {}", exported.len(), args.out.display());
     }
     Ok(())
+}
+
+fn history(args: &HistoryArgs) -> Result<(), String> {
+    let mut out = BufWriter::new(stdout().lock());
+    let done = etherply_server::history::command::run(args, &mut out).map_err(|error| error.to_string());
+    done.and_then(|()| out.flush().map_err(|error| error.to_string()))
 }

@@ -229,6 +229,10 @@ pub struct TraceArgs {
     /// How often the server is killed (SIGKILL) and started again during each recording, at random moments
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub kills: u32,
+    /// At how many random positions of each document's history the text is compared with the recording's, after
+    /// the server was stopped
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub history: u32,
 }
 
 /// Refuses what no run can be made of.

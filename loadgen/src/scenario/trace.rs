@@ -23,6 +23,7 @@ use crate::sections::Trace;
 use crate::stats::{Gauges, Percentiles, Stats, level, read};
 use crate::trace::changes::{Edits, text_of};
 use crate::trace::file::Recording;
+use crate::trace::history;
 use crate::trace::member::{Document, Member};
 use crate::trace::replay::{Ended, Orders, Replayed, replay};
 
@@ -38,6 +39,8 @@ struct Sums {
     /// Members with the text of the recording's end.
     right: u64,
     traces: Vec<Trace>,
+    /// Each recording's changes and the names of its documents, if their history is to be looked at.
+    replayed: Vec<(Arc<Edits>, Vec<String>)>,
     faults: Vec<String>,
 }
 
@@ -49,8 +52,8 @@ pub fn trace(args: &TraceArgs, live: &Live) -> Result<Report> {
     if args.speed == Some(0) {
         bail!("--speed is a number of edits a second, from 1 on");
     }
-    if args.kills > 0 && args.common.url.is_some() {
-        bail!("--kills needs a server that this program starts: leave --url out");
+    if (args.kills > 0 || args.history > 0) && args.common.url.is_some() {
+        bail!("--kills and --history need a server that this program starts: leave --url out");
     }
     // What cannot be read is said before a server is started.
     for file in &args.files {
@@ -66,8 +69,12 @@ pub fn trace(args: &TraceArgs, live: &Live) -> Result<Report> {
     live.stage("waiting for the server's background work");
     let server = before.figures(host.server(), sums.tally.deliveries.received);
     let settings = settings_of(args, &sums, &host);
-    let Sums { stats, connections, tally, refused, documents, converged, members, right, traces, faults } =
-        sums;
+    if args.history > 0 {
+        sums.look_back(args, &mut host, live)?;
+    }
+    let Sums {
+        stats, connections, tally, refused, documents, converged, members, right, traces, faults, ..
+    } = sums;
     let wanted = traces.iter().map(|trace| trace.changes * u64::from(trace.documents)).sum();
     let (outcomes, acked) = (Vec::new(), Vec::new());
     let measured = Measured { connections, server, generator, stats, members: outcomes, acked, refused };
@@ -103,6 +110,15 @@ pub fn trace(args: &TraceArgs, live: &Live) -> Result<Report> {
             "ready again within 5 s",
             format!("{ready_ms_max} ms at most"),
             is_soon,
+        ));
+    }
+    if args.history > 0 {
+        let sum = |of: fn(&Trace) -> u64| report.sections.traces.iter().map(of).sum::<u64>();
+        let (right, all) = (sum(|trace| trace.history_right), sum(|trace| trace.history_positions));
+        claims.push(Claim::new(
+            "the history is the recording's at every position that was looked at",
+            format!("{right} of {all}"),
+            right == all,
         ));
     }
     judge(&mut report, claims, &args.common, host, live);
@@ -147,6 +163,10 @@ fn one(
     sums.add(&replayed, connections);
     sums.compare(&replayed, &edits, &orders)?;
     let changes = edits.made.len() as u64;
+    if args.history > 0 {
+        let names = replayed.documents.iter().map(|ended| ended.document.name.clone());
+        sums.replayed.push((edits.clone(), names.collect()));
+    }
     let edits_made = read(&replayed.gauges.acked);
     let trace = Trace {
         file: name,
@@ -158,6 +178,8 @@ fn one(
         members_per_document: orders.members,
         kills: kills.done,
         ready_ms_max: u64::try_from(kills.ready_after_max.as_millis())?,
+        history_positions: u64::from(args.history) * u64::from(args.documents),
+        history_right: 0,
         made_in_s: made_in.as_secs_f64(),
         replayed_in_s: replayed.took.as_secs_f64(),
         edits_per_s: edits_made as f64 / replayed.took.as_secs_f64().max(1e-6),
@@ -220,6 +242,7 @@ impl Sums {
             members: 0,
             right: 0,
             traces: Vec::new(),
+            replayed: Vec::new(),
             faults: Vec::new(),
         })
     }
@@ -297,6 +320,25 @@ impl Sums {
                 self.fault(format!("{name}: a fresh client reads another text or other heads"));
             }
             self.converged += u64::from(is_whole && right.contains(&name));
+        }
+        Ok(())
+    }
+
+    /// Compares the stored history of every document with its recording.
+    fn look_back(&mut self, args: &TraceArgs, host: &mut Host, live: &Live) -> Result<()> {
+        host.stop()?;
+        for (index, (edits, names)) in std::mem::take(&mut self.replayed).into_iter().enumerate() {
+            let mut all = 0;
+            for name in names {
+                live.stage(&format!("{name}: comparing its history with the recording"));
+                match history::check(host, &name, &edits, args.history, args.common.seed) {
+                    Ok(right) => all += u64::from(right),
+                    Err(error) => self.fault(format!("{name}: its history: {error:#}")),
+                }
+            }
+            if let Some(trace) = self.traces.get_mut(index) {
+                trace.history_right = all;
+            }
         }
         Ok(())
     }
