@@ -30,6 +30,10 @@ pub enum Command {
     Export(ExportArgs),
     /// Look into the history of a document in a stopped server's data directory
     History(HistoryArgs),
+    /// Write all documents, as they are at one commit, to one file; or check such a file
+    Backup(BackupArgs),
+    /// Make a new data directory of a backup
+    Restore(RestoreArgs),
 }
 
 /// How to serve.
@@ -153,6 +157,57 @@ pub enum HistoryCommand {
     },
 }
 
+/// What to back up, and where to.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct BackupArgs {
+    /// Something else than taking a backup
+    #[command(subcommand)]
+    pub command: Option<BackupCommand>,
+    /// The control address of a running server, as http://HOST:PORT
+    #[arg(long, value_name = "URL", required_unless_present = "data", conflicts_with = "data")]
+    pub control: Option<String>,
+    /// The data directory of a server that is not running
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// File to write; it must not exist yet
+    #[arg(long, value_name = "FILE", required = true)]
+    pub to: Option<PathBuf>,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What can be done with backups.
+#[derive(Debug, Subcommand)]
+pub enum BackupCommand {
+    /// Check a backup from front to back, without restoring it
+    Verify(VerifyBackupArgs),
+}
+
+/// Which backup to check.
+#[derive(Debug, Args)]
+pub struct VerifyBackupArgs {
+    /// The backup
+    pub file: PathBuf,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to restore, and where to.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The backup
+    pub file: PathBuf,
+    /// The data directory to make; it must not exist yet, or be empty
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -173,6 +228,18 @@ mod tests {
         let cli = Cli::parse_from(["etherply", "serve", "--data", "x"]);
         assert!(matches!(cli.command, Some(Command::Serve(args)) if args.data == Path::new("x")));
         assert!(Cli::try_parse_from(["etherply", "--cores", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_backup_needs_one_source_and_a_file_unless_it_is_checked() {
+        let parses = |args: &[&str]| Cli::try_parse_from([&["etherply", "backup"], args].concat()).is_ok();
+        assert!(
+            parses(&["--control", "http://127.0.0.1:4181", "--to", "b"])
+                && parses(&["--data", "d", "--to", "b"])
+        );
+        assert!(parses(&["verify", "b"]) && !parses(&["verify"]));
+        assert!(!parses(&["--to", "b"]) && !parses(&["--data", "d"]));
+        assert!(!parses(&["--control", "http://127.0.0.1:4181", "--data", "d", "--to", "b"]));
     }
 
     #[test]

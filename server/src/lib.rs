@@ -11,11 +11,15 @@
 //! history       who changed what when, and documents as they were
 //! allowlist     which pages may connect, and by which names the server is called
 //! control       health and metrics over HTTP
+//! administration   what operators do by the control plane
 //! export        documents out of a data directory
+//! backup        backups of a data directory, and a new one from them
 //! metrics       what is counted
 //! ```
 
+pub mod administration;
 pub mod allowlist;
+pub mod backup;
 pub mod cli;
 pub mod control;
 pub mod data_plane;

@@ -17,7 +17,7 @@ mod crash_tests;
 pub mod database;
 pub mod directory;
 pub mod error;
-mod fields;
+pub(crate) mod fields;
 mod journal;
 pub mod keys;
 pub mod ledger;
