@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
+
 use crate::allowlist::{HostRule, OriginRule};
 
 /// EtherPly: a sync server that keeps shared documents in step between devices.
@@ -62,6 +64,15 @@ pub struct ServeArgs {
     /// with commas, * for all
     #[arg(long, env = "ETHERPLY_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
     pub allow_host: Vec<HostRule>,
+    /// Most bytes of changes that a document may have, all of its history included
+    #[arg(
+        long,
+        env = "ETHERPLY_DOCUMENT_BYTES_MAX",
+        value_name = "BYTES",
+        default_value_t = DOCUMENT_BYTES_MAX,
+        value_parser = clap::value_parser!(u64).range(DOCUMENT_BYTES_MIN..=DOCUMENT_BYTES_MAX)
+    )]
+    pub document_bytes_max: u64,
     /// How logs look, on standard error
     #[arg(long, env = "ETHERPLY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
@@ -240,6 +251,16 @@ mod tests {
         assert!(parses(&["verify", "b"]) && !parses(&["verify"]));
         assert!(!parses(&["--to", "b"]) && !parses(&["--data", "d"]));
         assert!(!parses(&["--control", "http://127.0.0.1:4181", "--data", "d", "--to", "b"]));
+    }
+
+    #[test]
+    fn the_size_of_documents_has_a_least_and_a_most() {
+        let asked =
+            |bytes: u64| Cli::try_parse_from(["etherply", "--document-bytes-max", &bytes.to_string()]);
+        assert_eq!(asked(DOCUMENT_BYTES_MIN).unwrap().serve.document_bytes_max, DOCUMENT_BYTES_MIN);
+        assert!(asked(DOCUMENT_BYTES_MAX - 1).is_ok() && asked(DOCUMENT_BYTES_MAX).is_ok());
+        assert!(asked(DOCUMENT_BYTES_MIN - 1).is_err() && asked(DOCUMENT_BYTES_MAX + 1).is_err());
+        assert_eq!(Cli::parse_from(["etherply"]).serve.document_bytes_max, DOCUMENT_BYTES_MAX);
     }
 
     #[test]

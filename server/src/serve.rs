@@ -120,6 +120,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             open_connections: Arc::clone(&open_connections),
             connections_per_core: Arc::clone(&connections_per_core),
             allowlist: Arc::clone(&allowlist),
+            document_bytes_max: args.document_bytes_max,
             faults: faults(),
             drained: drained_sender.clone(),
         };
