@@ -75,8 +75,13 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let log = open_storage(args)?;
     let stats = Arc::clone(log.stats());
     let (storage_reader, operators_reader) = (log.reader().clone(), log.reader().clone());
-    let (committer, commit_thread) = storage::spawn_committer(log, Arc::clone(&stats), || {})
-        .map_err(Problem::system("start the commit thread"))?;
+    let (committer, commit_thread) = storage::spawn_committer(
+        log,
+        Arc::clone(&stats),
+        (Arc::default(), Arc::new(|_: &[etherply_engine::log::Append]| {})),
+        || {},
+    )
+    .map_err(Problem::system("start the commit thread"))?;
     let (questions, reader) = storage::spawn_reader(
         "log-read",
         storage_reader.clone(),

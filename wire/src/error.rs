@@ -98,6 +98,8 @@ error_codes! {
     Overloaded = 213, "overloaded", retry, 1013;
     /// The rights that were asked for are no rights, or none.
     RightsInvalid = 214, "rights_invalid", fatal, 4214;
+    /// The document began anew without changes that broke it: open it again, and take it from its beginning.
+    DocumentReset = 215, "document_reset", retry, 4215;
 
     /// The push has no change, or more than one push may have.
     PushInvalid = 300, "push_invalid", fatal, 4300;
@@ -129,6 +131,8 @@ error_codes! {
     ReadOnly = 313, "read_only", fatal, 4313;
     /// The document's operation counter would pass its limit.
     DocumentOpsExhausted = 314, "document_ops_exhausted", fatal, 4314;
+    /// A change of this actor broke the document and was excluded: go on under a fresh actor, without it.
+    ActorExcluded = 315, "actor_excluded", fatal, 4315;
 
     /// The presence state is larger than allowed.
     PresenceTooLarge = 400, "presence_too_large", fatal, 4400;

@@ -157,6 +157,9 @@ pub mod resume {
     /// The cursor belongs to another log: the server's clock follows as [`super::Reconcile`], and nothing
     /// else is sent until the member answers with its own.
     pub const RECONCILE: u8 = 3;
+    /// The copy that the cursor belongs to holds changes that the document has no longer, and cannot be mended:
+    /// the member throws it away. The document is sent from its beginning, by a snapshot or by its log.
+    pub const RESET: u8 = 4;
 }
 
 kinds! {

@@ -179,7 +179,8 @@ impl World {
                 self.commit_soon();
                 return;
             }
-            Effect::Load { handle, document } => {
+            // Nobody finds a change here that breaks a document, so there is nothing to leave out.
+            Effect::Load { handle, document } | Effect::Rebuild { handle, document } => {
                 self.check.loading(life, handle, &document);
                 Query::Load { handle, document }
             }

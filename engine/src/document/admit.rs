@@ -200,6 +200,7 @@ impl Document {
             return Ok(found.seq);
         }
         let before = self.clock.get(change.actor).copied();
+        self.check_excluded(change, before)?;
         if let Some(position) = self.check_sequence(change, before, resolved)? {
             return Ok(position);
         }
@@ -268,6 +269,18 @@ impl Document {
             return Err(Stop::refuse(
                 ErrorCode::ChangeTooLarge,
                 format!("a genesis may have {GENESIS_BYTES_MAX} bytes, this one has {}", change.bytes.len()),
+            ));
+        }
+        Ok(())
+    }
+
+    /// An actor whose change broke the document writes no more: it would bring the same change again.
+    fn check_excluded(&self, change: &Change<'_>, before: Option<ActorState>) -> Result<(), Stop> {
+        let is_new = before.is_none_or(|state| change.seq > state.seq);
+        if is_new && self.excluded.contains(change.actor) {
+            return Err(Stop::refuse(
+                ErrorCode::ActorExcluded,
+                "a change of this actor broke the document and was excluded: go on as a fresh actor, without it",
             ));
         }
         Ok(())

@@ -12,7 +12,7 @@ mod window;
 pub use admit::{AdmitError, Admitted, Fresh, LOOKUPS_MAX, LOOKUPS_PER_PUSH_MAX, Resolved};
 pub use recover::{RECOVERY_STEP_BYTES_MAX, Recovered, Recovery, recover};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use etherply_wire::kinds::{ClockEntry, Cursor};
@@ -20,6 +20,7 @@ use etherply_wire::kinds::{ClockEntry, Cursor};
 use crate::chain::chain_start;
 use crate::change::{ActorId, ChangeHash};
 use crate::ids::DocumentId;
+use crate::log::Past;
 use window::Window;
 
 /// The actor of genesis changes, by which a client gives a new document its initial content. It belongs to
@@ -73,6 +74,8 @@ pub struct Document {
     log_bytes: u64,
     window: Window,
     genesis: Option<(ChangeHash, Bytes)>,
+    reset_epoch: u64,
+    excluded: BTreeSet<ActorId>,
 }
 
 impl Document {
@@ -89,7 +92,19 @@ impl Document {
             log_bytes: 0,
             window: Window::default(),
             genesis: None,
+            reset_epoch: 0,
+            excluded: BTreeSet::new(),
         }
+    }
+
+    /// The same, with what its earlier epochs left behind.
+    pub fn with_past(self, past: Past) -> Self {
+        Self { reset_epoch: past.reset_epoch, excluded: past.excluded.into_iter().collect(), ..self }
+    }
+
+    /// Whether a copy from this epoch has to be thrown away.
+    pub fn resets(&self, epoch: u64) -> bool {
+        epoch < self.reset_epoch
     }
 
     /// The document's name.

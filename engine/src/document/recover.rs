@@ -46,7 +46,8 @@ impl Recovery {
     pub fn step(&mut self, log: &impl LogReader) -> Result<Option<Recovered>, LogError> {
         let mut document = match self.document.take() {
             Some(document) => document,
-            None => Document::new(self.id.clone(), log.epoch(&self.id)?.unwrap_or(FIRST_EPOCH)),
+            None => Document::new(self.id.clone(), log.epoch(&self.id)?.unwrap_or(FIRST_EPOCH))
+                .with_past(log.past(&self.id)?),
         };
         let (epoch, after_seq) = (document.admitted.epoch, document.admitted.seq);
         let records = log.read(&self.id, epoch, after_seq, u64::MAX, RECOVERY_STEP_BYTES_MAX)?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Append, Found, Log, LogError, LogReader};
+use super::{Append, Found, Log, LogError, LogReader, Past};
 use crate::change::ChangeHash;
 use crate::ids::DocumentId;
 use crate::record::Record;
@@ -10,6 +10,7 @@ use crate::record::Record;
 #[derive(Debug, Default, Clone)]
 struct Stored {
     epoch: u64,
+    past: Past,
     records: Vec<Record>,
     by_hash: HashMap<ChangeHash, Found>,
 }
@@ -37,15 +38,28 @@ impl MemoryLog {
     }
 }
 
+impl MemoryLog {
+    /// Begins a document anew: an epoch with these records in the place of all there are.
+    pub fn reset(&mut self, append: &Append, past: Past) {
+        let document = append.document.clone();
+        self.documents.insert(document, Stored { past, ..Stored::default() });
+        self.store(append);
+    }
+
+    fn store(&mut self, append: &Append) {
+        let stored = self.documents.entry(append.document.clone()).or_default();
+        stored.epoch = append.epoch;
+        for record in &append.records {
+            stored.by_hash.insert(record.hash, Found { seq: record.seq, max_op: record.max_op });
+            stored.records.push(record.clone());
+        }
+    }
+}
+
 impl Log for MemoryLog {
     fn commit(&mut self, appends: &[Append]) -> Result<(), LogError> {
         for append in appends {
-            let stored = self.documents.entry(append.document.clone()).or_default();
-            stored.epoch = append.epoch;
-            for record in &append.records {
-                stored.by_hash.insert(record.hash, Found { seq: record.seq, max_op: record.max_op });
-                stored.records.push(record.clone());
-            }
+            self.store(append);
         }
         Ok(())
     }
@@ -77,6 +91,10 @@ impl LogReader for MemoryLog {
             records.push(record.clone());
         }
         Ok(records)
+    }
+
+    fn past(&self, document: &DocumentId) -> Result<Past, LogError> {
+        Ok(self.documents.get(document).map(|stored| stored.past.clone()).unwrap_or_default())
     }
 
     fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {

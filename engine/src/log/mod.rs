@@ -8,7 +8,7 @@ mod memory;
 
 pub use memory::MemoryLog;
 
-use crate::change::ChangeHash;
+use crate::change::{ActorId, ChangeHash};
 use crate::ids::DocumentId;
 use crate::record::Record;
 
@@ -33,6 +33,16 @@ pub struct Found {
     pub seq: u64,
     /// Its highest operation counter.
     pub max_op: u64,
+}
+
+/// What the epochs before a document's current one left behind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Past {
+    /// Copies from epochs before this one hold what the document has no longer: they are thrown away. Copies from
+    /// this one on are brought up to date, or reconciled. 0 if there is no such epoch.
+    pub reset_epoch: u64,
+    /// Actors of whom a change was excluded. Nothing more of theirs is taken.
+    pub excluded: Vec<ActorId>,
 }
 
 /// Why the log could not do what it was asked.
@@ -71,6 +81,9 @@ pub trait LogReader {
         through_seq: u64,
         bytes_max: usize,
     ) -> Result<Vec<Record>, LogError>;
+
+    /// What the epochs before the current one left behind.
+    fn past(&self, document: &DocumentId) -> Result<Past, LogError>;
 
     /// Where a change stands, by its hash.
     fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError>;

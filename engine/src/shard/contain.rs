@@ -1,4 +1,5 @@
-//! A panic while one document is worked on ends that document's members' streams, and nothing else.
+//! A panic while one document is worked on ends that document's members' streams, and nothing else. So do changes
+//! in it that no member can digest.
 //!
 //! What the document held in memory can be half changed, so all of it is thrown away, and the document is read
 //! back from the log once what is under way to the disk for it has arrived there. Nothing that was told to
@@ -14,13 +15,33 @@ use super::batch::Batch;
 use super::effect::{Effect, Observation};
 use super::hosted::Hosted;
 use super::{Shard, refuse_request};
+use crate::ids::DocumentId;
 use crate::peer::Peer;
 
-/// When a client should open a document again whose work panicked.
+/// When a client should open a document again whose work panicked, or that is rebuilt.
 pub const PANIC_RETRY_MS: u32 = 1_000;
 
-const MESSAGE: &str = "a fault of the server's ended its work on this document: open it again, and push again \
-                       what was not acked";
+/// Why a document's members lose their streams.
+#[derive(Debug, Clone, Copy)]
+struct Ending {
+    code: ErrorCode,
+    message: &'static str,
+    /// It is rebuilt before it is read again.
+    rebuilds: bool,
+}
+
+const PANICKED: Ending = Ending {
+    code: ErrorCode::Internal,
+    message: "a fault of the server's ended its work on this document: open it again, and push again what was \
+              not acked",
+    rebuilds: false,
+};
+
+const RESET: Ending = Ending {
+    code: ErrorCode::DocumentReset,
+    message: "a change that breaks this document is taken out of it: open it again, and take it from its beginning",
+    rebuilds: true,
+};
 
 /// A request that was taken out of where it waited, and is not in its next place yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,18 +72,24 @@ impl Shard {
         // Whatever may be half changed by a panic is thrown away in `abandon`.
         let outcome = catch_unwind(AssertUnwindSafe(|| work(self, effects)));
         if outcome.is_err() {
-            self.abandon(handle, mark, effects);
+            effects.push(Effect::Observe(Observation::Panicked));
+            self.abandon(handle, mark, PANICKED, effects);
         }
         self.in_hand = None;
     }
 
+    /// Ends the work on a document that holds what breaks it, and has it rebuilt.
+    pub(super) fn quarantine(&mut self, document: &DocumentId, effects: &mut Vec<Effect>) {
+        let handle = self.by_name.get(document).copied().unwrap_or_else(|| self.host_empty(document));
+        self.abandon(handle, effects.len(), RESET, effects);
+    }
+
     /// Throws away what is in memory of a document, answers everybody who waits for it, and has it read again.
     /// Effects from `mark` on are those of the work that failed.
-    fn abandon(&mut self, handle: u32, mark: usize, effects: &mut Vec<Effect>) {
-        effects.push(Effect::Observe(Observation::Panicked));
+    fn abandon(&mut self, handle: u32, mark: usize, ending: Ending, effects: &mut Vec<Effect>) {
         self.recency.forget(handle);
         let Some(old) = self.hosted.remove(&handle) else { return };
-        self.answer_in_hand(&old, handle, mark, effects);
+        self.answer_in_hand(&old, handle, mark, ending, effects);
         self.drop_admitted(&old, handle, effects);
         self.presence_ends.retain(|(_, other, _)| *other != handle);
         self.peers.retain(|_, handles| {
@@ -72,22 +99,24 @@ impl Shard {
         for request in old.waiting.into_values() {
             effects.push(Effect::OpenRefused { peer: request.peer });
             let (peer, number) = (request.peer, request.request);
-            refuse_request(peer, 0, number, ErrorCode::Internal, PANIC_RETRY_MS, MESSAGE, effects);
+            refuse_request(peer, 0, number, ending.code, PANIC_RETRY_MS, ending.message, effects);
         }
         for (peer, stream) in old.streams {
             for parked in stream.parked {
                 effects.push(Effect::Settle { peer, bytes: parked.bytes });
             }
-            close(peer, handle, effects);
+            close(peer, handle, ending, effects);
         }
         for core in old.cores.into_keys() {
             effects.push(Effect::StopFeed { core, handle });
         }
         // Under a new handle: answers of the log and of the disk that still come for the old one are not taken
         // for the new one's.
-        let fresh = self.take_handle();
-        self.by_name.insert(old.id.clone(), fresh);
-        self.hosted.insert(fresh, Hosted::new(old.id));
+        let fresh = self.host_empty(&old.id);
+        if let Some(hosted) = self.hosted.get_mut(&fresh) {
+            // Rebuilding that was asked for and did not begin is still due.
+            hosted.is_rebuilt = ending.rebuilds || old.is_rebuilt;
+        }
         let is_under_way = |batch: &&Batch| batch.entries.iter().any(|entry| entry.handle() == handle);
         let last = self.batches.iter().rev().find(is_under_way).map(|batch| batch.number);
         let before =
@@ -110,14 +139,26 @@ impl Shard {
 
     fn reload(&self, handle: u32, effects: &mut Vec<Effect>) {
         if let Some(hosted) = self.hosted.get(&handle) {
-            effects.push(Effect::Load { handle, document: hosted.id.clone() });
+            let document = hosted.id.clone();
+            effects.push(if hosted.is_rebuilt {
+                Effect::Rebuild { handle, document }
+            } else {
+                Effect::Load { handle, document }
+            });
         }
     }
 
-    fn answer_in_hand(&mut self, old: &Hosted, handle: u32, mark: usize, effects: &mut Vec<Effect>) {
+    fn answer_in_hand(
+        &mut self,
+        old: &Hosted,
+        handle: u32,
+        mark: usize,
+        ending: Ending,
+        effects: &mut Vec<Effect>,
+    ) {
         match self.in_hand.take() {
             Some(InHand::Close { peer }) if !old.streams.contains_key(&peer) => {
-                say_closed(peer, handle, effects);
+                say_closed(peer, handle, ending, effects);
             }
             Some(InHand::Push { peer, bytes }) => effects.push(Effect::Settle { peer, bytes }),
             Some(InHand::Open { peer, request }) => {
@@ -126,11 +167,12 @@ impl Shard {
                     _ => false,
                 };
                 if effects.iter().skip(mark).any(of_it) {
-                    close(peer, handle, effects);
+                    close(peer, handle, ending, effects);
                     effects.push(Effect::StopFeed { core: peer.core, handle });
                 } else {
                     effects.push(Effect::OpenRefused { peer });
-                    refuse_request(peer, 0, request, ErrorCode::Internal, PANIC_RETRY_MS, MESSAGE, effects);
+                    let (code, message) = (ending.code, ending.message);
+                    refuse_request(peer, 0, request, code, PANIC_RETRY_MS, message, effects);
                 }
             }
             Some(InHand::Close { .. }) | None => {}
@@ -150,15 +192,12 @@ impl Shard {
     }
 }
 
-fn close(peer: Peer, handle: u32, effects: &mut Vec<Effect>) {
+fn close(peer: Peer, handle: u32, ending: Ending, effects: &mut Vec<Effect>) {
     effects.push(Effect::Detach { peer, handle });
-    say_closed(peer, handle, effects);
+    say_closed(peer, handle, ending, effects);
 }
 
-fn say_closed(peer: Peer, handle: u32, effects: &mut Vec<Effect>) {
-    effects.push(Effect::reply(
-        peer,
-        handle,
-        &Close { code: ErrorCode::Internal as u16, message: MESSAGE.to_owned() },
-    ));
+fn say_closed(peer: Peer, handle: u32, ending: Ending, effects: &mut Vec<Effect>) {
+    let close = Close { code: ending.code as u16, message: ending.message.to_owned() };
+    effects.push(Effect::reply(peer, handle, &close));
 }

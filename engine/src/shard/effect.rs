@@ -71,6 +71,14 @@ pub enum Effect {
         /// The document.
         document: DocumentId,
     },
+    /// Give a document a new epoch without the changes that break it, then read it from the log; answered by
+    /// [`super::Input::Loaded`]. Nothing of it is on its way to the disk.
+    Rebuild {
+        /// What the answer repeats.
+        handle: u32,
+        /// The document.
+        document: DocumentId,
+    },
     /// Look changes up in the log; answered by [`super::Input::Found`].
     Find {
         /// What the answer repeats.
@@ -192,6 +200,7 @@ impl Effect {
             Self::Attach(attach) => Some(attach.peer.core),
             Self::Publish { core, .. } | Self::StopFeed { core, .. } => Some(*core),
             Self::Load { .. }
+            | Self::Rebuild { .. }
             | Self::Find { .. }
             | Self::ReadChain { .. }
             | Self::CutSnapshot { .. }

@@ -29,6 +29,8 @@ pub(super) enum State {
 pub(super) struct Hosted {
     pub(super) id: DocumentId,
     pub(super) state: State,
+    /// While it is loading: it is to be rebuilt first.
+    pub(super) is_rebuilt: bool,
     pub(super) tail: Option<Tail>,
     pub(super) snapshot: SnapshotState,
     pub(super) presence: PresenceTable,
@@ -105,6 +107,7 @@ impl Hosted {
         Self {
             id,
             state: State::Loading,
+            is_rebuilt: false,
             tail: None,
             snapshot: SnapshotState::default(),
             presence: PresenceTable::default(),

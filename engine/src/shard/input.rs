@@ -80,6 +80,12 @@ pub enum Input<'a> {
         /// The chain at the position asked for, `None` if there is no such position.
         result: Result<Option<ChainHash>, LogError>,
     },
+    /// A document holds changes that break it: its members' streams end with [`ErrorCode::DocumentReset`], and
+    /// once nothing is on its way to the disk any more it is rebuilt without them.
+    Quarantine {
+        /// The document.
+        document: DocumentId,
+    },
     /// A connection pushes.
     Push(PushRequest<'a>),
     /// Answer to [`super::Effect::Find`].

@@ -146,6 +146,7 @@ impl Shard {
             Input::Committed { batch } => return self.committed(*batch, effects),
             Input::CommitFailed { batch, why } => return self.commit_failed(*batch, why.clone(), effects),
             Input::Disconnected { peer } => return self.disconnected(*peer, now, effects),
+            Input::Quarantine { document } => return self.quarantine(document, effects),
             Input::Tick => {
                 self.expire_presence(now, effects);
                 return self.evict_idle(now);
@@ -193,6 +194,7 @@ impl Shard {
             }
             Input::Committed { .. }
             | Input::CommitFailed { .. }
+            | Input::Quarantine { .. }
             | Input::Disconnected { .. }
             | Input::Tick => {}
         }
@@ -213,10 +215,15 @@ impl Shard {
         if let Some(&handle) = self.by_name.get(document) {
             return handle;
         }
+        let handle = self.host_empty(document);
+        effects.push(Effect::Load { handle, document: document.clone() });
+        handle
+    }
+
+    fn host_empty(&mut self, document: &DocumentId) -> u32 {
         let handle = self.take_handle();
         self.by_name.insert(document.clone(), handle);
         self.hosted.insert(handle, Hosted::new(document.clone()));
-        effects.push(Effect::Load { handle, document: document.clone() });
         handle
     }
 

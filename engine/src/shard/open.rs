@@ -27,7 +27,17 @@ use crate::snapshot::Snapshot;
 enum Check {
     Fits,
     Foreign,
+    /// Of an epoch whose copies are thrown away.
+    Reset,
     AskLog,
+}
+
+/// How a member stands to the document's log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Fits,
+    Foreign,
+    Reset,
 }
 
 impl Shard {
@@ -67,8 +77,9 @@ impl Shard {
             return;
         };
         match check_cursor(document, tail, request.cursor) {
-            Check::Fits => self.attach(handle, request, false, effects),
-            Check::Foreign => self.attach(handle, request, true, effects),
+            Check::Fits => self.attach(handle, request, Standing::Fits, effects),
+            Check::Foreign => self.attach(handle, request, Standing::Foreign, effects),
+            Check::Reset => self.attach(handle, request, Standing::Reset, effects),
             Check::AskLog => {
                 if let Some(at) = request.cursor {
                     let (peer, document) = (request.peer, request.document.clone());
@@ -94,7 +105,8 @@ impl Shard {
                 let fits = chain.is_some_and(|chain| {
                     request.cursor.is_some_and(|cursor| ChainHash(cursor.chain) == chain)
                 });
-                self.attach(handle, request, !fits, effects);
+                let standing = if fits { Standing::Fits } else { Standing::Foreign };
+                self.attach(handle, request, standing, effects);
             }
             Err(error) => self.refuse_open(handle, &request, &error, effects),
         }
@@ -111,6 +123,7 @@ impl Shard {
         match result {
             Ok(Recovered { document, snapshot }) => {
                 hosted.tail = Some(Tail::new(document.committed()));
+                hosted.is_rebuilt = false;
                 hosted.snapshot = SnapshotState::new(snapshot);
                 hosted.state = State::Ready(Box::new(document));
                 let waiting: Vec<Peer> = hosted.waiting.keys().copied().collect();
@@ -154,15 +167,19 @@ impl Shard {
         refuse_request(peer, 0, number, code, retry_after_ms, &error.to_string(), effects);
     }
 
-    fn attach(&mut self, handle: u32, request: OpenRequest, foreign: bool, effects: &mut Vec<Effect>) {
+    fn attach(&mut self, handle: u32, request: OpenRequest, standing: Standing, effects: &mut Vec<Effect>) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let (State::Ready(document), Some(tail)) = (&hosted.state, &hosted.tail) else { return };
         let peer = request.peer;
-        let seq = request.cursor.map_or(0, |cursor| cursor.seq);
+        let foreign = standing == Standing::Foreign;
+        let kept = request.cursor.filter(|_| standing != Standing::Reset);
+        let seq = kept.map_or(0, |cursor| cursor.seq);
         let is_served = |snapshot: &Snapshot| request.rights.has(Rights::READ) && snapshot.serves(seq);
-        let how = match hosted.snapshot.latest {
-            _ if foreign => resume::RECONCILE,
-            Some(snapshot) if is_served(&snapshot) => resume::SNAPSHOT,
+        let gets_snapshot = !foreign && hosted.snapshot.latest.as_ref().is_some_and(is_served);
+        let how = match standing {
+            Standing::Foreign => resume::RECONCILE,
+            Standing::Reset => resume::RESET,
+            Standing::Fits if gets_snapshot => resume::SNAPSHOT,
             _ if seq > 0 => resume::CURSOR,
             _ => resume::START,
         };
@@ -190,7 +207,7 @@ impl Shard {
         });
         let at = match how {
             resume::RECONCILE => StartAt::Reconcile,
-            resume::SNAPSHOT => StartAt::Snapshot,
+            _ if gets_snapshot => StartAt::Snapshot,
             _ => StartAt::Position(seq),
         };
         let (session, rights) = (request.session, request.rights);
@@ -295,6 +312,9 @@ impl Shard {
 fn check_cursor(document: &Document, tail: &Tail, cursor: Option<Cursor>) -> Check {
     let Some(cursor) = cursor else { return Check::Fits };
     let committed = document.committed();
+    if document.resets(cursor.epoch) {
+        return Check::Reset;
+    }
     if cursor.epoch != committed.epoch || cursor.seq > committed.seq {
         return Check::Foreign;
     }

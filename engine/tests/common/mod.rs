@@ -268,7 +268,10 @@ impl Host {
                         self.cut();
                     }
                 }
-                Effect::Load { .. } | Effect::Find { .. } | Effect::ReadChain { .. } => {
+                Effect::Load { .. }
+                | Effect::Rebuild { .. }
+                | Effect::Find { .. }
+                | Effect::ReadChain { .. } => {
                     self.finds += usize::from(matches!(effect, Effect::Find { .. }));
                     self.questions.push_back(effect);
                     if !self.hold_questions {
@@ -323,7 +326,8 @@ impl Host {
     /// Answers the oldest question that is held back.
     pub fn answer(&mut self) {
         match self.questions.pop_front().expect("a question waits") {
-            Effect::Load { handle, document } => {
+            // Whoever asks for a rebuild holds it back, and puts the new epoch into the log.
+            Effect::Load { handle, document } | Effect::Rebuild { handle, document } => {
                 let snapshot = self.snapshots.get(&document).map(|(snapshot, _)| *snapshot);
                 let mut recovery = Recovery::new(document, snapshot);
                 let result = loop {

@@ -100,7 +100,9 @@ fn carry_out_one(state: &mut State, effect: Effect) {
         }
         Effect::Publish { handle, event, .. } => publish(state, handle, event),
         Effect::StopFeed { handle, .. } => state.feeds.stop(handle),
-        Effect::Load { handle, document } => load(state, handle, document),
+        Effect::Load { handle, document } | Effect::Rebuild { handle, document } => {
+            load(state, handle, document)
+        }
         Effect::Find { handle, peer, document, epoch, asked_for, hashes } => {
             let mailbox = own_mailbox(state);
             let work = find(document, epoch, hashes);
@@ -348,6 +350,7 @@ fn observe(state: &State, observation: Observation) {
                 resume::START => "start",
                 resume::CURSOR => "cursor",
                 resume::SNAPSHOT => "snapshot",
+                resume::RESET => "reset",
                 _ => "reconcile",
             };
             metrics.opened.with_label_values(&[how]).inc();

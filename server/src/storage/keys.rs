@@ -4,9 +4,9 @@
 //! not pass. Document names hold no control characters, so the zero byte behind a name keeps the rows of a
 //! document apart from those of a document whose name begins with it.
 
-use etherply_engine::change::ChangeHash;
+use etherply_engine::change::{ActorId, ChangeHash};
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::Found;
+use etherply_engine::log::{Found, Past};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::fields::{Fields, put};
@@ -19,7 +19,7 @@ pub enum KeyspaceId {
     Changes = 1,
     /// document, epoch, hash → position.
     Hashes = 2,
-    /// document → [`Head`].
+    /// document → [`Head`], and document, 0, `past` → what [`encode_past`] makes, where there is something.
     Documents = 3,
     /// One row: [`COMMIT_KEY`] → [`CommitRow`].
     Meta = 4,
@@ -46,6 +46,11 @@ pub const COMMIT_KEY: &[u8] = b"commit";
 pub const COMMIT_ROW_BYTES: usize = 1 + 8 + 8 + 8 + 8 + 4 + 4;
 const COMMIT_ROW_VERSION: u8 = 1;
 const HEAD_VERSION: u8 = 1;
+const PAST_VERSION: u8 = 1;
+const PAST_SUFFIX: &[u8] = b"past";
+/// Most excluded actors that are kept of a document. Of one that is forgotten, what was excluded is taken again if
+/// somebody brings it, and found again.
+pub const EXCLUDED_ACTORS_MAX: usize = 1_024;
 const HEAD_BYTES: usize = 1 + 1 + 8 + 8 + 4;
 const FOUND_BYTES: usize = 8 + 8 + 4;
 
@@ -98,6 +103,52 @@ pub fn encode_found(key: &[u8], found: Found) -> [u8; FOUND_BYTES] {
 pub fn decode_found(key: &[u8], stored: &[u8]) -> Option<Found> {
     let mut fields = Fields::new(unseal::<FOUND_BYTES>(stored, key)?);
     Some(Found { seq: fields.u64()?, max_op: fields.u64()? })
+}
+
+/// Key of what a document's earlier epochs left behind. It is no document's name, because of the zero byte.
+pub fn past_key(document: &DocumentId) -> Vec<u8> {
+    let mut key = document_prefix(document, PAST_SUFFIX.len());
+    key.extend_from_slice(PAST_SUFFIX);
+    key
+}
+
+/// Whether a key of [`KeyspaceId::Documents`] is one of [`past_key`].
+pub fn is_past_key(key: &[u8]) -> bool {
+    key.contains(&0)
+}
+
+/// The value at [`past_key`]: `u8 version | u64 reset epoch | u16 actors | each: u8 length, bytes | u32 crc32`.
+/// Actors beyond [`EXCLUDED_ACTORS_MAX`] are left out, the first of them first.
+pub fn encode_past(key: &[u8], past: &Past) -> Vec<u8> {
+    let too_many = past.excluded.len().saturating_sub(EXCLUDED_ACTORS_MAX);
+    let excluded = past.excluded.get(too_many..).unwrap_or_default();
+    let mut out = vec![PAST_VERSION];
+    out.extend_from_slice(&past.reset_epoch.to_le_bytes());
+    out.extend_from_slice(&u16::try_from(excluded.len()).unwrap_or(u16::MAX).to_le_bytes());
+    for actor in excluded {
+        // An actor has 64 bytes at the most.
+        out.push(u8::try_from(actor.as_bytes().len()).unwrap_or(u8::MAX));
+        out.extend_from_slice(actor.as_bytes());
+    }
+    out.extend_from_slice(&[0; 4]);
+    seal(&mut out, key);
+    out
+}
+
+/// Reads [`encode_past`] back; `None` if the bytes are not what was written.
+pub fn decode_past(key: &[u8], stored: &[u8]) -> Option<Past> {
+    let (body, crc) = stored.split_last_chunk::<4>()?;
+    (u32::from_le_bytes(*crc) == checksum(key, body)).then_some(())?;
+    let mut fields = Fields::new(body);
+    (fields.u8()? == PAST_VERSION).then_some(())?;
+    let reset_epoch = fields.u64()?;
+    let actors = usize::from(fields.u16()?);
+    let mut excluded = Vec::with_capacity(actors.min(EXCLUDED_ACTORS_MAX));
+    for _ in 0..actors {
+        let length = usize::from(fields.u8()?);
+        excluded.push(ActorId::from_slice(fields.take(length)?).ok()?);
+    }
+    (fields.left() == 0).then_some(Past { reset_epoch, excluded })
 }
 
 /// What stands at a document's name: its current epoch and how far its log goes.
@@ -257,6 +308,18 @@ mod tests {
     }
 
     #[test]
+    fn of_too_many_excluded_actors_the_first_are_forgotten() {
+        let key = past_key(&document("a"));
+        let actor = |n: usize| ActorId::from_slice(&n.to_be_bytes()).unwrap();
+        for count in [EXCLUDED_ACTORS_MAX - 1, EXCLUDED_ACTORS_MAX, EXCLUDED_ACTORS_MAX + 1] {
+            let past = Past { reset_epoch: 2, excluded: (0..count).map(actor).collect() };
+            let kept = decode_past(&key, &encode_past(&key, &past)).unwrap();
+            assert_eq!(kept.excluded.len(), count.min(EXCLUDED_ACTORS_MAX));
+            assert_eq!(kept.excluded.last(), Some(&actor(count - 1)));
+        }
+    }
+
+    #[test]
     fn every_flipped_bit_of_a_value_is_noticed() {
         let id = DirectoryId([7; 16]);
         let row = CommitRow { commit: 3, total_records: 9, records: 2, lineage: 5, seqno_min: 8 };
@@ -280,6 +343,20 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Head::decode(&a, &bad), None);
         }
+        let key = past_key(&a);
+        assert!(is_past_key(&key) && !is_past_key(a.as_str().as_bytes()));
+        let excluded = [[1; 16], [2; 16]].map(|bytes| ActorId::from_slice(&bytes).unwrap()).to_vec();
+        let past = Past { reset_epoch: 3, excluded };
+        let stored = encode_past(&key, &past);
+        assert_eq!(decode_past(&key, &stored), Some(past));
+        assert_eq!(decode_past(&past_key(&document("b")), &stored), None);
+        for bit in 0..stored.len() * 8 {
+            let mut bad = stored.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode_past(&key, &bad), None);
+        }
+        let found = Found { seq: 4, max_op: 77 };
+        let key = hash_key(&a, 1, &ChangeHash([0xff; 32]));
         for bit in 0..FOUND_BYTES * 8 {
             let mut bad = encode_found(&key, found);
             bad[bit / 8] ^= 1 << (bit % 8);

@@ -13,15 +13,16 @@ use bytes::Bytes;
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::ChangeHash;
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, Found, Log, LogError, LogReader};
+use etherply_engine::log::{Append, FIRST_EPOCH, Found, Log, LogError, LogReader, Past};
 use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
 use fjall::{Database, Keyspace, PersistMode, Readable, Snapshot};
 
 use super::database::{Keyspaces, advice_for, is_damage, panic_text, wait_until_caught_up};
 use super::directory::DataDirectory;
+use super::epoch::{Epochs, Turn};
 use super::keys::{
-    COMMIT_KEY, CommitRow, DirectoryId, Head, Lineage, change_key, decode_found, encode_found, hash_key,
-    parse_change_key,
+    COMMIT_KEY, CommitRow, DirectoryId, Head, Lineage, change_key, decode_found, decode_past, encode_found,
+    hash_key, is_past_key, parse_change_key, past_key,
 };
 use super::ledger::{Ledger, Mark};
 use super::snapshot::Snapshots;
@@ -104,8 +105,22 @@ impl LogReader for FjallLog {
         self.reader.read(document, epoch, after_seq, through_seq, bytes_max)
     }
 
+    fn past(&self, document: &DocumentId) -> Result<Past, LogError> {
+        self.reader.past(document)
+    }
+
     fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
         self.reader.find(document, epoch, hash)
+    }
+}
+
+impl Epochs for FjallLog {
+    fn stage(&mut self, append: &Append) -> Result<(), LogError> {
+        self.writer.stage(append)
+    }
+
+    fn turn(&mut self, turn: &Turn) -> Result<(), LogError> {
+        self.writer.turn(turn)
     }
 }
 
@@ -123,6 +138,10 @@ impl LogReader for Reader {
         bytes_max: usize,
     ) -> Result<Vec<Record>, LogError> {
         Self::read(self, document, epoch, after_seq, through_seq, bytes_max)
+    }
+
+    fn past(&self, document: &DocumentId) -> Result<Past, LogError> {
+        Self::past(self, document)
     }
 
     fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
@@ -154,12 +173,20 @@ impl std::fmt::Debug for Writer {
 impl Writer {
     /// See [`Log::commit`]. After an error every further commit is refused with the first one's reason.
     pub fn commit(&mut self, appends: &[Append]) -> Result<(), LogError> {
+        self.guarded(|writer| writer.try_commit(appends))
+    }
+
+    /// Does what writes. A failure ends all writing.
+    pub(super) fn guarded(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
         if let Some(why) = &self.failed {
             add(&self.stats.commits_failed, 1);
             return Err(LogError::Unavailable { why: why.clone() });
         }
         // A panic in the database leaves its locks poisoned: the writer is as dead as after a failed sync.
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.try_commit(appends)));
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| write(self)));
         let error = match done {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error,
@@ -188,37 +215,63 @@ impl Writer {
         if records == 0 {
             return Ok(());
         }
+        let mut rows = self.begin(records)?;
+        let mut heads: HashMap<&DocumentId, Head> = HashMap::with_capacity(appends.len());
+        for append in appends {
+            let (document, epoch) = (&append.document, append.epoch);
+            for record in &append.records {
+                let before = heads.get(document).copied();
+                self.check_follows(append, record, before)?;
+                self.add_record(&mut rows, document, epoch, record);
+                heads.insert(document, Head { epoch, last_seq: record.seq, flags: 0 });
+            }
+        }
+        for (document, head) in heads {
+            self.add_head(&mut rows, document, head);
+        }
+        self.finish(rows)
+    }
+
+    /// Begins a commit of so many records.
+    pub(super) fn begin(&self, records: usize) -> Result<Rows, LogError> {
         let started = Instant::now();
         if self.keyspaces.behind() {
             add(&self.stats.stalls, 1);
             wait_until_caught_up(&self.database, &self.keyspaces)
                 .map_err(|error| write_failed("write tables in the background", &error))?;
         }
-        let mut batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), 3 * records + 1)
+        let batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), 3 * records + 1)
             .durability(Some(PersistMode::SyncData));
-        let mut lineage = Lineage::after(self.last.lineage);
-        let mut heads: HashMap<&DocumentId, Head> = HashMap::with_capacity(appends.len());
-        let mut record_bytes = 0;
-        for append in appends {
-            let (document, epoch) = (&append.document, append.epoch);
-            for record in &append.records {
-                let before = heads.get(document).copied();
-                self.check_follows(append, record, before)?;
-                let key = change_key(document, epoch, record.seq);
-                let stored = record.encode(document, epoch);
-                lineage.record(&key, &stored);
-                record_bytes += stored.len() as u64;
-                batch.insert(&self.keyspaces.changes, key, stored);
-                let key = hash_key(document, epoch, &record.hash);
-                let found = encode_found(&key, Found { seq: record.seq, max_op: record.max_op });
-                batch.insert(&self.keyspaces.hashes, key, found.as_slice());
-                heads.insert(document, Head { epoch, last_seq: record.seq, flags: 0 });
-            }
-        }
-        for (document, head) in heads {
-            let row = head.encode(document);
-            batch.insert(&self.keyspaces.documents, document.as_str(), row.as_slice());
-        }
+        let lineage = Lineage::after(self.last.lineage);
+        Ok(Rows { started, batch, lineage, records: 0, record_bytes: 0 })
+    }
+
+    pub(super) fn add_record(&self, rows: &mut Rows, document: &DocumentId, epoch: u64, record: &Record) {
+        let key = change_key(document, epoch, record.seq);
+        let stored = record.encode(document, epoch);
+        rows.lineage.record(&key, &stored);
+        rows.records += 1;
+        rows.record_bytes += stored.len() as u64;
+        rows.batch.insert(&self.keyspaces.changes, key, stored);
+        let key = hash_key(document, epoch, &record.hash);
+        let found = encode_found(&key, Found { seq: record.seq, max_op: record.max_op });
+        rows.batch.insert(&self.keyspaces.hashes, key, found.as_slice());
+    }
+
+    pub(super) fn add_head(&self, rows: &mut Rows, document: &DocumentId, head: Head) {
+        let row = head.encode(document);
+        rows.batch.insert(&self.keyspaces.documents, document.as_str(), row.as_slice());
+    }
+
+    pub(super) fn add_past(&self, rows: &mut Rows, document: &DocumentId, past: &Past) {
+        let key = past_key(document);
+        let row = super::keys::encode_past(&key, past);
+        rows.batch.insert(&self.keyspaces.documents, key, row);
+    }
+
+    /// Makes a commit durable, and lets readers see it.
+    pub(super) fn finish(&mut self, rows: Rows) -> Result<(), LogError> {
+        let Rows { started, mut batch, lineage, records, record_bytes } = rows;
         let row = CommitRow {
             commit: self.last.commit + 1,
             total_records: self.last.total_records + records as u64,
@@ -254,6 +307,12 @@ impl Writer {
         drop(before);
     }
 
+    /// Where a document stands now.
+    pub(super) fn head(&self, document: &DocumentId) -> Result<Option<Head>, LogError> {
+        let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        head(&self.keyspaces.documents, &committed, document)
+    }
+
     /// The engine gives out positions, so a record that does not follow is a bug of the server. Storing it
     /// would make the document unreadable, so nothing is stored any more. The look-up of what was stored
     /// before this commit is for debug builds; the rest costs nothing.
@@ -267,10 +326,7 @@ impl Writer {
             return refuse("has a pusher with a longer name than a record takes");
         }
         let before = match before {
-            None if cfg!(debug_assertions) => {
-                let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                head(&self.keyspaces.documents, &committed, document)?
-            }
+            None if cfg!(debug_assertions) => self.head(document)?,
             before => before,
         };
         match before {
@@ -287,6 +343,15 @@ impl Writer {
             _ => Ok(()),
         }
     }
+}
+
+/// What one commit writes.
+pub(super) struct Rows {
+    started: Instant,
+    batch: fjall::OwnedWriteBatch,
+    lineage: Lineage,
+    records: usize,
+    record_bytes: u64,
 }
 
 fn unavailable(why: String) -> LogError {
@@ -368,6 +433,32 @@ impl Reader {
     /// Epoch and last position of a document, `None` if nothing was ever stored for it.
     pub fn head(&self, document: &DocumentId) -> Result<Option<Head>, LogError> {
         head(&self.keyspaces.documents, &self.committed(), document)
+    }
+
+    /// See [`LogReader::past`].
+    pub fn past(&self, document: &DocumentId) -> Result<Past, LogError> {
+        let key = past_key(document);
+        let stored = self.committed().get(&self.keyspaces.documents, &key);
+        let Some(stored) = stored.map_err(|error| read_failed(&error))? else { return Ok(Past::default()) };
+        decode_past(&key, &stored).ok_or_else(|| LogError::Damaged {
+            document: document.clone(),
+            seq: 0,
+            what: "the row that says what its earlier epochs left behind is not what was written".to_owned(),
+        })
+    }
+
+    /// The first epoch behind a document's current one of which nothing is stored: a server that stopped half way
+    /// may have left records that belong to none.
+    pub fn free_epoch(&self, document: &DocumentId) -> Result<u64, LogError> {
+        let committed = self.committed();
+        let head = head(&self.keyspaces.documents, &committed, document)?;
+        let mut epoch = head.map_or(FIRST_EPOCH, |head| head.epoch + 1);
+        loop {
+            let rows = change_key(document, epoch, 0)..=change_key(document, epoch, u64::MAX);
+            let Some(row) = committed.range(&self.keyspaces.changes, rows).next() else { return Ok(epoch) };
+            row.into_inner().map_err(|error| read_failed(&error))?;
+            epoch += 1;
+        }
     }
 
     /// See [`LogReader::read`]. Answers for the current epoch; another one has no records. Each record's checksum,
@@ -457,8 +548,14 @@ impl Reader {
             _ => Included(prefix),
         };
         let mut page = Vec::new();
-        for row in committed.range::<&str, _>(&self.keyspaces.documents, (from, Unbounded)).take(count_max) {
+        for row in committed.range::<&str, _>(&self.keyspaces.documents, (from, Unbounded)) {
+            if page.len() >= count_max {
+                break;
+            }
             let (key, stored) = row.into_inner().map_err(|error| read_failed(&error))?;
+            if is_past_key(&key) {
+                continue;
+            }
             if !key.starts_with(prefix.as_bytes()) {
                 break;
             }

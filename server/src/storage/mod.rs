@@ -8,6 +8,7 @@
 //! journal     fjall's journals, parsed without changing them
 //! scan        may this directory be opened? journals against ledger
 //! log         commit, read, find
+//! epoch       a document begins anew
 //! snapshot    snapshots: a cache in files beside the database
 //! thread      group commit, questions from other threads
 //! ```
@@ -16,6 +17,7 @@
 mod crash_tests;
 pub mod database;
 pub mod directory;
+pub mod epoch;
 pub mod error;
 pub(crate) mod fields;
 mod journal;
@@ -33,13 +35,14 @@ pub mod thread;
 use std::fs;
 use std::path::Path;
 
+pub use epoch::{Epochs, Turn};
 pub use error::{Damage, OpenError};
 pub use log::{DocumentEntry, FjallLog, Reader, Writer};
 pub use snapshot::SnapshotError;
 pub use stats::StorageStats;
 pub use thread::{
-    Committer, Handles, Job, LOOKUPS_PER_STEP_MAX, Question, Questions, Refused, Reply, StorageThread,
-    spawn_committer, spawn_reader,
+    Anew, Committer, Durable, Gate, Handles, Job, LOOKUPS_PER_STEP_MAX, Question, Questions, Refused, Reply,
+    StorageThread, spawn_committer, spawn_reader,
 };
 
 use database::Keyspaces;

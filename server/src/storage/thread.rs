@@ -10,13 +10,14 @@ use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use etherply_engine::log::{Append, Log, LogError};
 use flume::{Receiver, Sender, TrySendError};
 
 use super::database::panic_text;
+use super::epoch::{Epochs, Turn};
 use super::log::Reader;
 use super::stats::{StorageStats, add};
 
@@ -91,28 +92,70 @@ struct Queued {
 
 impl Queued {
     fn new(job: Job) -> Self {
-        let records = job.appends.iter().flat_map(|append| &append.records);
-        let (records, bytes) = records.fold((0, 0), |(n, sum), record| (n + 1, sum + record.change.len()));
+        let (records, bytes) = size(&job.appends);
         Self { job, records, bytes }
     }
 }
 
-/// Hands jobs to the commit thread; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Committer {
-    queue: Sender<Queued>,
-    stats: Arc<StorageStats>,
+/// Records, and bytes of their changes.
+fn size(appends: &[Append]) -> (usize, usize) {
+    let records = appends.iter().flat_map(|append| &append.records);
+    records.fold((0, 0), |(n, sum), record| (n + 1, sum + record.change.len()))
 }
 
-impl fmt::Debug for Queued {
+/// A step on the way of a document that begins anew: see [`super::epoch`].
+#[derive(Debug)]
+pub enum Anew {
+    /// [`Epochs::stage`]
+    Stage(Append),
+    /// [`Epochs::turn`]
+    Turn(Box<Turn>),
+}
+
+/// Gets the outcome of an [`Anew`]. Called on the commit thread: it must not block and not panic.
+type Answer = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+enum Work {
+    Job(Queued),
+    Anew(Anew, Answer),
+}
+
+/// Holds commits back while somebody who follows the log is too far behind it.
+#[derive(Debug, Default)]
+pub struct Gate(AtomicBool);
+
+impl Gate {
+    /// Holds jobs back, or no longer. Who had a job refused meanwhile has to be told.
+    pub fn set_closed(&self, is_closed: bool) {
+        self.0.store(is_closed, Ordering::Release);
+    }
+
+    /// Whether jobs are held back.
+    pub fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Hands jobs to the commit thread; cheap to clone.
+#[derive(Clone)]
+pub struct Committer {
+    queue: Sender<Work>,
+    stats: Arc<StorageStats>,
+    gate: Arc<Gate>,
+}
+
+impl fmt::Debug for Committer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.job.fmt(f)
+        f.debug_struct("Committer").field("gate", &self.gate).finish_non_exhaustive()
     }
 }
 
 impl Committer {
     /// Queues a job; never blocks. Every job that was taken is answered exactly once.
     pub fn submit(&self, job: Job) -> Result<(), Refused<Job>> {
+        if self.gate.is_closed() {
+            return Err(Refused::Full(job));
+        }
         let queued = Queued::new(job);
         let bytes = queued.bytes as u64;
         let before = self.stats.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
@@ -121,19 +164,33 @@ impl Committer {
         } else {
             // Counted before it is sent: the thread may take it, and count it off, at once.
             add(&self.stats.queued_jobs, 1);
-            match self.queue.try_send(queued) {
+            let refused = match self.queue.try_send(Work::Job(queued)) {
                 Ok(()) => return Ok(()),
-                Err(error) => {
-                    self.stats.queued_jobs.fetch_sub(1, Ordering::Relaxed);
-                    match error {
-                        TrySendError::Full(queued) => Refused::Full(queued.job),
-                        TrySendError::Disconnected(queued) => Refused::Ended(queued.job),
-                    }
+                Err(TrySendError::Full(Work::Job(queued))) => Refused::Full(queued.job),
+                Err(TrySendError::Disconnected(Work::Job(queued))) => Refused::Ended(queued.job),
+                // What comes back is what was sent.
+                Err(TrySendError::Full(Work::Anew(..)) | TrySendError::Disconnected(Work::Anew(..))) => {
+                    return Ok(());
                 }
-            }
+            };
+            self.stats.queued_jobs.fetch_sub(1, Ordering::Relaxed);
+            refused
         };
         self.stats.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
         Err(refused)
+    }
+
+    /// Has a document begin anew by a step, behind what waits for a commit; waits for the outcome, which no
+    /// executor may.
+    ///
+    /// # Errors
+    /// What the log says, or that the thread has ended.
+    pub fn begin_anew(&self, step: Anew) -> Result<(), LogError> {
+        let (send, outcome) = flume::bounded(1);
+        let answer: Answer = Box::new(move |outcome| drop(send.try_send(outcome)));
+        let ended = || LogError::Unavailable { why: "the storage thread has ended".to_owned() };
+        self.queue.send(Work::Anew(step, answer)).map_err(|_| ended())?;
+        outcome.recv().map_err(|_| ended())?
     }
 }
 
@@ -150,33 +207,53 @@ impl StorageThread {
     }
 }
 
-/// Starts the thread that commits. `on_start` runs on it first: the place to set its priority.
-pub fn spawn_committer<L: Log + Send + 'static>(
+/// Hears on the commit thread what has become durable: it must not block and not panic.
+pub type Durable = Arc<dyn Fn(&[Append]) + Send + Sync>;
+
+/// Starts the thread that commits. `on_start` runs on it first: the place to set its priority. `durable` hears of
+/// every commit; `gate` holds jobs back.
+pub fn spawn_committer<L: Log + Epochs + Send + 'static>(
     log: L,
     stats: Arc<StorageStats>,
+    (gate, durable): (Arc<Gate>, Durable),
     on_start: impl FnOnce() + Send + 'static,
 ) -> io::Result<(Committer, StorageThread)> {
     let (queue, jobs) = flume::bounded(COMMIT_QUEUE_JOBS_MAX);
-    let committer = Committer { queue, stats: Arc::clone(&stats) };
+    let committer = Committer { queue, stats: Arc::clone(&stats), gate };
     let thread = std::thread::Builder::new().name("commit".to_owned()).spawn(move || {
         on_start();
-        commit_loop(log, &jobs, &stats);
+        commit_loop(log, &jobs, &stats, &durable);
     })?;
     Ok((committer, StorageThread(thread)))
 }
 
-fn commit_loop(mut log: impl Log, jobs: &Receiver<Queued>, stats: &StorageStats) {
+fn commit_loop(mut log: impl Log + Epochs, jobs: &Receiver<Work>, stats: &StorageStats, durable: &Durable) {
     let mut left_over = None;
     let mut replies: Vec<(u64, Arc<dyn Reply>)> = Vec::new();
     let mut appends: Vec<Append> = Vec::new();
     while let Some(first) = left_over.take().or_else(|| jobs.recv().ok()) {
         let (mut records, mut bytes) = (0, 0);
         let mut next = Some(first);
-        while let Some(queued) = next {
+        while let Some(work) = next {
+            let queued = match work {
+                Work::Job(queued) => queued,
+                // In its place among the others: behind what was to be committed before it.
+                Work::Anew(..) if !replies.is_empty() => {
+                    left_over = Some(work);
+                    break;
+                }
+                Work::Anew(step, answer) => {
+                    answer(match &step {
+                        Anew::Stage(append) => log.stage(append),
+                        Anew::Turn(turn) => log.turn(turn),
+                    });
+                    break;
+                }
+            };
             let fits =
                 records + queued.records <= COMMIT_RECORDS_MAX && bytes + queued.bytes <= COMMIT_BYTES_MAX;
             if !fits && !replies.is_empty() {
-                left_over = Some(queued);
+                left_over = Some(Work::Job(queued));
                 break;
             }
             records += queued.records;
@@ -185,7 +262,13 @@ fn commit_loop(mut log: impl Log, jobs: &Receiver<Queued>, stats: &StorageStats)
             replies.push((queued.job.token, queued.job.reply));
             next = jobs.try_recv().ok();
         }
+        if replies.is_empty() {
+            continue;
+        }
         let outcome = log.commit(&appends);
+        if outcome.is_ok() {
+            durable(&appends);
+        }
         appends.clear();
         let done = replies.len() as u64;
         stats.queued_jobs.fetch_sub(done, Ordering::Relaxed);

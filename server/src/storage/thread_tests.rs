@@ -3,7 +3,7 @@ use std::sync::mpsc;
 
 use etherply_engine::change::ChangeHash;
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Found, LogReader};
+use etherply_engine::log::{Found, LogReader, Past};
 use etherply_engine::record::Record;
 
 use super::super::testing::{Author, document};
@@ -39,18 +39,36 @@ impl LogReader for GatedLog {
     fn read(&self, _: &DocumentId, _: u64, _: u64, _: u64, _: usize) -> Result<Vec<Record>, LogError> {
         unreachable!()
     }
+    fn past(&self, _: &DocumentId) -> Result<Past, LogError> {
+        unreachable!()
+    }
     fn find(&self, _: &DocumentId, _: u64, _: &ChangeHash) -> Result<Option<Found>, LogError> {
         unreachable!()
     }
 }
 
-type Answer = (u64, Result<(), LogError>);
+impl Epochs for GatedLog {
+    fn stage(&mut self, append: &Append) -> Result<(), LogError> {
+        self.commits.lock().unwrap().push(1_000_000 + append.records.len());
+        Ok(())
+    }
+    fn turn(&mut self, _: &Turn) -> Result<(), LogError> {
+        unreachable!()
+    }
+}
+
+/// Nobody follows the log.
+fn nobody() -> (Arc<Gate>, Durable) {
+    (Arc::default(), Arc::new(|_: &[Append]| {}))
+}
+
+type Answered = (u64, Result<(), LogError>);
 
 struct Gated {
     committer: Committer,
     thread: StorageThread,
     open_gate: mpsc::Sender<()>,
-    answers: mpsc::Receiver<Answer>,
+    answers: mpsc::Receiver<Answered>,
     reply: Arc<dyn Reply>,
     commits: Arc<Mutex<Vec<usize>>>,
     stats: Arc<StorageStats>,
@@ -66,7 +84,7 @@ impl Gated {
         let commits = Arc::new(Mutex::default());
         let stats = Arc::new(StorageStats::default());
         let log = GatedLog { gate, entered, commits: Arc::clone(&commits), fail_from };
-        let (committer, thread) = spawn_committer(log, Arc::clone(&stats), || {}).unwrap();
+        let (committer, thread) = spawn_committer(log, Arc::clone(&stats), nobody(), || {}).unwrap();
         let reply = Arc::new(move |token, outcome| answer.send((token, outcome)).unwrap());
         let mut gated =
             Self { committer, thread, open_gate, answers, reply, commits, stats, author: Author::default() };
@@ -81,7 +99,7 @@ impl Gated {
     }
 
     /// Sizes of the commits, and the answers.
-    fn finish(self) -> (Vec<usize>, Vec<Answer>) {
+    fn finish(self) -> (Vec<usize>, Vec<Answered>) {
         self.open_gate.send(()).unwrap();
         drop(self.committer);
         self.thread.join();
@@ -171,7 +189,7 @@ fn on_disk_a_hundred_waiting_jobs_cost_one_sync() {
     // The thread starts its work only once all jobs wait.
     let (start, started) = mpsc::channel::<()>();
     let (committer, thread) =
-        spawn_committer(log, Arc::clone(&stats), move || started.recv().unwrap()).unwrap();
+        spawn_committer(log, Arc::clone(&stats), nobody(), move || started.recv().unwrap()).unwrap();
     let mut author = Author::default();
     for token in 0..100 {
         let appends = vec![author.append(&format!("doc/{}", token % 7), 1)];
@@ -308,4 +326,46 @@ fn the_question_queue_refuses_at_its_limit() {
     drop(questions);
     thread.join();
     assert_eq!(log.stats().reads.load(Ordering::Relaxed), READ_QUEUE_MAX as u64);
+}
+
+#[test]
+fn a_step_into_a_new_epoch_keeps_its_place_among_jobs_and_has_a_commit_of_its_own() {
+    let mut gated = Gated::new(usize::MAX);
+    gated.submit(1, 2, 10).unwrap();
+    let committer = gated.committer.clone();
+    let append = Author::default().append_sized("b", 2, 3, 10);
+    let stats = Arc::clone(&gated.stats);
+    let step = std::thread::spawn(move || committer.begin_anew(Anew::Stage(append)));
+    while gated.committer.queue.len() < 2 {
+        std::thread::yield_now();
+    }
+    gated.submit(2, 4, 10).unwrap();
+    let (commits, answers) = gated.finish();
+    step.join().unwrap().unwrap();
+    assert_eq!(commits, [1, 2, 1_000_003, 4]);
+    assert_eq!(answers.len(), 3);
+    assert_eq!(stats.queued_jobs.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_closed_gate_holds_jobs_back_unharmed() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = super::super::open(directory.path()).unwrap();
+    let stats = Arc::clone(log.stats());
+    let gate = Arc::new(Gate::default());
+    let (told, heard) = mpsc::channel();
+    let told = Mutex::new(told);
+    let durable: Durable = Arc::new(move |appends| told.lock().unwrap().send(appends.len()).unwrap());
+    let (committer, thread) = spawn_committer(log, stats, (Arc::clone(&gate), durable), || {}).unwrap();
+    let (send, answers) = mpsc::channel();
+    let reply: Arc<dyn Reply> = Arc::new(move |token, outcome| send.send((token, outcome)).unwrap());
+    let job = Job { appends: vec![Author::default().append("a", 1)], token: 7, reply };
+    gate.set_closed(true);
+    let Err(Refused::Full(job)) = committer.submit(job) else { panic!("taken though the gate is closed") };
+    gate.set_closed(false);
+    committer.submit(job).unwrap();
+    assert_eq!(answers.recv().unwrap(), (7, Ok(())));
+    assert_eq!(heard.recv().unwrap(), 1);
+    drop(committer);
+    thread.join();
 }
