@@ -28,6 +28,10 @@ pub enum Command {
     Serve(ServeArgs),
     /// Write every document of a stopped server's data directory to files that Automerge can load
     Export(ExportArgs),
+    /// Look whether a stopped server's data directory is whole, and say what is not; changes nothing
+    Verify(VerifyArgs),
+    /// Write what is whole in a damaged data directory to a new one; changes nothing in the damaged one
+    Repair(RepairArgs),
 }
 
 /// How to serve.
@@ -91,6 +95,31 @@ pub struct ExportArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The data directory, of a server that is not running; it may lie on a file system that cannot be written
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to repair.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// The damaged data directory, of a server that is not running
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// The new data directory; it must not exist yet
+    #[arg(long, value_name = "NEW")]
+    pub to: PathBuf,
+    /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -11,6 +11,7 @@
 //! control       health and metrics over HTTP
 //! export        documents out of a data directory
 //! metrics       what is counted
+//! verify        `etherply verify` and `etherply repair`
 //! ```
 
 pub mod allowlist;
@@ -23,3 +24,4 @@ pub mod preflight;
 pub mod runtime;
 pub mod serve;
 pub mod storage;
+pub mod verify;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use etherply_server::cli::{Cli, Command, ExportArgs, LogFormat, ServeArgs};
+use etherply_server::verify;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -13,6 +14,8 @@ fn main() -> ExitCode {
         None => serve(&cli.serve),
         Some(Command::Serve(args)) => serve(&args),
         Some(Command::Export(args)) => export(&args),
+        Some(Command::Verify(args)) => return verify::verify(&args),
+        Some(Command::Repair(args)) => return verify::repair(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
