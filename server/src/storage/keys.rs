@@ -91,6 +91,15 @@ pub fn hash_key(document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Vec<u8>
     key
 }
 
+/// The parts of such a key: document, epoch, hash. `None` if it is not one.
+pub fn parse_hash_key(key: &[u8]) -> Option<(DocumentId, u64, ChangeHash)> {
+    let (rest, hash) = key.split_last_chunk::<32>()?;
+    let (rest, epoch) = rest.split_last_chunk::<8>()?;
+    let (&0, name) = rest.split_last()? else { return None };
+    let document = DocumentId::new(std::str::from_utf8(name).ok()?).ok()?;
+    Some((document, u64::from_be_bytes(*epoch), ChangeHash(*hash)))
+}
+
 /// The value at [`hash_key`].
 pub fn encode_found(key: &[u8], found: Found) -> [u8; FOUND_BYTES] {
     let mut out = [0; FOUND_BYTES];

@@ -83,6 +83,16 @@ impl FjallLog {
     }
 }
 
+#[cfg(test)]
+impl FjallLog {
+    /// Writes everything to tables.
+    pub(super) fn flush_tables(&self) {
+        for keyspace in self.writer.keyspaces.all() {
+            keyspace.rotate_memtable_and_wait().unwrap();
+        }
+    }
+}
+
 impl Log for FjallLog {
     fn commit(&mut self, appends: &[Append]) -> Result<(), LogError> {
         self.writer.commit(appends)
@@ -366,8 +376,17 @@ fn read_failed(error: &fjall::Error) -> LogError {
     unavailable(format!("cannot read the log: {}", advice_for(error)))
 }
 
+/// The error of a read that concerns one document: damage is that document's alone.
+fn document_read_failed(document: &DocumentId, seq: u64, error: &fjall::Error) -> LogError {
+    if !is_damage(error) {
+        return read_failed(error);
+    }
+    LogError::Damaged { document: document.clone(), seq, what: advice_for(error) }
+}
+
 fn head(documents: &Keyspace, committed: &Snapshot, document: &DocumentId) -> Result<Option<Head>, LogError> {
-    let stored = committed.get(documents, document.as_str()).map_err(|error| read_failed(&error))?;
+    let stored = committed.get(documents, document.as_str());
+    let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
     let Some(stored) = stored else { return Ok(None) };
     Head::decode(document, &stored).map(Some).ok_or_else(|| LogError::Damaged {
         document: document.clone(),
@@ -485,10 +504,8 @@ impl Reader {
         let mut chain = (after_seq == 0).then(|| chain_start(document, epoch));
         let mut bytes = 0;
         for row in committed.range(&self.keyspaces.changes, range) {
-            let (key, stored) = row.into_inner().map_err(|error| match is_damage(&error) {
-                true => damaged(seq + 1, advice_for(&error)),
-                false => read_failed(&error),
-            })?;
+            let (key, stored) =
+                row.into_inner().map_err(|error| document_read_failed(document, seq + 1, &error))?;
             seq += 1;
             if parse_change_key(&key).map(|(_, _, seq)| seq) != Some(seq) {
                 return Err(damaged(seq, "the record is missing".to_owned()));
@@ -525,7 +542,8 @@ impl Reader {
     ) -> Result<Option<Found>, LogError> {
         let key = hash_key(document, epoch, hash);
         let stored = self.committed().get(&self.keyspaces.hashes, &key);
-        let Some(stored) = stored.map_err(|error| read_failed(&error))? else { return Ok(None) };
+        let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
+        let Some(stored) = stored else { return Ok(None) };
         decode_found(&key, &stored).map(Some).ok_or_else(|| LogError::Damaged {
             document: document.clone(),
             seq: 0,
@@ -574,6 +592,11 @@ impl Reader {
             page.push(DocumentEntry { document, epoch: head.epoch, last_seq: head.last_seq });
         }
         Ok(page)
+    }
+
+    /// The random id of the data directory.
+    pub fn directory_id(&self) -> DirectoryId {
+        self.directory.id()
     }
 
     /// The snapshots of this data directory's documents.

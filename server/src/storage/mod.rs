@@ -10,21 +10,29 @@
 //! log         commit, read, find
 //! epoch       a document begins anew
 //! snapshot    snapshots: a cache in files beside the database
+//! proof       one document's log, proven record by record
+//! inspect     a data directory, looked at from outside: what `verify` and `repair` see
+//! repair      what is proven, in a new data directory
 //! thread      group commit, questions from other threads
 //! ```
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 pub mod database;
 pub mod directory;
 pub mod epoch;
 pub mod error;
 pub(crate) mod fields;
+pub mod inspect;
 mod journal;
 pub mod keys;
 pub mod ledger;
 pub mod log;
 mod manifest;
+mod proof;
+pub mod repair;
 mod scan;
 pub mod snapshot;
 pub mod stats;
@@ -106,9 +114,8 @@ fn check_opened(
             Damage { path: path.clone(), what: what.to_owned(), lost, after_open: true, ..Damage::default() };
         Err(OpenError::Damaged(Box::new(damage)))
     };
-    let stored = keyspaces
-        .commit_row(&database.snapshot())
-        .map_err(|error| OpenError::Database { path: path.clone(), what: database::advice_for(&error) })?;
+    let stored =
+        keyspaces.commit_row(&database.snapshot()).map_err(|error| database::open_failed(&path, &error))?;
     let acknowledged = scan.ledger.last;
     let last = match stored {
         None => CommitRow::default(),
