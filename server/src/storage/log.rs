@@ -67,6 +67,14 @@ impl FjallLog {
         Self { writer, reader }
     }
 
+    /// Writes rows of the caller's own.
+    pub(super) fn write(
+        &mut self,
+        write: impl FnOnce(&mut Writer) -> Result<(), LogError>,
+    ) -> Result<(), LogError> {
+        self.writer.guarded(write)
+    }
+
     /// The two halves, for a thread each.
     pub fn split(self) -> (Writer, Reader) {
         (self.writer, self.reader)
@@ -458,7 +466,8 @@ impl Reader {
     pub fn past(&self, document: &DocumentId) -> Result<Past, LogError> {
         let key = past_key(document);
         let stored = self.committed().get(&self.keyspaces.documents, &key);
-        let Some(stored) = stored.map_err(|error| read_failed(&error))? else { return Ok(Past::default()) };
+        let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
+        let Some(stored) = stored else { return Ok(Past::default()) };
         decode_past(&key, &stored).ok_or_else(|| LogError::Damaged {
             document: document.clone(),
             seq: 0,

@@ -9,14 +9,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, Log, LogError};
+use etherply_engine::log::{LogError, Past};
 use etherply_engine::record::Record;
 use serde::Serialize;
 
 use super::directory::sync_directory;
 use super::error::OpenError;
 use super::inspect::report::Report;
+use super::inspect::walk::{Nobody, Taker};
 use super::inspect::{Inspection, Progress};
+use super::keys::Head;
 use super::log::FjallLog;
 use super::thread::{COMMIT_BYTES_MAX, COMMIT_RECORDS_MAX};
 
@@ -54,12 +56,10 @@ fn write(
     part: &Path,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Repaired, OpenError> {
-    let mut copy = Copy { log: super::open(part)?, appends: Vec::new(), records: 0, bytes: 0, path: part };
-    let found =
-        inspection.walk(&mut |document, epoch, record| copy.take(document, epoch, record), progress)?;
-    copy.commit()?;
-    drop(copy);
-    let written = Inspection::open(part)?.walk(&mut |_, _, _| Ok(()), &mut |_| {})?;
+    let mut copy = Copy::new(part)?;
+    let found = inspection.walk(&mut copy, progress)?;
+    copy.finish()?;
+    let written = Inspection::open(part)?.walk(&mut Nobody, &mut |_| {})?;
     if !written.whole {
         let what =
             "what was written does not read back as it should: the disk that it is on is not to be trusted";
@@ -69,9 +69,8 @@ fn write(
     let above = to.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sync_directory(above).map_err(OpenError::io(above, "sync the directory"))?;
     let lost = found.damaged_documents.iter().any(|document| document.lost_changes());
-    // The count tells of what no row speaks of any more. Without a ledger, the last commits may be unknown.
-    let is_all_there = found.records + found.records_of_earlier_epochs >= found.commits.records;
-    let kept_all = !lost && is_all_there && found.commits.acknowledged.is_some();
+    // Without a ledger, commits may be missing of which nothing is known.
+    let kept_all = !lost && found.commits.missing.is_empty() && found.commits.acknowledged.is_some();
     let written = Report { data: to.to_owned(), ..written };
     Ok(Repaired { to: to.to_owned(), kept_all, found, written })
 }
@@ -101,33 +100,82 @@ fn begin(data: &Path, to: &Path) -> Result<PathBuf, OpenError> {
 /// The new directory as it is written.
 struct Copy<'p> {
     log: FjallLog,
-    appends: Vec<Append>,
-    records: usize,
-    bytes: usize,
     path: &'p Path,
+    records: Vec<(DocumentId, u64, Record)>,
+    bytes: usize,
+    ends: Vec<(DocumentId, Head, Option<Past>)>,
+    last: Option<(DocumentId, u64, Record)>,
 }
 
-impl Copy<'_> {
-    fn take(&mut self, document: &DocumentId, epoch: u64, record: Record) -> Result<(), OpenError> {
-        if self.records >= COMMIT_RECORDS_MAX || self.bytes + record.change.len() > COMMIT_BYTES_MAX {
+impl Taker for Copy<'_> {
+    fn record(&mut self, document: &DocumentId, epoch: u64, record: Record) -> Result<(), OpenError> {
+        if self.records.len() >= COMMIT_RECORDS_MAX || self.bytes + record.change.len() > COMMIT_BYTES_MAX {
             self.commit()?;
         }
-        self.records += 1;
         self.bytes += record.change.len();
-        match self.appends.last_mut() {
-            Some(last) if last.document == *document && last.epoch == epoch => last.records.push(record),
-            _ => self.appends.push(Append { document: document.clone(), epoch, records: vec![record] }),
-        }
+        self.records.push((document.clone(), epoch, record));
         Ok(())
     }
 
+    fn end(&mut self, document: &DocumentId, head: Head, past: Option<Past>) -> Result<(), OpenError> {
+        self.ends.push((document.clone(), head, past));
+        if self.ends.len() >= COMMIT_RECORDS_MAX { self.commit() } else { Ok(()) }
+    }
+}
+
+impl<'p> Copy<'p> {
+    fn new(path: &'p Path) -> Result<Self, OpenError> {
+        let log = super::open(path)?;
+        Ok(Self { log, path, records: Vec::new(), bytes: 0, ends: Vec::new(), last: None })
+    }
+
+    /// Every commit writes to every keyspace, so one without records restates the last one.
     fn commit(&mut self) -> Result<(), OpenError> {
-        (self.records, self.bytes) = (0, 0);
-        let appends = std::mem::take(&mut self.appends);
-        self.log.commit(&appends).map_err(|error| match error {
-            LogError::Unavailable { why } => OpenError::Database { path: self.path.to_owned(), what: why },
-            damaged => OpenError::Database { path: self.path.to_owned(), what: damaged.to_string() },
+        self.bytes = 0;
+        let mut records = std::mem::take(&mut self.records);
+        if records.is_empty() {
+            records.extend(self.last.take());
+        }
+        self.last = records.last().cloned().or(self.last.take());
+        let ends = std::mem::take(&mut self.ends);
+        if records.is_empty() {
+            // Documents without any record, and none before them: there is nothing to keep.
+            return Ok(());
+        }
+        let written = self.log.write(|writer| {
+            let mut rows = writer.begin(records.len())?;
+            for (document, epoch, record) in &records {
+                writer.add_record(&mut rows, document, *epoch, record);
+            }
+            for (document, head, past) in &ends {
+                writer.add_head(&mut rows, document, *head);
+                if let Some(past) = past {
+                    writer.add_past(&mut rows, document, past);
+                }
+            }
+            // A document that is only begun: its end comes with a later commit.
+            if let Some((document, epoch, record)) = records.last()
+                && !ends.iter().any(|(ended, ..)| ended == document)
+            {
+                let head = Head { epoch: *epoch, last_seq: record.seq, flags: 0 };
+                writer.add_head(&mut rows, document, head);
+            }
+            writer.finish(rows)
+        });
+        written.map_err(|error| {
+            let what = match error {
+                LogError::Unavailable { why } => why,
+                damaged @ LogError::Damaged { .. } => damaged.to_string(),
+            };
+            OpenError::Database { path: self.path.to_owned(), what }
         })
+    }
+
+    fn finish(mut self) -> Result<(), OpenError> {
+        if self.records.is_empty() && self.ends.is_empty() {
+            return Ok(());
+        }
+        self.commit()
     }
 }
 
