@@ -118,7 +118,8 @@ pub fn replay(
     let mut failed = None;
     live.wait("replaying", &gauges, Duration::MAX, || {
         let all_done = match meanwhile(&gauges) {
-            Ok(done) => done && shared.done.load(Ordering::Relaxed) >= all,
+            // After a kill everybody has to be back, also if nothing was left to do.
+            Ok(done) => done && shared.done.load(Ordering::Relaxed) >= all && opened(),
             Err(error) => {
                 failed = Some(error);
                 true
