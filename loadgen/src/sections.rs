@@ -212,6 +212,13 @@ pub struct Trace {
     pub change_bytes: u64,
     pub documents: u32,
     pub members_per_document: u32,
+    /// How often the server was killed meanwhile, and the longest time from a new start until it was ready.
+    pub kills: u32,
+    pub ready_ms_max: u64,
+    /// Positions of the history, over all documents, that were compared with the recording, and those that
+    /// are right.
+    pub history_positions: u64,
+    pub history_right: u64,
     /// Time that Automerge took for the edits, before the replay, in seconds.
     pub made_in_s: f64,
     /// From the first push until everything was acked and delivered, in seconds.
@@ -381,7 +388,7 @@ impl Trace {
         let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1_048_576.0);
         format!(
             "  {}: {} changes in {}, {} agents; {} documents of {} members: {:.0} edits/s over {:.1} s\n    \
-             delivery p50 {} p99 {} ms, ack p50 {} p99 {} ms; {} sent, {} received\n",
+             delivery p50 {} p99 {} ms, ack p50 {} p99 {} ms; {} sent, {} received; {} kills\n",
             self.file,
             self.changes,
             mib(self.change_bytes),
@@ -395,7 +402,8 @@ impl Trace {
             ms(self.ack_us.p50),
             ms(self.ack_us.p99),
             mib(self.sent_bytes),
-            mib(self.received_bytes)
+            mib(self.received_bytes),
+            self.kills
         )
     }
 }

@@ -138,7 +138,7 @@ impl Server {
     }
 
     /// Ends it as a power cut would end the process: SIGKILL.
-    pub fn kill(&mut self) -> Result<()> {
+    pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         cleanup::remove_process(self.pid());

@@ -88,6 +88,21 @@ fn both_kinds_of_session_end_with_the_recorded_text_everywhere() {
 }
 
 #[test]
+fn a_session_goes_on_over_kills_of_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("concurrent.json");
+    std::fs::write(&file, concurrent()).unwrap();
+    let output = trace(&[&file], &["--kills", "3", "--documents", "2", "--history", "20", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let count = |pointer: &str| report.pointer(pointer).and_then(Value::as_u64).unwrap();
+    assert_eq!((count("/traces/0/kills"), count("/edits/acked")), (3, 2 * 202));
+    assert_eq!((count("/traces/0/history_positions"), count("/traces/0/history_right")), (40, 40));
+    assert_eq!((count("/deliveries/received"), count("/deliveries/duplicated")), (2 * 2 * 202, 0));
+    assert_eq!((count("/connections/established"), count("/documents/converged")), (6, 2));
+}
+
+#[test]
 fn a_speed_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("concurrent.json");
@@ -126,6 +141,8 @@ fn what_is_no_session_is_refused_before_a_server_is_started() {
         (&good, vec!["--members", "1"], "has 2 agents"),
         (&good, vec!["--documents", "0"], "at least one"),
         (&good, vec!["--speed", "0"], "from 1 on"),
+        (&good, vec!["--kills", "1", "--url", "tcp://127.0.0.1:9"], "leave --url out"),
+        (&good, vec!["--history", "1", "--url", "tcp://127.0.0.1:9"], "leave --url out"),
     ] {
         let output = trace(&[file], &options);
         let said = String::from_utf8_lossy(&output.stderr);

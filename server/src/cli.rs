@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
+
 use crate::allowlist::{HostRule, OriginRule};
 
 /// EtherPly: a sync server that keeps shared documents in step between devices.
@@ -28,6 +30,12 @@ pub enum Command {
     Serve(ServeArgs),
     /// Write every document of a stopped server's data directory to files that Automerge can load
     Export(ExportArgs),
+    /// Look into the history of a document in a stopped server's data directory
+    History(HistoryArgs),
+    /// Write all documents, as they are at one commit, to one file; or check such a file
+    Backup(BackupArgs),
+    /// Make a new data directory of a backup
+    Restore(RestoreArgs),
 }
 
 /// How to serve.
@@ -56,6 +64,15 @@ pub struct ServeArgs {
     /// with commas, * for all
     #[arg(long, env = "ETHERPLY_ALLOW_HOST", value_delimiter = ',', value_name = "HOST")]
     pub allow_host: Vec<HostRule>,
+    /// Most bytes of changes that a document may have, all of its history included
+    #[arg(
+        long,
+        env = "ETHERPLY_DOCUMENT_BYTES_MAX",
+        value_name = "BYTES",
+        default_value_t = DOCUMENT_BYTES_MAX,
+        value_parser = clap::value_parser!(u64).range(DOCUMENT_BYTES_MIN..=DOCUMENT_BYTES_MAX)
+    )]
+    pub document_bytes_max: u64,
     /// How logs look, on standard error
     #[arg(long, env = "ETHERPLY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
@@ -95,6 +112,113 @@ pub struct ExportArgs {
     pub json: bool,
 }
 
+/// Whose history.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: HistoryCommand,
+    /// The data directory, of a server that is not running
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR", global = true)]
+    pub data: PathBuf,
+    /// The document's name
+    #[arg(long, value_name = "NAME", global = true, default_value = "")]
+    pub document: String,
+}
+
+/// What to do with a history. Positions count a document's changes in the order in which the server stored them.
+#[derive(Debug, Subcommand)]
+pub enum HistoryCommand {
+    /// Who changed what when, a line a change
+    List {
+        /// Begin behind this position
+        #[arg(long, default_value_t = 0, value_name = "POSITION")]
+        after: u64,
+        /// At most so many changes
+        #[arg(long, default_value_t = 100, value_name = "N")]
+        count: usize,
+        /// Print an object of JSON for each
+        #[arg(long)]
+        json: bool,
+    },
+    /// The document at positions, as JSON, a line each; as it is now if none is given
+    Show {
+        /// Positions, with commas
+        #[arg(long, value_delimiter = ',', value_name = "POSITION")]
+        at: Vec<u64>,
+    },
+    /// What leads from one position to another, as JSON
+    #[command(name = "diff")]
+    Difference {
+        /// From here
+        #[arg(long, value_name = "POSITION")]
+        from: u64,
+        /// To here [default: as it is now]
+        #[arg(long, value_name = "POSITION")]
+        to: Option<u64>,
+    },
+    /// Write the document at a position to a file that Automerge can load
+    Save {
+        /// The position [default: as it is now]
+        #[arg(long, value_name = "POSITION")]
+        at: Option<u64>,
+        /// The file
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+}
+
+/// What to back up, and where to.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct BackupArgs {
+    /// Something else than taking a backup
+    #[command(subcommand)]
+    pub command: Option<BackupCommand>,
+    /// The control address of a running server, as http://HOST:PORT
+    #[arg(long, value_name = "URL", required_unless_present = "data", conflicts_with = "data")]
+    pub control: Option<String>,
+    /// The data directory of a server that is not running
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// File to write; it must not exist yet
+    #[arg(long, value_name = "FILE", required = true)]
+    pub to: Option<PathBuf>,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What can be done with backups.
+#[derive(Debug, Subcommand)]
+pub enum BackupCommand {
+    /// Check a backup from front to back, without restoring it
+    Verify(VerifyBackupArgs),
+}
+
+/// Which backup to check.
+#[derive(Debug, Args)]
+pub struct VerifyBackupArgs {
+    /// The backup
+    pub file: PathBuf,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to restore, and where to.
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The backup
+    pub file: PathBuf,
+    /// The data directory to make; it must not exist yet, or be empty
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -115,6 +239,28 @@ mod tests {
         let cli = Cli::parse_from(["etherply", "serve", "--data", "x"]);
         assert!(matches!(cli.command, Some(Command::Serve(args)) if args.data == Path::new("x")));
         assert!(Cli::try_parse_from(["etherply", "--cores", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_backup_needs_one_source_and_a_file_unless_it_is_checked() {
+        let parses = |args: &[&str]| Cli::try_parse_from([&["etherply", "backup"], args].concat()).is_ok();
+        assert!(
+            parses(&["--control", "http://127.0.0.1:4181", "--to", "b"])
+                && parses(&["--data", "d", "--to", "b"])
+        );
+        assert!(parses(&["verify", "b"]) && !parses(&["verify"]));
+        assert!(!parses(&["--to", "b"]) && !parses(&["--data", "d"]));
+        assert!(!parses(&["--control", "http://127.0.0.1:4181", "--data", "d", "--to", "b"]));
+    }
+
+    #[test]
+    fn the_size_of_documents_has_a_least_and_a_most() {
+        let asked =
+            |bytes: u64| Cli::try_parse_from(["etherply", "--document-bytes-max", &bytes.to_string()]);
+        assert_eq!(asked(DOCUMENT_BYTES_MIN).unwrap().serve.document_bytes_max, DOCUMENT_BYTES_MIN);
+        assert!(asked(DOCUMENT_BYTES_MAX - 1).is_ok() && asked(DOCUMENT_BYTES_MAX).is_ok());
+        assert!(asked(DOCUMENT_BYTES_MIN - 1).is_err() && asked(DOCUMENT_BYTES_MAX + 1).is_err());
+        assert_eq!(Cli::parse_from(["etherply"]).serve.document_bytes_max, DOCUMENT_BYTES_MAX);
     }
 
     #[test]

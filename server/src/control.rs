@@ -1,7 +1,8 @@
 //! The control plane: one thread with a tokio runtime, off the latency path, on a port of its own.
 //!
 //! `GET /health`: the process runs. `GET /ready`: it takes connections and writes; 503 otherwise, with the
-//! reason. `GET /metrics`: Prometheus' text format.
+//! reason. `GET /metrics`: Prometheus' text format. What changes or gives away documents is in
+//! [`crate::administration`].
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use axum::Router;
+use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, StatusCode, Version, header};
 use axum::middleware::{self, Next};
@@ -17,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::oneshot;
 
+use crate::administration::{self, Administration};
 use crate::allowlist::Allowlist;
 use crate::metrics::Metrics;
 use crate::storage::StorageStats;
@@ -32,6 +35,8 @@ pub struct Observed {
     pub is_serving: Arc<AtomicBool>,
     /// By which names this server may be called.
     pub allowlist: Arc<Allowlist>,
+    /// What operators may do.
+    pub administration: Arc<Administration>,
 }
 
 /// The running control plane.
@@ -55,7 +60,7 @@ impl Control {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 // Connections that are open when the server stops are cut: there is nothing to lose.
                 tokio::select! {
-                    served = axum::serve(listener, router(observed)) => served,
+                    served = axum::serve(listener, service(observed)) => served,
                     _ = stopped => Ok(()),
                 }
             });
@@ -79,12 +84,19 @@ impl Control {
     }
 }
 
+fn service(observed: Observed) -> IntoMakeServiceWithConnectInfo<Router, SocketAddr> {
+    router(observed).into_make_service_with_connect_info()
+}
+
 fn router(observed: Observed) -> Router {
+    let operators = administration::router()
+        .layer(middleware::from_fn_with_state(observed.clone(), administration::check_operator));
     Router::new()
         .route("/", get(index))
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
+        .merge(operators)
         .layer(middleware::from_fn_with_state(observed.clone(), check_host))
         .with_state(observed)
 }
@@ -119,7 +131,8 @@ async fn check_host(State(observed): State<Observed>, request: Request, next: Ne
 
 async fn index() -> &'static str {
     "EtherPly control plane.\n/health   the process runs\n/ready    it takes connections and writes\n\
-     /metrics  Prometheus metrics\n"
+     /metrics  Prometheus metrics\n\
+     For `etherply` commands on this machine: POST /backup\n"
 }
 
 async fn ready(State(observed): State<Observed>) -> (StatusCode, &'static str) {

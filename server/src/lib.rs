@@ -7,18 +7,24 @@
 //! runtime       one executor a core; the only module that knows glommio
 //! data_plane    connections and documents
 //! storage       the log; the only module that knows fjall
-//! materialise   Automerge documents in the background; the only module that knows Automerge
+//! materialise   Automerge documents in the background; only this and `history` know Automerge
+//! history       who changed what when, and documents as they were
 //! allowlist     which pages may connect, and by which names the server is called
 //! control       health and metrics over HTTP
+//! administration   what operators do by the control plane
 //! export        documents out of a data directory
+//! backup        backups of a data directory, and a new one from them
 //! metrics       what is counted
 //! ```
 
+pub mod administration;
 pub mod allowlist;
+pub mod backup;
 pub mod cli;
 pub mod control;
 pub mod data_plane;
 pub mod export;
+pub mod history;
 pub mod materialise;
 pub mod metrics;
 pub mod preflight;

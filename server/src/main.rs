@@ -1,10 +1,13 @@
 //! The `etherply` command.
 
-use std::io::{IsTerminal as _, stderr};
+use std::io::{BufWriter, IsTerminal as _, Write as _, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use etherply_server::cli::{Cli, Command, ExportArgs, LogFormat, ServeArgs};
+use etherply_server::backup::{self, BackupError, Summary};
+use etherply_server::cli::{
+    BackupArgs, BackupCommand, Cli, Command, ExportArgs, HistoryArgs, LogFormat, RestoreArgs, ServeArgs,
+};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -13,6 +16,9 @@ fn main() -> ExitCode {
         None => serve(&cli.serve),
         Some(Command::Serve(args)) => serve(&args),
         Some(Command::Export(args)) => export(&args),
+        Some(Command::History(args)) => history(&args),
+        Some(Command::Backup(args)) => take_backup(&args),
+        Some(Command::Restore(args)) => restore(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,4 +57,78 @@ fn export(args: &ExportArgs) -> Result<(), String> {
         println!("{} documents with {changes} changes are in {}", exported.len(), args.out.display());
     }
     Ok(())
+}
+
+fn history(args: &HistoryArgs) -> Result<(), String> {
+    let mut out = BufWriter::new(stdout().lock());
+    let done = etherply_server::history::command::run(args, &mut out).map_err(|error| error.to_string());
+    done.and_then(|()| out.flush().map_err(|error| error.to_string()))
+}
+
+fn take_backup(args: &BackupArgs) -> Result<(), String> {
+    if let Some(BackupCommand::Verify(args)) = &args.command {
+        let checked = backup::file::verify(&args.file, &mut bytes_shown("checked"));
+        return summarize(checked, args.json, |summary| format!("{}: {summary}", args.file.display()));
+    }
+    let source = match (&args.control, &args.data) {
+        (Some(control), _) => backup::file::Source::Control(control),
+        (None, Some(data)) => backup::file::Source::Data(data),
+        (None, None) => return Err("backup: say of what, by --control or --data".to_owned()),
+    };
+    let Some(to) = &args.to else { return Err("backup: say where to, by --to".to_owned()) };
+    let taken = backup::file::backup(source, to, &mut bytes_shown("written"));
+    summarize(taken, args.json, |summary| format!("{} holds {summary}", to.display()))
+}
+
+fn restore(args: &RestoreArgs) -> Result<(), String> {
+    let (mut writing, mut comparing) = (bytes_shown("restored"), bytes_shown("compared"));
+    let restored = backup::restore::restore(&args.file, &args.data, &mut |step, bytes| match step {
+        backup::restore::Step::Writing => writing(bytes),
+        backup::restore::Step::Comparing => comparing(bytes),
+    });
+    summarize(restored, args.json, |summary| {
+        format!(
+            "{} holds {summary}\nEvery document has a new epoch: clients compare what they have, and bring what \
+             the backup lacks",
+            args.data.display()
+        )
+    })
+}
+
+/// Says on a terminal how many bytes are done, now and then.
+fn bytes_shown(done: &'static str) -> impl FnMut(u64) {
+    const EVERY_BYTES: u64 = 64 * 1024 * 1024;
+    let (is_terminal, mut next) = (stderr().is_terminal(), EVERY_BYTES);
+    move |bytes| {
+        if is_terminal && bytes >= next {
+            eprintln!("{} MiB {done}", bytes / (1024 * 1024));
+            next = bytes + EVERY_BYTES;
+        }
+    }
+}
+
+/// Prints what a backup holds. One that names damaged documents is there, and is still a failure.
+fn summarize(
+    done: Result<Summary, BackupError>,
+    json: bool,
+    say: impl FnOnce(&Summary) -> String,
+) -> Result<(), String> {
+    let summary = done.map_err(|error| error.to_string())?;
+    if json {
+        println!("{}", serde_json::json!(summary));
+    } else {
+        println!("{}", say(&summary));
+    }
+    if summary.damaged == 0 {
+        return Ok(());
+    }
+    let mut message = format!(
+        "{} documents were damaged when the backup was taken; it has what stands before the damage:",
+        summary.damaged
+    );
+    for damaged in &summary.damaged_documents {
+        message
+            .push_str(&format!("\n  {} from position {}: {}", damaged.document, damaged.seq, damaged.what));
+    }
+    Err(message)
 }

@@ -39,6 +39,8 @@ pub struct Metrics {
     pub refused: IntCounterVec,
     /// Documents opened, by the way a member is brought up to date.
     pub opened: IntCounterVec,
+    /// Backups of the running server, by how they ended.
+    pub backups: IntCounterVec,
     /// Snapshots: cut, not cut, or found unreadable.
     pub snapshots: IntCounterVec,
     /// Changes frames handed to sockets.
@@ -100,6 +102,7 @@ impl Metrics {
             pushed_bytes: counter("pushed_bytes_total", "Bytes of pushes made durable")?,
             refused: labelled("pushes_refused_total", "Pushes refused", "code")?,
             opened: labelled("opens_total", "Documents opened by members", "resume")?,
+            backups: labelled("backups_total", "Backups of the running server", "outcome")?,
             snapshots: labelled("snapshots_total", "Snapshots of documents", "outcome")?,
             deliveries: counter("deliveries_total", "Changes frames handed to sockets")?,
             sends: counter("sends_total", "Calls that hand bytes to a socket")?,

@@ -12,6 +12,7 @@ use etherply_engine::faults::Faults;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::administration::Administration;
 use crate::allowlist::Allowlist;
 use crate::cli::ServeArgs;
 use crate::control::{Control, Observed};
@@ -73,7 +74,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
 
     let log = open_storage(args)?;
     let stats = Arc::clone(log.stats());
-    let storage_reader = log.reader().clone();
+    let (storage_reader, operators_reader) = (log.reader().clone(), log.reader().clone());
     let (committer, commit_thread) = storage::spawn_committer(
         log,
         Arc::clone(&stats),
@@ -102,6 +103,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         storage: stats,
         is_serving: Arc::clone(&is_serving),
         allowlist: Arc::clone(&allowlist),
+        administration: Arc::new(Administration::new(operators_reader)),
     };
     let control = Control::start(control, observed).map_err(Problem::system("start the control plane"))?;
 
@@ -123,6 +125,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             open_connections: Arc::clone(&open_connections),
             connections_per_core: Arc::clone(&connections_per_core),
             allowlist: Arc::clone(&allowlist),
+            document_bytes_max: args.document_bytes_max,
             faults: faults(),
             drained: drained_sender.clone(),
         };

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Member, Server, Told};
+use etherply_wire::ErrorCode;
 use etherply_wire::kinds::resume;
 
 #[test]
@@ -166,4 +167,27 @@ fn a_long_history_reaches_a_new_member_piece_by_piece() {
         let stream = late.open("long");
         assert_eq!(late.until_keys(stream, 300).len(), 300);
     }
+}
+
+#[test]
+fn a_document_has_the_size_that_the_operator_allows() {
+    let data = tempfile::tempdir().unwrap();
+    let bytes_max = 1024 * 1024;
+    let mut command = common::command(data.path());
+    command.args(["--document-bytes-max", &bytes_max.to_string()]);
+    let server = Server::spawn(&mut command);
+    let mut member = Member::connect(&server, false, 1);
+    let stream = member.open("notes");
+    member.put_durably(stream, "large", &"x".repeat(900_000));
+    member.put(stream, "too large", &"x".repeat(200_000));
+    let refused = member.until(|told| matches!(told, Told::Refused { .. }));
+    assert_eq!(refused, Told::Refused { code: ErrorCode::DocumentTooLarge as u16, blocks: true });
+    // The document is there for everybody, and others are written.
+    let mut other = Member::connect(&server, true, 2);
+    let copy = other.open("notes");
+    assert_eq!(other.until_keys(copy, 1).len(), 1);
+    other.put_durably(copy, "small", "v");
+    let stream = other.open("others");
+    other.put_durably(stream, "large", &"x".repeat(900_000));
+    assert!(!server.has_panicked());
 }

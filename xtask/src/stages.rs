@@ -57,5 +57,10 @@ pub const STAGES: &[Stage] = &[
         budget_minutes: 4,
         work: Work::Program(LOADGEN, &["crash", "--kills", "25", "--ignore-times"]),
     },
+    Stage {
+        name: "stop",
+        budget_minutes: 2,
+        work: Work::Program(LOADGEN, &["crash", "--by", "term", "--kills", "10", "--ignore-times"]),
+    },
     Stage { name: "prove", budget_minutes: 2, work: Work::Program(LOADGEN, PROVE_SAMPLE) },
 ];

@@ -32,6 +32,11 @@ pub const GENESIS_BYTES_MAX: usize = 64 * 1024;
 pub const DOCUMENT_HEADS_MAX: usize = 1_024;
 /// Most actors that a document may have.
 pub const DOCUMENT_ACTORS_MAX: usize = etherply_wire::limits::CLOCK_ENTRIES_MAX;
+/// Most bytes of changes that a document may have, all of its current epoch, unless the operator says less. It has
+/// snapshots up to there, and members put it together in memory.
+pub const DOCUMENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Least that an operator may say: the longest change, whatever else there is.
+pub const DOCUMENT_BYTES_MIN: u64 = 1024 * 1024;
 /// Most changes of a document that wait for the disk.
 pub const PENDING_CHANGES_MAX: usize = 16_384;
 

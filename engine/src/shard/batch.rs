@@ -181,6 +181,7 @@ impl Shard {
             document.commit(admitted.cursor);
             document.add_log_bytes(segment.changes_bytes);
         }
+        hosted.pending_bytes = hosted.pending_bytes.saturating_sub(segment.changes_bytes as u64);
         self.faults.pass(&hosted.id, "commit");
         if let Some(tail) = &mut hosted.tail {
             tail.push(Arc::clone(&segment));
@@ -223,10 +224,12 @@ impl Shard {
     }
 
     fn take_back(&mut self, pending: &Pending) {
-        let hosted = self.hosted.get_mut(&pending.pushed.listener.handle);
-        if let Some(State::Ready(document)) = hosted.map(|hosted| &mut hosted.state) {
+        let Some(hosted) = self.hosted.get_mut(&pending.pushed.listener.handle) else { return };
+        if let State::Ready(document) = &mut hosted.state {
             document.take_back(&pending.admitted);
         }
+        let bytes = pending.segment.as_ref().map_or(0, |segment| segment.changes_bytes);
+        hosted.pending_bytes = hosted.pending_bytes.saturating_sub(bytes as u64);
     }
 
     /// Answers what storage did not store; only the first of each generation is told.

@@ -38,6 +38,8 @@ pub(super) struct Hosted {
     pub(super) presence_owners: BTreeMap<SessionId, (u64, Peer)>,
     pub(super) broadcast_index: u64,
     pub(super) streams: BTreeMap<Peer, Stream>,
+    /// Bytes of changes on their way to the disk.
+    pub(super) pending_bytes: u64,
     /// Members on each core.
     pub(super) cores: BTreeMap<u16, u32>,
     /// Opens that wait for the load, or for a position of the chain.
@@ -112,6 +114,7 @@ impl Hosted {
             presence_owners: BTreeMap::new(),
             broadcast_index: 0,
             streams: BTreeMap::new(),
+            pending_bytes: 0,
             cores: BTreeMap::new(),
             waiting: BTreeMap::new(),
             idle_since_us: 0,

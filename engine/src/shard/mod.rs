@@ -26,6 +26,7 @@ use etherply_wire::ErrorCode;
 use etherply_wire::kinds::{Close, Error};
 
 use crate::change::ChangeLimits;
+use crate::document::DOCUMENT_BYTES_MAX;
 use crate::faults::Faults;
 use crate::ids::DocumentId;
 use crate::outgoing::Outgoing;
@@ -49,6 +50,7 @@ pub struct Shard {
     shards: u16,
     limits: ChangeLimits,
     budget: Budget,
+    document_bytes_max: u64,
     by_name: BTreeMap<DocumentId, u32>,
     hosted: BTreeMap<u32, Hosted>,
     next_handle: u32,
@@ -83,6 +85,7 @@ impl Shard {
             shards: shards.max(1),
             limits,
             budget: Budget::default(),
+            document_bytes_max: DOCUMENT_BYTES_MAX,
             by_name: BTreeMap::new(),
             hosted: BTreeMap::new(),
             next_handle: 1,
@@ -99,6 +102,13 @@ impl Shard {
             idle: VecDeque::new(),
             recency: Recency::default(),
         }
+    }
+
+    /// The same shard, in which documents may have so many bytes of changes.
+    #[must_use]
+    pub fn with_document_bytes_max(mut self, bytes: u64) -> Self {
+        self.document_bytes_max = bytes;
+        self
     }
 
     /// From now on, panics on purpose.

@@ -75,9 +75,10 @@ impl Shard {
             }
             return true;
         }
-        let limits = self.limits;
+        let (limits, bytes_max) = (self.limits, self.document_bytes_max);
         let Some(hosted) = self.hosted.get_mut(&push.handle) else { return true };
-        match admit(hosted, &push, &limits, resolved) {
+        let admitted = admit(hosted, &push, &limits, resolved);
+        match admitted.and_then(|admitted| check_size(hosted, &push, admitted, bytes_max).map_err(Err)) {
             Ok(admitted) => {
                 self.faults.pass(&hosted.id, "push");
                 self.take(push, admitted, received_us, now);
@@ -191,6 +192,7 @@ impl Shard {
             let bytes: usize = fresh.iter().map(|change| change.len()).sum();
             let (after, cursor) = (admitted.after_seq, admitted.cursor);
             let writer = Some(pushed.listener.stream);
+            hosted.pending_bytes += bytes as u64;
             let segment = Segment::new(push.handle, after, cursor, lengths, &fresh, writer, received_us);
             let mut rest = segment.changes(bytes);
             let records = admitted.fresh.iter().zip(&fresh).map(|(fresh, change)| Record {
@@ -316,6 +318,30 @@ fn admit(
             Err(Refusal { index, code, retry_after_ms, message })
         }
     })
+}
+
+/// Takes a push back that would make its document larger than it may be. What is there already counts once.
+fn check_size(
+    hosted: &mut Hosted,
+    push: &PushRequest<'_>,
+    admitted: Admitted,
+    bytes_max: u64,
+) -> Result<Admitted, Refusal> {
+    let State::Ready(document) = &mut hosted.state else { return Ok(admitted) };
+    let mut bytes = document.log_bytes() + hosted.pending_bytes;
+    for fresh in &admitted.fresh {
+        bytes += u64::from(push.lengths.get(fresh.index).copied().unwrap_or(0));
+        if bytes > bytes_max {
+            document.take_back(&admitted);
+            let message = format!(
+                "a document may have {bytes_max} bytes of changes here, all of its history included, and this \
+                 one would have {bytes}: go on in a new document"
+            );
+            let (index, code) = (fresh.index, ErrorCode::DocumentTooLarge);
+            return Err(Refusal { index, code, retry_after_ms: 0, message });
+        }
+    }
+    Ok(admitted)
 }
 
 /// The changes of a push; fewer if the lengths exceed the bytes.

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::scenarios::{
     BesideArgs, CutChoice, DeafArgs, FanoutArgs, JoinArgs, PresenceArgs, SoakArgs, StormArgs,
@@ -180,9 +180,12 @@ impl ProveArgs {
 pub struct CrashArgs {
     #[command(flatten)]
     pub common: Common,
-    /// How often the server is killed
+    /// How often the server is ended
     #[arg(long, default_value_t = 25, value_name = "N")]
     pub kills: u32,
+    /// How it is ended
+    #[arg(long, value_enum, default_value_t = EndChoice::Kill)]
+    pub by: EndChoice,
     /// Documents
     #[arg(long, default_value_t = 32, value_name = "N")]
     pub documents: u32,
@@ -195,6 +198,15 @@ pub struct CrashArgs {
     /// Bytes of the value that an edit puts
     #[arg(long, default_value_t = 48, value_name = "N")]
     pub value_bytes: usize,
+}
+
+/// How `crash` ends the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EndChoice {
+    /// SIGKILL: in the middle of whatever it does.
+    Kill,
+    /// SIGTERM: it tells its clients, stores what is under way and exits.
+    Term,
 }
 
 /// Options of `trace`.
@@ -214,6 +226,13 @@ pub struct TraceArgs {
     /// Edits a second of each document [default: as fast as it goes]
     #[arg(long, value_name = "N")]
     pub speed: Option<u64>,
+    /// How often the server is killed (SIGKILL) and started again during each recording, at random moments
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub kills: u32,
+    /// At how many random positions of each document's history the text is compared with the recording's, after
+    /// the server was stopped
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub history: u32,
 }
 
 /// Refuses what no run can be made of.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::args::{CrashArgs, check};
+use crate::args::{CrashArgs, EndChoice, check};
 use crate::fresh;
 use crate::ledger::Ledger;
 use crate::live::Live;
@@ -52,8 +52,17 @@ pub fn crash(args: &CrashArgs, live: &Live) -> Result<Report> {
     let ledger = Ledger::create(&workspace.path("ledger"), move |document| names.document_name(document))?;
     let fleet = Fleet::start::<SyncSession>(plan, ledger.entries())?;
     let program = server_program(&args.common, &workspace, server.listen)?;
-    let mut run =
-        Run { live, workspace, program, server, fleet, ledger, kills: Vec::new(), faults: Vec::new() };
+    let mut run = Run {
+        live,
+        workspace,
+        program,
+        server: Some(server),
+        by: args.by,
+        fleet,
+        ledger,
+        kills: Vec::new(),
+        faults: Vec::new(),
+    };
     run.begin()?;
     let mut random = Random::new(args.common.seed);
     for number in 1..=args.kills {
@@ -76,7 +85,9 @@ struct Run<'l> {
     workspace: Workspace,
     /// How the server is started again: on the port that it had.
     program: Program,
-    server: Server,
+    /// `None` while it is down.
+    server: Option<Server>,
+    by: EndChoice,
     fleet: Fleet,
     ledger: Ledger,
     kills: Vec<Kill>,
@@ -115,7 +126,11 @@ impl Run<'_> {
         self.live.wait(&what, &gauges, Duration::from_millis(after_ms), || false);
         self.fleet.hold(true);
         let pushes_in_flight = level(&gauges.in_flight);
-        self.server.kill()?;
+        let server = self.server.take().context("the server is down already")?;
+        match self.by {
+            EndChoice::Kill => server.kill()?,
+            EndChoice::Term => drop(server.stop()?),
+        }
         let gone =
             self.live.wait("the server is dead", &gauges, TURN_LIMIT, || level(&gauges.connected) == 0);
         if !gone {
@@ -123,8 +138,9 @@ impl Run<'_> {
         }
         let acked = self.ledger.sync()?;
         self.live.stage("starting the server again");
-        self.server = Server::start(&self.program).context("the server did not come back")?;
-        let ready_ms = u64::try_from(self.server.ready_after.as_millis())?;
+        let server = Server::start(&self.program).context("the server did not come back")?;
+        let ready_ms = u64::try_from(server.ready_after.as_millis())?;
+        self.server = Some(server);
         self.live.stage("reading everything as a fresh client");
         let findings = self.fresh_look(number)?;
         let missing = findings.acked_missing;
@@ -161,7 +177,8 @@ impl Run<'_> {
     }
 
     fn finish(self, args: &CrashArgs) -> Result<Report> {
-        let Run { live, workspace, program, server, fleet, ledger, kills, mut faults } = self;
+        let Run { live, workspace, program, server, fleet, ledger, kills, mut faults, .. } = self;
+        let server = server.context("the server is down")?;
         let gauges = fleet.gauges.clone();
         fleet.command(&Command::Pipeline { on: false })?;
         let all_acked = || read(&gauges.acked) >= read(&gauges.sent);
@@ -236,7 +253,7 @@ fn claims(report: &Report) -> Vec<Claim> {
             in_flight.first().is_none_or(|&fewest| fewest > 0),
         ),
         Claim::new(
-            format!("no acked change is missing after {} kills", kills.len()),
+            format!("no acked change is missing after the server was ended {} times", kills.len()),
             format!("{} missing of {}", edits.lost, edits.acked),
             edits.lost == 0,
         ),

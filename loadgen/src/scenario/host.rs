@@ -70,7 +70,7 @@ impl Host {
     /// Ends the server by SIGKILL, or asks it to end, and starts it again. From its new start until it was
     /// ready.
     pub fn restart(&mut self, kills: bool) -> Result<Duration> {
-        let (Some(program), Some(mut server)) = (&self.program, self.server.take()) else {
+        let (Some(program), Some(server)) = (&self.program, self.server.take()) else {
             bail!("a server that runs elsewhere cannot be restarted from here");
         };
         if kills {
@@ -84,16 +84,24 @@ impl Host {
         Ok(ready_after)
     }
 
+    /// Stops the server.
+    pub fn stop(&mut self) -> Result<()> {
+        self.server.take().map_or(Ok(()), |server| server.stop().map(drop))
+    }
+
+    /// Runs a command of the server's program on the stopped server's data; what it prints.
+    pub fn ask(&self, command: &[&str]) -> Result<String> {
+        let program = self.program.as_ref().context("a server that runs elsewhere cannot be asked")?;
+        let data = text_of(&self.workspace.path("data"))?;
+        let arguments: Vec<String> =
+            command.iter().copied().chain(["--data", &data]).map(str::to_owned).collect();
+        run_to_end(&program.binary, &arguments)
+    }
+
     /// Stops the server and takes its data out.
     pub fn export(&mut self, folder: &Path) -> Result<()> {
-        if let Some(server) = self.server.take() {
-            server.stop()?;
-        }
-        let program = self.program.as_ref().context("a server that runs elsewhere gives no data out")?;
-        let data = text_of(&self.workspace.path("data"))?;
-        let arguments = ["export".into(), "--data".into(), data, "--out".into(), text_of(folder)?];
-        run_to_end(&program.binary, &arguments)?;
-        Ok(())
+        self.stop()?;
+        self.ask(&["export", "--out", &text_of(folder)?]).map(drop)
     }
 
     /// The file system of the data, where it lies here.

@@ -4,13 +4,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::args::TraceArgs;
 use crate::fresh;
 use crate::live::Live;
+use crate::random::Random;
 use crate::report::{Claim, Connections, Report, Settings};
 use crate::scenario::claims;
 use crate::scenario::conclude::judge;
@@ -19,9 +20,10 @@ use crate::scenario::run::{Before, Measured};
 use crate::scenario::setup::{executors, raise_descriptors, run_number};
 use crate::scenario::tally::Tally;
 use crate::sections::Trace;
-use crate::stats::{Percentiles, Stats, level, read};
+use crate::stats::{Gauges, Percentiles, Stats, level, read};
 use crate::trace::changes::{Edits, text_of};
 use crate::trace::file::Recording;
+use crate::trace::history;
 use crate::trace::member::{Document, Member};
 use crate::trace::replay::{Ended, Orders, Replayed, replay};
 
@@ -37,6 +39,8 @@ struct Sums {
     /// Members with the text of the recording's end.
     right: u64,
     traces: Vec<Trace>,
+    /// Each recording's changes and the names of its documents, if their history is to be looked at.
+    replayed: Vec<(Arc<Edits>, Vec<String>)>,
     faults: Vec<String>,
 }
 
@@ -48,22 +52,29 @@ pub fn trace(args: &TraceArgs, live: &Live) -> Result<Report> {
     if args.speed == Some(0) {
         bail!("--speed is a number of edits a second, from 1 on");
     }
+    if (args.kills > 0 || args.history > 0) && args.common.url.is_some() {
+        bail!("--kills and --history need a server that this program starts: leave --url out");
+    }
     // What cannot be read is said before a server is started.
     for file in &args.files {
         members_of(args, file, &Recording::read(file)?)?;
     }
-    let host = Host::start(&args.common, live)?;
+    let mut host = Host::start(&args.common, live)?;
     let before = Before::read(host.server());
     let mut sums = Sums::new()?;
     for (number, file) in args.files.iter().enumerate() {
-        one(args, number, file, &host, live, &mut sums).with_context(|| name_of(file))?;
+        one(args, number, file, &mut host, live, &mut sums).with_context(|| name_of(file))?;
     }
     let generator = before.generator()?;
     live.stage("waiting for the server's background work");
     let server = before.figures(host.server(), sums.tally.deliveries.received);
     let settings = settings_of(args, &sums, &host);
-    let Sums { stats, connections, tally, refused, documents, converged, members, right, traces, faults } =
-        sums;
+    if args.history > 0 {
+        sums.look_back(args, &mut host, live)?;
+    }
+    let Sums {
+        stats, connections, tally, refused, documents, converged, members, right, traces, faults, ..
+    } = sums;
     let wanted = traces.iter().map(|trace| trace.changes * u64::from(trace.documents)).sum();
     let (outcomes, acked) = (Vec::new(), Vec::new());
     let measured = Measured { connections, server, generator, stats, members: outcomes, acked, refused };
@@ -73,7 +84,9 @@ pub fn trace(args: &TraceArgs, live: &Live) -> Result<Report> {
     report.sections.highlight = Some(highlight(&traces));
     report.sections.traces = traces;
     report.notes.extend(faults);
-    let claims = vec![
+    let kills: u32 = report.sections.traces.iter().map(|trace| trace.kills).sum();
+    let ready_ms_max = report.sections.traces.iter().map(|trace| trace.ready_ms_max).max().unwrap_or(0);
+    let mut claims = vec![
         claims::connections(&report),
         claims::edits(&report, wanted),
         claims::stored(&report, false),
@@ -85,6 +98,29 @@ pub fn trace(args: &TraceArgs, live: &Live) -> Result<Report> {
         ),
         claims::converged(&report),
     ];
+    if args.kills > 0 {
+        let wanted = u64::from(args.kills) * args.files.len() as u64;
+        claims.push(Claim::new(
+            "the server was killed as often as asked",
+            format!("{kills} of {wanted}"),
+            u64::from(kills) == wanted,
+        ));
+        let is_soon = ready_ms_max < 5_000;
+        claims.push(Claim::about_time(
+            "ready again within 5 s",
+            format!("{ready_ms_max} ms at most"),
+            is_soon,
+        ));
+    }
+    if args.history > 0 {
+        let sum = |of: fn(&Trace) -> u64| report.sections.traces.iter().map(of).sum::<u64>();
+        let (right, all) = (sum(|trace| trace.history_right), sum(|trace| trace.history_positions));
+        claims.push(Claim::new(
+            "the history is the recording's at every position that was looked at",
+            format!("{right} of {all}"),
+            right == all,
+        ));
+    }
     judge(&mut report, claims, &args.common, host, live);
     Ok(report)
 }
@@ -94,7 +130,7 @@ fn one(
     args: &TraceArgs,
     number: usize,
     file: &Path,
-    host: &Host,
+    host: &mut Host,
     live: &Live,
     sums: &mut Sums,
 ) -> Result<()> {
@@ -106,6 +142,7 @@ fn one(
         members: members_of(args, file, &recording)?,
         threads: executors(&args.common).min(args.documents as usize),
         seed: run_number(),
+        reconnects: args.kills > 0,
     };
     let connections = u64::from(orders.members) * u64::from(args.documents);
     raise_descriptors(u32::try_from(connections).context("more connections than can be counted")?)?;
@@ -119,11 +156,17 @@ fn one(
         Document::new(name, edits.clone(), args.speed)
     };
     let documents = (0..args.documents).map(document).collect();
-    let replayed = replay(documents, &orders, live)?;
+    let total = edits.made.len() as u64 * u64::from(args.documents);
+    let mut kills = Kills::new(args.kills, args.common.seed ^ number as u64, total);
+    let replayed = replay(documents, &orders, live, |gauges| kills.look(gauges, host, live))?;
     live.stage(&format!("{name}: comparing what members and a fresh client have"));
     sums.add(&replayed, connections);
     sums.compare(&replayed, &edits, &orders)?;
     let changes = edits.made.len() as u64;
+    if args.history > 0 {
+        let names = replayed.documents.iter().map(|ended| ended.document.name.clone());
+        sums.replayed.push((edits.clone(), names.collect()));
+    }
     let edits_made = read(&replayed.gauges.acked);
     let trace = Trace {
         file: name,
@@ -133,6 +176,10 @@ fn one(
         change_bytes: edits.made.iter().map(|made| made.bytes.len() as u64).sum(),
         documents: args.documents,
         members_per_document: orders.members,
+        kills: kills.done,
+        ready_ms_max: u64::try_from(kills.ready_after_max.as_millis())?,
+        history_positions: u64::from(args.history) * u64::from(args.documents),
+        history_right: 0,
         made_in_s: made_in.as_secs_f64(),
         replayed_in_s: replayed.took.as_secs_f64(),
         edits_per_s: edits_made as f64 / replayed.took.as_secs_f64().max(1e-6),
@@ -144,6 +191,43 @@ fn one(
     live.say(&format!("{}: {:.0} edits/s over {:.1} s", trace.file, trace.edits_per_s, trace.replayed_in_s));
     sums.traces.push(trace);
     sums.stats.merge(&replayed.stats)
+}
+
+/// When the server is killed during a recording.
+struct Kills {
+    /// Numbers of acked edits, the last one first.
+    at: Vec<u64>,
+    done: u32,
+    ready_after_max: Duration,
+}
+
+impl Kills {
+    /// So many kills, each somewhere in its share of `total` edits.
+    fn new(kills: u32, seed: u64, total: u64) -> Self {
+        let mut random = Random::new(seed);
+        let share = total / u64::from(kills.max(1));
+        let at = (0..u64::from(kills)).rev().map(|kill| kill * share + random.below(share)).collect();
+        Self { at, done: 0, ready_after_max: Duration::ZERO }
+    }
+
+    /// Kills the server, and starts it again, if that is due.
+    fn look(&mut self, gauges: &Gauges, host: &mut Host, live: &Live) -> Result<()> {
+        let acked = read(&gauges.acked);
+        if self.at.last().is_none_or(|&at| acked < at) {
+            return Ok(());
+        }
+        self.at.pop();
+        let in_flight = read(&gauges.sent).saturating_sub(acked);
+        let ready_after = host.restart(true)?;
+        self.ready_after_max = self.ready_after_max.max(ready_after);
+        self.done += 1;
+        live.say(&format!(
+            "kill {}: {acked} edits acked, {in_flight} in flight; ready again in {} ms",
+            self.done,
+            ready_after.as_millis()
+        ));
+        Ok(())
+    }
 }
 
 impl Sums {
@@ -158,6 +242,7 @@ impl Sums {
             members: 0,
             right: 0,
             traces: Vec::new(),
+            replayed: Vec::new(),
             faults: Vec::new(),
         })
     }
@@ -235,6 +320,25 @@ impl Sums {
                 self.fault(format!("{name}: a fresh client reads another text or other heads"));
             }
             self.converged += u64::from(is_whole && right.contains(&name));
+        }
+        Ok(())
+    }
+
+    /// Compares the stored history of every document with its recording.
+    fn look_back(&mut self, args: &TraceArgs, host: &mut Host, live: &Live) -> Result<()> {
+        host.stop()?;
+        for (index, (edits, names)) in std::mem::take(&mut self.replayed).into_iter().enumerate() {
+            let mut all = 0;
+            for name in names {
+                live.stage(&format!("{name}: comparing its history with the recording"));
+                match history::check(host, &name, &edits, args.history, args.common.seed) {
+                    Ok(right) => all += u64::from(right),
+                    Err(error) => self.fault(format!("{name}: its history: {error:#}")),
+                }
+            }
+            if let Some(trace) = self.traces.get_mut(index) {
+                trace.history_right = all;
+            }
         }
         Ok(())
     }

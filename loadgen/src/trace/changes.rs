@@ -19,9 +19,9 @@ use crate::trace::file::{Recording, Transaction};
 /// Most actors of a recording: its agents and their branches.
 pub const TRACE_ACTORS_MAX: usize = 1_024;
 /// Where the text stands in the document.
-const KEY: &str = "text";
+pub const KEY: &str = "text";
 /// Recordings count code points.
-const ENCODING: TextEncoding = TextEncoding::UnicodeCodePoint;
+pub const ENCODING: TextEncoding = TextEncoding::UnicodeCodePoint;
 
 /// A recording as changes. The first one makes the text with what stands in it before the first transaction;
 /// then comes one for each transaction.
@@ -119,8 +119,13 @@ pub fn text_of(bytes: &[u8]) -> Result<(String, Vec<ChangeHash>)> {
     let mut doc = AutoCommit::load_with_options(bytes, options).context("Automerge cannot load it")?;
     let mut heads: Vec<ChangeHash> = doc.get_heads().iter().map(|head| head.0).collect();
     heads.sort_unstable();
+    Ok((text_in(&doc)?, heads))
+}
+
+/// A document's text.
+pub fn text_in(doc: &AutoCommit) -> Result<String> {
     let text = doc.get(ROOT, KEY)?.context("the document has no text")?.1;
-    Ok((doc.text(text)?, heads))
+    Ok(doc.text(text)?)
 }
 
 impl Maker {

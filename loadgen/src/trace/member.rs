@@ -57,6 +57,17 @@ pub struct Counters<'c> {
     pub gauges: &'c Gauges,
 }
 
+/// How far a member's connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Down,
+    Connecting,
+    /// The server said welcome; whether it has the document open.
+    Ready {
+        is_open: bool,
+    },
+}
+
 /// A member.
 pub struct Member {
     /// The document, by its place in the thread's list.
@@ -65,13 +76,17 @@ pub struct Member {
     stream: StreamId,
     socket: TcpStream,
     unsent: Vec<u8>,
-    /// The changes that it pushes.
+    /// Whose changes it pushes, and which those are.
+    agent: Option<u32>,
     own: Vec<u32>,
     pushed: usize,
     acked: usize,
     has: Vec<bool>,
     /// Its changes, in the order in which it came by them.
     pub order: Vec<u32>,
+    target: Target,
+    /// Whether it has a connection, and whether the server said welcome on it.
+    link: Link,
     pub duplicated: u64,
     pub sent_bytes: u64,
     pub received_bytes: u64,
@@ -88,9 +103,7 @@ pub struct Place<'p> {
 impl Member {
     /// Connects and asks for the document. `agent` is whose changes this member pushes.
     pub fn connect(place: &Place<'_>, document: usize, of: &Document, agent: Option<u32>) -> Result<Self> {
-        let socket = StdTcpStream::connect_timeout(&place.target.address, CONNECT_LIMIT)?;
-        socket.set_nodelay(true)?;
-        socket.set_nonblocking(true)?;
+        let socket = reach(place.target)?;
         let transport = if place.is_websocket {
             Transport::WebSocket { host: place.target.host.clone(), path: place.target.path.clone() }
         } else {
@@ -109,8 +122,11 @@ impl Member {
             document,
             client,
             stream,
-            socket: TcpStream::from_std(socket),
+            socket,
+            target: place.target.clone(),
+            link: Link::Connecting,
             unsent: Vec::new(),
+            agent,
             own,
             pushed: 0,
             acked: 0,
@@ -125,6 +141,31 @@ impl Member {
     /// The socket, to be watched.
     pub fn socket(&mut self) -> &mut TcpStream {
         &mut self.socket
+    }
+
+    /// Its connection has ended.
+    pub fn lost(&mut self, gauges: &Gauges) {
+        let link = std::mem::replace(&mut self.link, Link::Down);
+        if let Link::Ready { is_open } = link {
+            shift(&gauges.connected, -1);
+            shift(&gauges.opened, if is_open { -1 } else { 0 });
+        }
+        self.client.disconnected();
+        self.unsent.clear();
+    }
+
+    /// Whether it has to connect again.
+    pub fn is_down(&self) -> bool {
+        self.link == Link::Down
+    }
+
+    /// Connects again; `false` while the server cannot be reached.
+    pub fn connect_again(&mut self, now_us: u64) -> Result<bool> {
+        let Ok(socket) = reach(&self.target) else { return Ok(false) };
+        self.socket = socket;
+        self.link = Link::Connecting;
+        self.client.connect(now_us / 1_000)?;
+        Ok(true)
     }
 
     /// Whether it has everything and knows that all of its own is stored.
@@ -152,26 +193,26 @@ impl Member {
         self.pushed as u64
     }
 
-    /// Takes in everything that has arrived.
+    /// Takes in everything that has arrived; `false` if the connection has ended.
     pub fn receive(
         &mut self,
         scratch: &mut [u8],
         now: impl Fn() -> u64,
         document: &Document,
         counters: &mut Counters<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         loop {
             let bytes = match self.socket.read(scratch) {
-                Ok(0) => bail!("the server hung up"),
+                Ok(0) => return Ok(false),
                 Ok(bytes) => bytes,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error.into()),
+                Err(_) => return Ok(false),
             };
             self.received_bytes += bytes as u64;
             let now_us = now();
-            let Self { client, has, order, acked, duplicated, .. } = self;
-            let mut taking = Taking { has, order, acked, duplicated, document, now_us };
+            let Self { client, agent, has, order, acked, link, duplicated, .. } = self;
+            let mut taking = Taking { agent: *agent, has, order, acked, link, duplicated, document, now_us };
             let mut fault = None;
             let received = scratch.get_mut(..bytes).unwrap_or_default();
             let ended = client.input(received, now_us / 1_000, &mut |event| {
@@ -226,8 +267,8 @@ impl Member {
         self.client.tick(now_us / 1_000);
     }
 
-    /// Sends as much as the socket takes.
-    pub fn flush(&mut self, now_us: u64) -> Result<()> {
+    /// Sends as much as the socket takes; `false` if the connection has ended.
+    pub fn flush(&mut self, now_us: u64) -> bool {
         self.client.output(&mut self.unsent, now_us / 1_000);
         let mut sent = 0;
         while let Some(rest) = self.unsent.get(sent..).filter(|rest| !rest.is_empty()) {
@@ -235,20 +276,29 @@ impl Member {
                 Ok(bytes) => sent += bytes,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+                Err(_) => return false,
             }
         }
         self.sent_bytes += sent as u64;
         self.unsent.drain(..sent);
-        Ok(())
+        true
     }
+}
+
+fn reach(target: &Target) -> Result<TcpStream> {
+    let socket = StdTcpStream::connect_timeout(&target.address, CONNECT_LIMIT)?;
+    socket.set_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    Ok(TcpStream::from_std(socket))
 }
 
 /// What an event changes.
 struct Taking<'m> {
+    agent: Option<u32>,
     has: &'m mut [bool],
     order: &'m mut Vec<u32>,
     acked: &'m mut usize,
+    link: &'m mut Link,
     duplicated: &'m mut u64,
     document: &'m Document,
     now_us: u64,
@@ -257,8 +307,14 @@ struct Taking<'m> {
 impl Taking<'_> {
     fn take(&mut self, event: Event<'_>, counters: &mut Counters<'_>) -> Result<()> {
         match event {
-            Event::Ready { .. } => shift(&counters.gauges.connected, 1),
-            Event::Opened { .. } => shift(&counters.gauges.opened, 1),
+            Event::Ready { .. } => {
+                *self.link = Link::Ready { is_open: false };
+                shift(&counters.gauges.connected, 1);
+            }
+            Event::Opened { .. } => {
+                *self.link = Link::Ready { is_open: true };
+                shift(&counters.gauges.opened, 1);
+            }
             Event::Changes { changes, duplicates, .. } => {
                 *self.duplicated += duplicates;
                 for change in changes.iter() {
@@ -309,7 +365,10 @@ impl Taking<'_> {
             self.document.edits.number_of(&hash).context("a change that is not of this recording")?;
         let has = self.has.get_mut(number as usize).context("a change that was not made")?;
         if std::mem::replace(has, true) {
-            *self.duplicated += 1;
+            // An own change whose ack was lost with its connection comes back from the log, once.
+            let made = self.document.edits.made.get(number as usize);
+            let is_own = made.is_some_and(|made| Some(made.agent) == self.agent);
+            *self.duplicated += u64::from(!is_own);
             return Ok(None);
         }
         self.order.push(number);

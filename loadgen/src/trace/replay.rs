@@ -20,6 +20,8 @@ const EVENTS_MAX: usize = 1_024;
 /// How often a thread looks up while nothing happens; with a speed, how late an edit may be for that.
 const IDLE: Duration = Duration::from_millis(20);
 const IDLE_WITH_SPEED: Duration = Duration::from_millis(1);
+/// How often those who have lost their connection try to come back, in microseconds.
+const RETRY_US: u64 = 20_000;
 /// How often connections are kept alive, in microseconds.
 const TICK_US: u64 = 1_000_000;
 /// Time for all documents to be opened.
@@ -37,6 +39,8 @@ pub struct Orders {
     pub threads: usize,
     /// Differs between runs and recordings.
     pub seed: u64,
+    /// Whether connections may end and come again.
+    pub reconnects: bool,
 }
 
 /// What came of it.
@@ -77,8 +81,14 @@ impl Shared {
     }
 }
 
-/// Replays documents to their end, or until nothing moves any more.
-pub fn replay(documents: Vec<Document>, orders: &Orders, live: &Live) -> Result<Replayed> {
+/// Replays documents to their end, or until nothing moves any more. `meanwhile` is called all the time with what
+/// has come about so far; if it fails, the replay ends.
+pub fn replay(
+    documents: Vec<Document>,
+    orders: &Orders,
+    live: &Live,
+    mut meanwhile: impl FnMut(&Gauges) -> Result<()>,
+) -> Result<Replayed> {
     let asked = u64::from(orders.members) * documents.len() as u64;
     let gauges = Arc::new(Gauges::default());
     let shared = Arc::new(Shared {
@@ -105,15 +115,18 @@ pub fn replay(documents: Vec<Document>, orders: &Orders, live: &Live) -> Result<
     live.wait("opening documents", &gauges, OPEN_LIMIT, opened);
     shared.begin_us.store(shared.now_us().max(1), Ordering::Relaxed);
     let (mut seen, mut seen_at) = (0, Instant::now());
+    let mut failed = None;
     live.wait("replaying", &gauges, Duration::MAX, || {
+        failed = meanwhile(&gauges).err();
         let now = read(&gauges.acked) + read(&gauges.received) + read(&gauges.sent);
         if now != seen {
             (seen, seen_at) = (now, Instant::now());
         }
         let is_done = shared.done.load(Ordering::Relaxed) >= all;
-        is_done || shared.gives_up() || seen_at.elapsed() > PATIENCE
+        is_done || failed.is_some() || shared.gives_up() || seen_at.elapsed() > PATIENCE
     });
     shared.gives_up.store(true, Ordering::Relaxed);
+    failed.map_or(Ok(()), Err)?;
     let mut all = Replayed {
         stats: Stats::new()?,
         gauges,
@@ -148,6 +161,7 @@ struct Worker {
     per_document: usize,
     stats: Stats,
     idle: Duration,
+    reconnects: bool,
 }
 
 impl Worker {
@@ -159,6 +173,7 @@ impl Worker {
             per_document: orders.members as usize,
             stats: Stats::new()?,
             idle: if has_speed { IDLE_WITH_SPEED } else { IDLE },
+            reconnects: orders.reconnects,
             documents,
             shared,
         };
@@ -211,7 +226,7 @@ impl Worker {
     fn serve(&mut self) -> Result<()> {
         let mut events = Events::with_capacity(EVENTS_MAX);
         let mut scratch = vec![0; SCRATCH_BYTES];
-        let (mut ticked_us, mut has_begun) = (0, false);
+        let (mut ticked_us, mut tried_us, mut has_begun) = (0, 0, false);
         let mut is_due = vec![true; self.documents.len()];
         while !self.shared.gives_up() {
             match self.poll.poll(&mut events, Some(self.idle)) {
@@ -227,6 +242,10 @@ impl Worker {
                 ticked_us = now_us;
                 self.members.iter_mut().for_each(|member| member.tick(now_us));
             }
+            if self.reconnects && now_us.saturating_sub(tried_us) >= RETRY_US {
+                tried_us = now_us;
+                self.connect_again(now_us, &mut is_due)?;
+            }
             let all = ticks || (begin_us > 0 && !has_begun);
             has_begun |= begin_us > 0;
             for (document, is_due) in is_due.iter_mut().enumerate() {
@@ -240,20 +259,41 @@ impl Worker {
     }
 
     fn receive(&mut self, index: usize, scratch: &mut [u8], is_due: &mut [bool]) -> Result<()> {
-        let Self { members, documents, stats, shared, .. } = self;
+        let Self { members, documents, stats, shared, reconnects, .. } = self;
         let Some(member) = members.get_mut(index) else { bail!("an event of no connection") };
+        if member.is_down() {
+            return Ok(());
+        }
         let document = documents.get(member.document).context("a member of no document")?;
         let mut counters = Counters { stats, gauges: &shared.gauges };
-        member.receive(scratch, || shared.now_us(), document, &mut counters)?;
+        if !member.receive(scratch, || shared.now_us(), document, &mut counters)? {
+            lost(member, &shared.gauges, *reconnects)?;
+        }
         if let Some(is_due) = is_due.get_mut(member.document) {
             *is_due = true;
         }
         Ok(())
     }
 
+    /// Those who have lost their connection try to come back.
+    fn connect_again(&mut self, now_us: u64, is_due: &mut [bool]) -> Result<()> {
+        let Self { members, poll, .. } = self;
+        for (index, member) in members.iter_mut().enumerate().filter(|(_, member)| member.is_down()) {
+            if !member.connect_again(now_us)? {
+                return Ok(());
+            }
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            poll.registry().register(member.socket(), Token(index), interest)?;
+            if let Some(is_due) = is_due.get_mut(member.document) {
+                *is_due = true;
+            }
+        }
+        Ok(())
+    }
+
     /// Lets a document's members push what they can, and sends it.
     fn send(&mut self, number: usize, begin_us: u64) -> Result<()> {
-        let Self { members, documents, stats, shared, per_document, .. } = self;
+        let Self { members, documents, stats, shared, per_document, reconnects, .. } = self;
         let document = documents.get_mut(number).context("a document that is not there")?;
         let from = number * *per_document;
         let members =
@@ -264,7 +304,9 @@ impl Worker {
             if begin_us > 0 {
                 member.push(now_us, begin_us, document, &mut counters)?;
             }
-            member.flush(now_us)?;
+            if !member.is_down() && !member.flush(now_us) {
+                lost(member, &shared.gauges, *reconnects)?;
+            }
         }
         if document.ended_us.is_none() && members.iter().all(Member::has_all) {
             document.ended_us = Some(shared.now_us());
@@ -272,4 +314,12 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+fn lost(member: &mut Member, gauges: &Gauges, reconnects: bool) -> Result<()> {
+    if !reconnects {
+        bail!("the server hung up");
+    }
+    member.lost(gauges);
+    Ok(())
 }

@@ -60,6 +60,8 @@ pub struct CoreSetup {
     pub connections_per_core: Arc<[AtomicU64]>,
     /// Which pages may connect, and by which names.
     pub allowlist: Arc<Allowlist>,
+    /// Most bytes of changes that a document may have.
+    pub document_bytes_max: u64,
     /// Panics on purpose, for tests.
     pub faults: Faults,
     /// Told when this core has nothing under way any more during a stop.
@@ -111,7 +113,8 @@ enum Arrival {
 /// Runs a core until the server stops.
 pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
     let mut state = State {
-        shard: Shard::new(setup.core, setup.cores, ChangeLimits::DEFAULT),
+        shard: Shard::new(setup.core, setup.cores, ChangeLimits::DEFAULT)
+            .with_document_bytes_max(setup.document_bytes_max),
         feeds: Feeds::new(),
         connections: Slab::new(),
         effects: Vec::new(),

@@ -145,7 +145,8 @@ impl DataDirectory {
     }
 }
 
-fn make_directory(path: &Path) -> Result<(), OpenError> {
+/// Makes a directory and those above it, so that they survive a power loss.
+pub fn make_directory(path: &Path) -> Result<(), OpenError> {
     let missing = path.ancestors().take_while(|part| !part.as_os_str().is_empty() && !part.is_dir());
     let missing: Vec<&Path> = missing.collect();
     fs::create_dir_all(path).map_err(OpenError::io(path, "create the directory"))?;

@@ -47,7 +47,7 @@ impl FjallLog {
         let directory = Arc::new(directory);
         let reader = Reader {
             snapshots: Arc::new(Snapshots::new(directory.path(), directory.id())),
-            _directory: Arc::clone(&directory),
+            directory: Arc::clone(&directory),
             keyspaces: keyspaces.clone(),
             committed: Arc::new(Mutex::new(database.snapshot())),
             database: database.clone(),
@@ -395,7 +395,7 @@ pub struct Reader {
     snapshots: Arc<Snapshots>,
     // In this order behind the others: the database closes, then the lock ends.
     database: Database,
-    _directory: Arc<DataDirectory>,
+    directory: Arc<DataDirectory>,
 }
 
 impl std::fmt::Debug for Reader {
@@ -405,6 +405,22 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
+    /// A reader that sees what is durable now, and nothing that comes later: for what has to be of one commit.
+    #[must_use]
+    pub fn pinned(&self) -> Self {
+        Self { committed: Arc::new(Mutex::new(self.committed())), ..self.clone() }
+    }
+
+    /// The data directory's id, and the last commit that this reader sees.
+    pub fn commit(&self) -> Result<(DirectoryId, CommitRow), LogError> {
+        let id = self.directory.id();
+        let stored = self.keyspaces.commit_row(&self.committed()).map_err(|error| read_failed(&error))?;
+        let Some(stored) = stored else { return Ok((id, CommitRow::default())) };
+        let row = CommitRow::decode(id, &stored);
+        row.map(|row| (id, row))
+            .ok_or_else(|| unavailable("the last commit's row is not readable".to_owned()))
+    }
+
     fn committed(&self) -> Snapshot {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -19,7 +19,7 @@ pub mod database;
 pub mod directory;
 pub mod epoch;
 pub mod error;
-mod fields;
+pub(crate) mod fields;
 mod journal;
 pub mod keys;
 pub mod ledger;

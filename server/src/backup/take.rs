@@ -1,0 +1,119 @@
+//! Writes a data directory's documents, as they are at one commit, as a backup.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::LogError;
+
+use super::format::{Begin, DocumentHeader, End, SectionWriter};
+use super::{BackupError, Summary};
+use crate::storage::{DocumentEntry, Reader};
+
+/// Documents that are listed at once.
+const PAGE_DOCUMENTS: usize = 1_000;
+/// Bytes of changes that are read at once.
+const READ_BYTES_MAX: usize = 256 * 1024;
+
+/// Takes a backup of all that is durable now; commits go on meanwhile, and are not in it. Memory does not grow
+/// with what is stored. `progress` is told the documents and bytes written so far.
+///
+/// A damaged document is taken up to its damage, which the backup and its summary name.
+///
+/// # Errors
+/// [`BackupError::Log`] if the database cannot be read at all; the backup says so and has no end.
+/// [`BackupError::Io`] if it cannot be written; `path` is for that.
+pub fn take(
+    reader: &Reader,
+    out: impl Write,
+    path: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Summary, BackupError> {
+    let pinned = reader.pinned();
+    let (directory, commit) = pinned.commit()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let begin = Begin {
+        directory: directory.0,
+        commit: commit.commit,
+        lineage: commit.lineage,
+        taken_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        etherply: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let summary = Summary {
+        directory: format!("{:032x}", u128::from_be_bytes(begin.directory)),
+        commit: begin.commit,
+        taken_ms: begin.taken_ms,
+        etherply: begin.etherply.clone(),
+        ..Summary::default()
+    };
+    let written = || BackupError::io(path, "write");
+    let sections = SectionWriter::new(out, &begin).map_err(written())?;
+    let mut taking = Taking { reader: &pinned, sections, summary, path };
+    match taking.documents(progress) {
+        Ok(()) => {}
+        Err(BackupError::Log(error)) => {
+            taking.sections.give_up(&error.to_string()).map_err(written())?;
+            return Err(error.into());
+        }
+        Err(error) => return Err(error),
+    }
+    taking.sections.end(&End::from(&taking.summary)).map_err(written())?;
+    taking.summary.bytes = taking.sections.bytes;
+    Ok(taking.summary)
+}
+
+struct Taking<'a, W> {
+    reader: &'a Reader,
+    sections: SectionWriter<W>,
+    summary: Summary,
+    path: &'a Path,
+}
+
+impl<W: Write> Taking<'_, W> {
+    fn documents(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), BackupError> {
+        let mut after: Option<DocumentId> = None;
+        loop {
+            let page = self.reader.documents("", after.as_ref(), PAGE_DOCUMENTS)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.document.clone());
+            for entry in page {
+                self.document(&entry)?;
+                progress(self.summary.documents, self.sections.bytes);
+            }
+        }
+    }
+
+    fn document(&mut self, entry: &DocumentEntry) -> Result<(), BackupError> {
+        let &DocumentEntry { ref document, epoch, last_seq } = entry;
+        let header = DocumentHeader { document: document.clone(), epoch, last_seq, is_deleted: false };
+        let written = || BackupError::io(self.path, "write");
+        self.sections.document(&header).map_err(written())?;
+        self.summary.documents += 1;
+        let (mut seq, mut through, mut damage) = (0, last_seq, None);
+        while seq < through {
+            let records = match self.reader.read(document, epoch, seq, through, READ_BYTES_MAX) {
+                Ok(records) => records,
+                // What stands before the damage is read again, without it.
+                Err(LogError::Damaged { seq, what, .. }) => {
+                    through = seq.saturating_sub(1).min(through - 1);
+                    damage = Some((seq, what));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            for record in &records {
+                let stored = record.encode(document, epoch);
+                self.sections.record(&stored).map_err(written())?;
+                self.summary.records += 1;
+                self.summary.change_bytes += record.change.len() as u64;
+                seq = record.seq;
+            }
+        }
+        if let Some((seq, what)) = damage {
+            self.sections.damaged(seq, &what).map_err(written())?;
+            self.summary.note_damaged(document.as_str(), seq, &what);
+        }
+        Ok(())
+    }
+}
