@@ -45,8 +45,7 @@ fn room() -> Room {
     let mut log = MemoryLog::new();
     log.commit(&[Append { document: document.clone(), epoch: FIRST_EPOCH, records }]).unwrap();
     let end = Cursor { epoch: FIRST_EPOCH, seq: EDITS as u64, chain: chain.0 };
-    let snapshot =
-        Snapshot { cursor: end, total_bytes: bytes.len() as u64, covered_bytes: bytes.len() as u64 };
+    let snapshot = Snapshot::new(end, bytes.len() as u64, bytes.len() as u64, None);
     Room { document, log, end, snapshot, bytes }
 }
 

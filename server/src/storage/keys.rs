@@ -15,13 +15,13 @@ use super::fields::{Fields, put};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum KeyspaceId {
-    /// document, epoch, seq → record.
+    /// document, epoch, seq → record, or the index row that took its place.
     Changes = 1,
     /// document, epoch, hash → position.
     Hashes = 2,
     /// document → [`Head`], and document, 0, `past` → what [`encode_past`] makes, where there is something.
     Documents = 3,
-    /// One row: [`COMMIT_KEY`] → [`CommitRow`].
+    /// [`COMMIT_KEY`] → [`CommitRow`]; [`anchor_key`]s.
     Meta = 4,
 }
 
@@ -42,6 +42,9 @@ impl KeyspaceId {
 
 /// Key of the row that every batch writes.
 pub const COMMIT_KEY: &[u8] = b"commit";
+/// Key of a row without a meaning, by which a batch that has nothing else for a keyspace writes to it. It
+/// stands before every document's rows.
+pub const FILLER_KEY: &[u8] = &[0];
 /// Bytes of an encoded [`CommitRow`].
 pub const COMMIT_ROW_BYTES: usize = 1 + 8 + 8 + 8 + 8 + 4 + 4;
 const COMMIT_ROW_VERSION: u8 = 1;
@@ -91,6 +94,13 @@ pub fn hash_key(document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Vec<u8>
     key
 }
 
+/// Key of the row that anchors an epoch of a document in its snapshot, in [`KeyspaceId::Meta`].
+pub fn anchor_key(document: &DocumentId, epoch: u64) -> Vec<u8> {
+    const PREFIX: &[u8] = b"anchor\0";
+    let name = document.as_str().as_bytes();
+    [PREFIX, name, &[0], &epoch.to_be_bytes()].concat()
+}
+
 /// The value at [`hash_key`].
 pub fn encode_found(key: &[u8], found: Found) -> [u8; FOUND_BYTES] {
     let mut out = [0; FOUND_BYTES];
@@ -112,7 +122,7 @@ pub fn past_key(document: &DocumentId) -> Vec<u8> {
     key
 }
 
-/// Whether a key of [`KeyspaceId::Documents`] is one of [`past_key`].
+/// Whether a key of [`KeyspaceId::Documents`] is one of [`past_key`], or [`FILLER_KEY`], and no document's name.
 pub fn is_past_key(key: &[u8]) -> bool {
     key.contains(&0)
 }
@@ -188,9 +198,9 @@ impl Head {
 pub struct CommitRow {
     /// Number of the commit; the first one has 1, each next one 1 more. 0: nothing was committed yet.
     pub commit: u64,
-    /// Records in all commits up to this one.
+    /// Rows of [`KeyspaceId::Changes`] that all commits up to this one set: records, and what replaced them.
     pub total_records: u64,
-    /// Records in this commit.
+    /// Such rows in this commit.
     pub records: u32,
     /// Chain over all records committed so far: see [`Lineage`].
     pub lineage: u64,
@@ -256,7 +266,8 @@ impl Lineage {
     }
 }
 
-fn checksum(place: &[u8], bytes: &[u8]) -> u32 {
+/// Checksum over a row and its place.
+pub fn checksum(place: &[u8], bytes: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(place);
     crc.update(bytes);

@@ -9,10 +9,16 @@
 //! scan        may this directory be opened? journals against ledger
 //! log         commit, read, find
 //! epoch       a document begins anew
-//! snapshot    snapshots: a cache in files beside the database
+//! index       what stays of a record that a snapshot covers
+//! anchor      what ties a document to its snapshot
+//! snapshot    snapshots: files beside the database
+//! piece       bounded sets of rows that go between ordinary commits
+//! cover       a snapshot takes the place of records
 //! thread      group commit, questions from other threads
 //! ```
 
+pub mod anchor;
+pub mod cover;
 #[cfg(test)]
 mod crash_tests;
 pub mod database;
@@ -20,11 +26,13 @@ pub mod directory;
 pub mod epoch;
 pub mod error;
 pub(crate) mod fields;
+pub mod index;
 mod journal;
 pub mod keys;
 pub mod ledger;
 pub mod log;
 mod manifest;
+pub mod piece;
 mod scan;
 pub mod snapshot;
 pub mod stats;
