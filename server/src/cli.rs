@@ -36,6 +36,10 @@ pub enum Command {
     Backup(BackupArgs),
     /// Make a new data directory of a backup
     Restore(RestoreArgs),
+    /// Look whether a stopped server's data directory is whole, and say what is not; changes nothing
+    Verify(VerifyArgs),
+    /// Write what is whole in a damaged data directory to a new one; changes nothing in the damaged one
+    Repair(RepairArgs),
 }
 
 /// How to serve.
@@ -215,6 +219,31 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
     /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The data directory, of a server that is not running; it may lie on a file system that cannot be written
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to repair.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// The damaged data directory, of a server that is not running
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// The new data directory; it must not exist yet
+    #[arg(long, value_name = "NEW")]
+    pub to: PathBuf,
+    /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
 }

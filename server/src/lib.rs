@@ -15,6 +15,7 @@
 //! export        documents out of a data directory
 //! backup        backups of a data directory, and a new one from them
 //! metrics       what is counted
+//! verify        `etherply verify` and `etherply repair`
 //! ```
 
 pub mod administration;
@@ -31,3 +32,4 @@ pub mod preflight;
 pub mod runtime;
 pub mod serve;
 pub mod storage;
+pub mod verify;

@@ -8,6 +8,7 @@ use etherply_server::backup::{self, BackupError, Summary};
 use etherply_server::cli::{
     BackupArgs, BackupCommand, Cli, Command, ExportArgs, HistoryArgs, LogFormat, RestoreArgs, ServeArgs,
 };
+use etherply_server::verify;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -19,6 +20,8 @@ fn main() -> ExitCode {
         Some(Command::History(args)) => history(&args),
         Some(Command::Backup(args)) => take_backup(&args),
         Some(Command::Restore(args)) => restore(&args),
+        Some(Command::Verify(args)) => return verify::verify(&args),
+        Some(Command::Repair(args)) => return verify::repair(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! The one task runner: `cargo xtask VERB`. `cargo xtask test` is what CI runs and what a change must pass.
 
+mod damage;
 mod fuzz;
 mod interop;
 mod process;
@@ -42,6 +43,8 @@ enum Verb {
         #[arg(long)]
         target: Option<String>,
     },
+    /// Damages a data directory at every byte, in every way: flipped, cut, zeroed, overwritten. Takes about an hour.
+    Damage,
     /// Checks the style that no compiler checks.
     Tidy,
     /// Writes the golden vectors, wire/vectors, anew.
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         }
         Verb::Test { stages, list: false } => suite::run(&root, stages::STAGES, &stages),
         Verb::Fuzz { seconds, target } => fuzz::run(&root, seconds, target.as_deref()).map(|()| true),
+        Verb::Damage => damage::run(&root).map(|()| true),
         Verb::Tidy => tidy::run(&root).map(|()| true),
         Verb::Vectors => vectors::write(&root).map(|()| true),
     };

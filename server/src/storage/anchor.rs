@@ -11,7 +11,7 @@ use etherply_engine::snapshot::Snapshot;
 
 use super::fields::Fields;
 use super::keys::{anchor_key, checksum};
-use super::log::{Reader, read_failed};
+use super::log::{Reader, document_read_failed};
 
 const ANCHOR_VERSION: u8 = 1;
 const CRC_BYTES: usize = 4;
@@ -86,7 +86,9 @@ impl Reader {
     pub fn anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<AnchorRow>, LogError> {
         let stored =
             fjall::Readable::get(&self.committed(), &self.keyspaces.meta, anchor_key(document, epoch));
-        let Some(stored) = stored.map_err(|error| read_failed(&error))? else { return Ok(None) };
+        let Some(stored) = stored.map_err(|error| document_read_failed(document, 0, &error))? else {
+            return Ok(None);
+        };
         AnchorRow::decode(document, epoch, &stored).map(Some).ok_or_else(|| LogError::Damaged {
             document: document.clone(),
             seq: 0,

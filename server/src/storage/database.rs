@@ -1,6 +1,8 @@
 //! How the database is set up and opened. Nothing here decides whether it may be opened: that is the scan's.
 
 use std::any::Any;
+use std::fs::File;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use fjall::{
     AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Snapshot,
 };
 
-use super::error::{OpenError, advice};
+use super::error::{DAMAGE_ADVICE, Damage, OpenError, advice};
 use super::keys::{COMMIT_KEY, KeyspaceId};
 
 /// Blocks of tables kept in memory. The engine holds what is in use; reads of the log are cold.
@@ -67,7 +69,7 @@ impl Keyspaces {
                 .keyspace(id.name(), || {
                     KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes(id))
                 })
-                .map_err(|error| OpenError::Database { path: path.to_owned(), what: advice_for(&error) })?;
+                .map_err(|error| open_failed(path, &error))?;
             if keyspace.id() == id as u64 {
                 return Ok(keyspace);
             }
@@ -94,7 +96,8 @@ impl Keyspaces {
         }
     }
 
-    fn all(&self) -> [&Keyspace; 4] {
+    /// All of them.
+    pub fn all(&self) -> [&Keyspace; 4] {
         [&self.changes, &self.hashes, &self.documents, &self.meta]
     }
 
@@ -132,6 +135,7 @@ impl Keyspaces {
 /// Its worker threads take the priority of the thread that calls this.
 pub fn open(path: &Path) -> Result<(Database, Keyspaces), OpenError> {
     let opened = catch_unwind(AssertUnwindSafe(|| {
+        make_lock(path)?;
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNALS_BYTES_MAX)
@@ -140,12 +144,31 @@ pub fn open(path: &Path) -> Result<(Database, Keyspaces), OpenError> {
             // Costs time on the way to the ack, and the scan reads journals as they are.
             .journal_compression(CompressionType::None)
             .open()
-            .map_err(|error| OpenError::Database { path: path.to_owned(), what: advice_for(&error) })?;
+            .map_err(|error| open_failed(path, &error))?;
         let keyspaces = Keyspaces::open(&database, path)?;
         Ok((database, keyspaces))
     }));
     opened
         .unwrap_or_else(|panic| Err(OpenError::Database { path: path.to_owned(), what: panic_text(&*panic) }))
+}
+
+/// fjall wants its lock's file to be there; it holds nothing that could be missing.
+fn make_lock(path: &Path) -> Result<(), OpenError> {
+    let lock = path.join("lock");
+    if path.join("version").exists() && !lock.exists() {
+        File::create(&lock).map_err(OpenError::io(&lock, "make the lock"))?;
+    }
+    Ok(())
+}
+
+/// The error of a database that does not open, or cannot be read while it is opened.
+pub fn open_failed(path: &Path, error: &fjall::Error) -> OpenError {
+    if !is_damage(error) {
+        return OpenError::Database { path: path.to_owned(), what: advice_for(error) };
+    }
+    let what = format!("the database does not open, because of the files that hold it: {error}");
+    let damage = Damage { path: path.to_owned(), what, after_open: true, ..Damage::default() };
+    OpenError::Damaged(Box::new(damage))
 }
 
 /// Waits until flushes and compactions have caught up; fails if they cannot any more.
@@ -161,9 +184,7 @@ pub fn wait_until_caught_up(database: &Database, keyspaces: &Keyspaces) -> Resul
 /// The database's error for people: its cause, and what to do where that is known.
 pub fn advice_for(error: &fjall::Error) -> String {
     use fjall::{Error, LsmError};
-    let damaged = |what: &str| {
-        format!("{what} is not what was written: keep a copy of the directory and restore the last backup")
-    };
+    let damaged = |what: &str| format!("{what} is not what was written: {DAMAGE_ADVICE}");
     match error {
         Error::Io(io) | Error::Storage(LsmError::Io(io)) => format!("{io}: {}", advice(io)),
         Error::Poisoned => {
@@ -184,10 +205,17 @@ pub fn advice_for(error: &fjall::Error) -> String {
 
 /// Do the bytes on disk differ from what was written, or could they not be read?
 pub fn is_damage(error: &fjall::Error) -> bool {
-    !matches!(
-        error,
-        fjall::Error::Io(_) | fjall::Error::Storage(fjall::LsmError::Io(_)) | fjall::Error::Poisoned
-    )
+    use fjall::{Error, LsmError};
+    match error {
+        // A file that is gone, ends too early, or is too short for what is looked for before its end.
+        Error::Io(io) | Error::Storage(LsmError::Io(io)) => matches!(
+            io.kind(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound | io::ErrorKind::InvalidInput
+        ),
+        Error::Poisoned | Error::Locked => false,
+        Error::InvalidVersion(_) | Error::Storage(LsmError::InvalidVersion(_)) => false,
+        _ => true,
+    }
 }
 
 /// What a panic said.

@@ -46,6 +46,14 @@ impl FormatFile {
         crc32fast::hash(format!("{FORMAT} {id} {complete}").as_bytes())
     }
 
+    /// What looks like the id in a file that is damaged.
+    fn find_id(bytes: &[u8]) -> Option<DirectoryId> {
+        const DIGITS: usize = 32;
+        let mut runs = bytes.split(|byte| !byte.is_ascii_hexdigit());
+        let digits = std::str::from_utf8(runs.find(|run| run.len() == DIGITS)?).ok()?;
+        Some(DirectoryId(u128::from_str_radix(digits, 16).ok()?.to_be_bytes()))
+    }
+
     fn parse(path: &Path, bytes: &[u8]) -> Result<(DirectoryId, bool), OpenError> {
         let damaged = || OpenError::damaged(path, None, "the file that names the format is not readable");
         let any: AnyFormat = serde_json::from_slice(bytes).map_err(|_| damaged())?;
@@ -70,8 +78,19 @@ impl FormatFile {
 pub struct DataDirectory {
     path: PathBuf,
     id: DirectoryId,
-    // Held for its lock, which ends with the file or the process.
-    _lock: File,
+    // Held for its lock, which ends with the file or the process. None: there was no file to lock.
+    _lock: Option<File>,
+}
+
+/// A data directory that is looked at and not changed.
+#[derive(Debug)]
+pub struct Inspected {
+    /// The directory.
+    pub directory: DataDirectory,
+    /// What is wrong with the file that names the format, if something is.
+    pub damage: Option<OpenError>,
+    /// A first start was interrupted: nothing was ever stored.
+    pub is_incomplete: bool,
 }
 
 impl DataDirectory {
@@ -99,11 +118,42 @@ impl DataDirectory {
                 random_id(path)?
             }
         };
-        let directory = Self { path: path.to_owned(), id, _lock: lock };
+        let directory = Self { path: path.to_owned(), id, _lock: Some(lock) };
         if !matches!(format, Some((_, true))) {
             directory.fill(create_database)?;
         }
         Ok(directory)
+    }
+
+    /// Takes the directory to look at it: nothing is written, not even the lock's text, so it may lie on a file
+    /// system that cannot be written. Others may look at the same time, but no server may run.
+    pub fn inspect(path: &Path) -> Result<Inspected, OpenError> {
+        if !path.is_dir() {
+            let what = "there is no such directory".to_owned();
+            return Err(OpenError::NoData { path: path.to_owned(), what });
+        }
+        let lock = lock_shared(path)?;
+        let format_path = path.join(FORMAT_FILE);
+        let is_there = [LEDGER_DIRECTORY, DATABASE_DIRECTORY].iter().any(|name| path.join(name).is_dir());
+        let bytes = match fs::read(&format_path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_there => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let what = "there is no data of etherply in it".to_owned();
+                return Err(OpenError::NoData { path: path.to_owned(), what });
+            }
+            Err(error) => return Err(OpenError::io(&format_path, "read the format")(error)),
+        };
+        let (id, is_complete, damage) = match FormatFile::parse(&format_path, &bytes) {
+            Ok((id, is_complete)) => (id, is_complete, None),
+            Err(future @ OpenError::FutureFormat { .. }) if future_is_plausible(&bytes) => {
+                return Err(future);
+            }
+            // What is wrong in it may be elsewhere. If not, no commit's row will be readable, which shows.
+            Err(damage) => (FormatFile::find_id(&bytes).unwrap_or(DirectoryId([0; 16])), true, Some(damage)),
+        };
+        let directory = Self { path: path.to_owned(), id, _lock: lock };
+        Ok(Inspected { directory, damage, is_incomplete: !is_complete })
     }
 
     fn fill(&self, create_database: impl FnOnce(&Path) -> Result<(), OpenError>) -> Result<(), OpenError> {
@@ -157,6 +207,32 @@ pub fn make_directory(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Whether the file is a newer server's, and not one of this format with a flipped digit.
+fn future_is_plausible(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<FormatFile>(bytes)
+        .map_or(true, |file| file.crc32 != FormatFile::checksum(&file.id, file.complete))
+}
+
+fn lock_shared(directory: &Path) -> Result<Option<File>, OpenError> {
+    let path = directory.join(LOCK_FILE);
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(OpenError::io(&path, "open the lock")(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(locked(directory, &mut file)),
+        Err(TryLockError::Error(error)) => Err(OpenError::io(&path, "lock")(error)),
+    }
+}
+
+fn locked(directory: &Path, file: &mut File) -> OpenError {
+    let mut text = String::new();
+    let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+    OpenError::Locked { path: directory.to_owned(), pid }
+}
+
 fn lock(directory: &Path) -> Result<File, OpenError> {
     let path = directory.join(LOCK_FILE);
     let mut file = File::options()
@@ -168,11 +244,7 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
         .map_err(OpenError::io(&path, "open the lock"))?;
     match file.try_lock() {
         Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-            return Err(OpenError::Locked { path: directory.to_owned(), pid });
-        }
+        Err(TryLockError::WouldBlock) => return Err(locked(directory, &mut file)),
         Err(TryLockError::Error(error)) => return Err(OpenError::io(&path, "lock")(error)),
     }
     let pid = format!("{}\n", std::process::id());
@@ -197,6 +269,7 @@ fn expect_empty(path: &Path) -> Result<(), OpenError> {
         return Err(OpenError::NotADataDirectory {
             path: path.to_owned(),
             what: format!("holds {} but no data of etherply", name.display()),
+            flag: "--data",
         });
     }
     Ok(())

@@ -5,8 +5,15 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 /// Most document names that a damage report lists.
 pub const REPORT_DOCUMENTS_MAX: usize = 20;
+
+/// What to do about damage.
+pub const DAMAGE_ADVICE: &str = "keep a copy of the directory; `etherply verify --data DIR` says what is damaged and \
+                                 what is whole, then restore the last backup, or keep what is whole with `etherply \
+                                 repair --data DIR --to NEW`";
 
 /// Why a data directory does not open. Each says what was found and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +45,21 @@ pub enum OpenError {
         supported: u32,
     },
     /// Something else stands where the data should be.
-    #[error("{}: {what}: choose an empty directory with --data", path.display())]
+    #[error("{}: {what}: choose an empty directory with {flag}", path.display())]
     NotADataDirectory {
         /// The directory.
         path: PathBuf,
         /// What was found in it.
+        what: String,
+        /// How another one is chosen.
+        flag: &'static str,
+    },
+    /// There is nothing to look at.
+    #[error("{}: {what}: name the data directory of an etherply with --data", path.display())]
+    NoData {
+        /// The directory.
+        path: PathBuf,
+        /// What was found, or not.
         what: String,
     },
     /// What is stored is not what was written. The report says what is known.
@@ -75,6 +92,7 @@ impl OpenError {
             Self::Locked { .. } => "storage_locked",
             Self::FutureFormat { .. } => "storage_future_format",
             Self::NotADataDirectory { .. } => "storage_not_a_data_directory",
+            Self::NoData { .. } => "storage_no_data",
             Self::Damaged(_) => "storage_damaged",
             Self::Io { .. } => "storage_io",
             Self::Database { .. } => "storage_database",
@@ -99,22 +117,52 @@ impl OpenError {
 }
 
 /// What is known about damage in a data directory.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Damage {
     /// The damaged file, or the directory if something is missing.
     pub path: PathBuf,
     /// First byte that cannot be trusted.
+    #[serde(rename = "byte")]
     pub offset: Option<u64>,
     /// What was found there.
     pub what: String,
     /// Numbers of the commits that were acknowledged and are not whole.
+    #[serde(rename = "commits")]
     pub lost: Option<RangeInclusive<u64>>,
     /// Documents whose names could still be read there, at most [`REPORT_DOCUMENTS_MAX`].
     pub documents: Vec<String>,
     /// There are more documents than are listed.
     pub more_documents: bool,
     /// The database was already opened when this was found, so its files are not as they were.
+    #[serde(skip)]
     pub after_open: bool,
+}
+
+impl Damage {
+    /// What was found and where, without what to do.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        if !self.path.as_os_str().is_empty() {
+            text = format!("{}: ", self.path.display());
+        }
+        if let Some(offset) = self.offset {
+            text += &format!("byte {offset}: ");
+        }
+        text + &self.found()
+    }
+
+    fn found(&self) -> String {
+        let mut text = self.what.clone();
+        if let Some(lost) = &self.lost {
+            text += &format!("; not whole: commits {} to {}", lost.start(), lost.end());
+        }
+        if !self.documents.is_empty() {
+            text += "; documents concerned, as far as they can be read: ";
+            text += &self.documents.join(", ");
+            text += if self.more_documents { " and more" } else { "" };
+        }
+        text
+    }
 }
 
 impl fmt::Display for Damage {
@@ -123,21 +171,13 @@ impl fmt::Display for Damage {
         if let Some(offset) = self.offset {
             write!(f, " at byte {offset}")?;
         }
-        write!(f, ": {}", self.what)?;
-        if let Some(lost) = &self.lost {
-            write!(f, "; not whole: commits {} to {}", lost.start(), lost.end())?;
-        }
-        if !self.documents.is_empty() {
-            write!(f, "; documents concerned, as far as they can be read: {}", self.documents.join(", "))?;
-            if self.more_documents {
-                f.write_str(" and more")?;
-            }
-        }
+        write!(f, ": {}; ", self.found())?;
         f.write_str(if self.after_open {
-            "; the server refuses to serve it as if whole: keep a copy of the directory and restore the last backup"
+            "the server refuses to serve it as if whole"
         } else {
-            "; nothing was changed: keep a copy of the directory and restore the last backup"
-        })
+            "nothing was changed"
+        })?;
+        write!(f, ": {DAMAGE_ADVICE}")
     }
 }
 

@@ -21,7 +21,7 @@ use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
 
 use super::fields::Fields;
 use super::keys::{change_key, parse_change_key};
-use super::log::{Reader, read_failed};
+use super::log::{Reader, document_read_failed};
 
 /// Version of the row's layout; records count from 1.
 pub const INDEX_VERSION: u8 = 0x81;
@@ -174,6 +174,14 @@ impl LogRow {
         }
     }
 
+    /// The change's highest operation counter.
+    pub fn max_op(&self) -> u64 {
+        match self {
+            Self::Record(record) => record.max_op,
+            Self::Covered(row) => row.max_op,
+        }
+    }
+
     /// The chain up to and including it, where the row says it.
     pub fn chain(&self) -> Option<ChainHash> {
         match self {
@@ -252,7 +260,8 @@ impl Reader {
                 break;
             }
             let damaged = |what| LogError::Damaged { document: document.clone(), seq, what };
-            let (key, stored) = row.into_inner().map_err(|error| read_failed(&error))?;
+            let (key, stored) =
+                row.into_inner().map_err(|error| document_read_failed(document, seq, &error))?;
             if parse_change_key(&key).map(|(_, _, at)| at) != Some(seq) {
                 return Err(damaged("the row is missing".to_owned()));
             }

@@ -11,10 +11,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::fields::Fields;
 use super::keys::{COMMIT_KEY, COMMIT_ROW_BYTES, CommitRow, DirectoryId, KeyspaceId, parse_change_key};
 
-const TAG_START: u8 = 1;
+/// The byte with which a batch begins.
+pub const TAG_START: u8 = 1;
 const TAG_ITEM: u8 = 2;
 const TAG_END: u8 = 3;
-const KIND_VALUE: u8 = 0;
+/// The kind of an item that sets a value.
+pub const KIND_VALUE: u8 = 0;
 const NOT_COMPRESSED: u8 = 0;
 const TRAILER: &[u8] = b"FJL\x03";
 
@@ -44,6 +46,18 @@ pub struct Batch<'a> {
 
 /// Reads the batch that begins `bytes`; the error says what does not fit.
 pub fn parse_batch(bytes: &[u8]) -> Result<Batch<'_>, &'static str> {
+    let (batch, is_proven) = parse(bytes)?;
+    is_proven.then_some(batch).ok_or("a batch's checksum does not match its bytes")
+}
+
+/// Reads a batch whose lengths all fit, though its checksum does not: its number, its items, its bytes.
+pub fn parse_unproven(bytes: &[u8]) -> Option<(u64, Vec<Item<'_>>, usize)> {
+    let (batch, _) = parse(bytes).ok()?;
+    Some((batch.seqno, batch.items, batch.len))
+}
+
+/// A batch, and whether its checksum matches.
+fn parse(bytes: &[u8]) -> Result<(Batch<'_>, bool), &'static str> {
     let mut fields = Fields::new(bytes);
     if fields.u8() != Some(TAG_START) {
         return Err("no batch begins here");
@@ -62,10 +76,8 @@ pub fn parse_batch(bytes: &[u8]) -> Result<Batch<'_>, &'static str> {
     if fields.take(TRAILER.len()).ok_or("a batch is cut short")? != TRAILER {
         return Err("a batch does not end as it should");
     }
-    if xxh3_64(bytes.get(items_start..items_end).unwrap_or_default()) != checksum {
-        return Err("a batch's checksum does not match its bytes");
-    }
-    Ok(Batch { seqno, items, len: bytes.len() - fields.left() })
+    let is_proven = xxh3_64(bytes.get(items_start..items_end).unwrap_or_default()) == checksum;
+    Ok((Batch { seqno, items, len: bytes.len() - fields.left() }, is_proven))
 }
 
 fn parse_item<'a>(fields: &mut Fields<'a>) -> Result<Item<'a>, &'static str> {

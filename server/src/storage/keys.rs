@@ -10,6 +10,7 @@ use etherply_engine::log::{Found, Past};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::fields::{Fields, put};
+use super::index::is_index;
 
 /// Number of a keyspace in the journal; fixed by the order of creation in a new data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,7 @@ impl KeyspaceId {
 
 /// Key of the row that every batch writes.
 pub const COMMIT_KEY: &[u8] = b"commit";
+const ANCHOR_PREFIX: &[u8] = b"anchor\0";
 /// Key of a row without a meaning, by which a batch that has nothing else for a keyspace writes to it. It
 /// stands before every document's rows.
 pub const FILLER_KEY: &[u8] = &[0];
@@ -96,9 +98,31 @@ pub fn hash_key(document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Vec<u8>
 
 /// Key of the row that anchors an epoch of a document in its snapshot, in [`KeyspaceId::Meta`].
 pub fn anchor_key(document: &DocumentId, epoch: u64) -> Vec<u8> {
-    const PREFIX: &[u8] = b"anchor\0";
     let name = document.as_str().as_bytes();
-    [PREFIX, name, &[0], &epoch.to_be_bytes()].concat()
+    [ANCHOR_PREFIX, name, &[0], &epoch.to_be_bytes()].concat()
+}
+
+/// The parts of such a key: document and epoch. `None` if it is not one.
+pub fn parse_anchor_key(key: &[u8]) -> Option<(DocumentId, u64)> {
+    let (rest, epoch) = key.strip_prefix(ANCHOR_PREFIX)?.split_last_chunk::<8>()?;
+    let (&0, name) = rest.split_last()? else { return None };
+    let document = DocumentId::new(std::str::from_utf8(name).ok()?).ok()?;
+    Some((document, u64::from_be_bytes(*epoch)))
+}
+
+/// Whether a row of [`KeyspaceId::Changes`] counts as a record of its commit, and is not what took the place of
+/// one.
+pub fn is_record(key: &[u8], value: &[u8]) -> bool {
+    key != FILLER_KEY && !is_index(value)
+}
+
+/// The parts of such a key: document, epoch, hash. `None` if it is not one.
+pub fn parse_hash_key(key: &[u8]) -> Option<(DocumentId, u64, ChangeHash)> {
+    let (rest, hash) = key.split_last_chunk::<32>()?;
+    let (rest, epoch) = rest.split_last_chunk::<8>()?;
+    let (&0, name) = rest.split_last()? else { return None };
+    let document = DocumentId::new(std::str::from_utf8(name).ok()?).ok()?;
+    Some((document, u64::from_be_bytes(*epoch), ChangeHash(*hash)))
 }
 
 /// The value at [`hash_key`].
@@ -198,9 +222,9 @@ impl Head {
 pub struct CommitRow {
     /// Number of the commit; the first one has 1, each next one 1 more. 0: nothing was committed yet.
     pub commit: u64,
-    /// Rows of [`KeyspaceId::Changes`] that all commits up to this one set: records, and what replaced them.
+    /// Records in all commits up to this one.
     pub total_records: u64,
-    /// Such rows in this commit.
+    /// Records in this commit: see [`is_record`].
     pub records: u32,
     /// Chain over all records committed so far: see [`Lineage`].
     pub lineage: u64,
@@ -242,8 +266,9 @@ impl CommitRow {
     }
 }
 
-/// Chain over the records of all commits: `lineage(n) = xxh3(lineage(n-1), for each record its key and its
-/// checksum)`. Two directories whose commit `n` has the same lineage hold the same records up to there.
+/// Chain over the records of all commits, and the rows that took their place: `lineage(n) = xxh3(lineage(n-1), for
+/// each row its key and its checksum)`. Two directories whose commit `n` has the same lineage hold the same records
+/// up to there.
 pub struct Lineage(Xxh3);
 
 impl Lineage {

@@ -23,7 +23,7 @@ use super::epoch::{Epochs, Turn};
 use super::index::LogRow;
 use super::keys::{
     COMMIT_KEY, CommitRow, DirectoryId, Head, KeyspaceId, Lineage, change_key, decode_found, decode_past,
-    encode_found, hash_key, is_past_key, parse_change_key, past_key,
+    encode_found, hash_key, is_past_key, is_record, parse_change_key, past_key,
 };
 use super::ledger::{Ledger, Mark};
 use super::piece::{Piece, StorePiece, Stored};
@@ -82,6 +82,16 @@ impl FjallLog {
     /// The counters.
     pub fn stats(&self) -> &Arc<StorageStats> {
         &self.writer.stats
+    }
+}
+
+#[cfg(test)]
+impl FjallLog {
+    /// Writes everything to tables.
+    pub(super) fn flush_tables(&self) {
+        for keyspace in self.writer.keyspaces.all() {
+            keyspace.rotate_memtable_and_wait().unwrap();
+        }
     }
 }
 
@@ -388,7 +398,7 @@ impl Rows {
     pub(super) fn set(&mut self, keyspaces: &Keyspaces, id: KeyspaceId, key: &[u8], value: &[u8]) {
         if id == KeyspaceId::Changes {
             self.lineage.record(key, value);
-            self.records += 1;
+            self.records += usize::from(is_record(key, value));
         }
         self.batch.insert(keyspaces.get(id), key, value);
     }
@@ -411,12 +421,17 @@ pub(super) fn read_failed(error: &fjall::Error) -> LogError {
     unavailable(format!("cannot read the log: {}", advice_for(error)))
 }
 
-pub(super) fn head(
-    documents: &Keyspace,
-    committed: &Snapshot,
-    document: &DocumentId,
-) -> Result<Option<Head>, LogError> {
-    let stored = committed.get(documents, document.as_str()).map_err(|error| read_failed(&error))?;
+/// The error of a read that concerns one document: damage is that document's alone.
+pub(super) fn document_read_failed(document: &DocumentId, seq: u64, error: &fjall::Error) -> LogError {
+    if !is_damage(error) {
+        return read_failed(error);
+    }
+    LogError::Damaged { document: document.clone(), seq, what: advice_for(error) }
+}
+
+fn head(documents: &Keyspace, committed: &Snapshot, document: &DocumentId) -> Result<Option<Head>, LogError> {
+    let stored = committed.get(documents, document.as_str());
+    let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
     let Some(stored) = stored else { return Ok(None) };
     Head::decode(document, &stored).map(Some).ok_or_else(|| LogError::Damaged {
         document: document.clone(),
@@ -534,10 +549,8 @@ impl Reader {
         let mut chain = (after_seq == 0).then(|| chain_start(document, epoch));
         let mut bytes = 0;
         for row in committed.range(&self.keyspaces.changes, range) {
-            let (key, stored) = row.into_inner().map_err(|error| match is_damage(&error) {
-                true => damaged(seq + 1, advice_for(&error)),
-                false => read_failed(&error),
-            })?;
+            let (key, stored) =
+                row.into_inner().map_err(|error| document_read_failed(document, seq + 1, &error))?;
             seq += 1;
             if parse_change_key(&key).map(|(_, _, seq)| seq) != Some(seq) {
                 return Err(damaged(seq, "the record is missing".to_owned()));
@@ -572,7 +585,8 @@ impl Reader {
     ) -> Result<Option<Found>, LogError> {
         let key = hash_key(document, epoch, hash);
         let stored = self.committed().get(&self.keyspaces.hashes, &key);
-        let Some(stored) = stored.map_err(|error| read_failed(&error))? else { return Ok(None) };
+        let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
+        let Some(stored) = stored else { return Ok(None) };
         decode_found(&key, &stored).map(Some).ok_or_else(|| LogError::Damaged {
             document: document.clone(),
             seq: 0,
@@ -621,6 +635,11 @@ impl Reader {
             page.push(DocumentEntry { document, epoch: head.epoch, last_seq: head.last_seq });
         }
         Ok(page)
+    }
+
+    /// The random id of the data directory.
+    pub fn directory_id(&self) -> DirectoryId {
+        self.directory.id()
     }
 
     /// The snapshots of this data directory's documents.

@@ -6,7 +6,7 @@
 //! folder that its own keyspace 0 does not name. A damaged list would so destroy what it fails to name.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -15,6 +15,25 @@ use super::fields::Fields;
 use super::keys::KeyspaceId;
 
 const VERSION_FILE: &[u8] = b"FJL\x03";
+const TABLES_FOLDER: &str = "tables";
+
+/// The folder of a keyspace.
+pub fn keyspace_folder(database: &Path, keyspace: KeyspaceId) -> PathBuf {
+    keyspace_folder_of(database, keyspace as u64)
+}
+
+/// The folder of the keyspace of this number; 0 is the database's own.
+pub fn keyspace_folder_of(database: &Path, number: u64) -> PathBuf {
+    database.join("keyspaces").join(number.to_string())
+}
+
+/// Every file in a keyspace's folder of tables, each as a run: for when the list is not to be trusted.
+pub fn files(keyspace_folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(keyspace_folder.join(TABLES_FOLDER)).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    files.sort();
+    files
+}
 
 /// Checks that the database's folders and manifests are there and whole. Tables themselves are not read.
 pub fn check(database: &Path) -> Result<(), OpenError> {
@@ -40,6 +59,11 @@ pub fn check(database: &Path) -> Result<(), OpenError> {
 }
 
 fn check_keyspace(folder: &Path) -> Result<(), OpenError> {
+    read_list(folder).map(drop)
+}
+
+/// The list of a keyspace's tables, which is what was written.
+fn read_list(folder: &Path) -> Result<(PathBuf, Vec<u8>), OpenError> {
     let path = folder.join("current");
     let current = read(&path)?;
     let mut fields = Fields::new(&current);
@@ -51,10 +75,68 @@ fn check_keyspace(folder: &Path) -> Result<(), OpenError> {
         return Err(damaged());
     }
     let path = folder.join(format!("v{version}"));
-    if xxh3_128(&read(&path)?) != checksum {
+    let list = read(&path)?;
+    if xxh3_128(&list) != checksum {
         return Err(OpenError::damaged(&path, Some(0), "the list of tables is not what was written"));
     }
-    Ok(())
+    Ok((path, list))
+}
+
+/// A table, as its keyspace's list names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The file.
+    pub path: PathBuf,
+    /// The checksum of all its bytes, if the list is whole.
+    pub checksum: Option<u128>,
+    /// What its sequence numbers count from.
+    pub seqno_base: u64,
+}
+
+/// A keyspace's tables in runs. Those of one run do not overlap and stand in the order of their keys.
+pub fn tables(keyspace_folder: &Path) -> Result<Vec<Vec<Listed>>, OpenError> {
+    let (path, list) = read_list(keyspace_folder)?;
+    let damaged = || OpenError::damaged(&path, None, "the list of tables is not one that this server reads");
+    decode_list(&list, &keyspace_folder.join(TABLES_FOLDER)).ok_or_else(damaged)
+}
+
+/// `u8 levels`, each `u8 runs`, each `u32 tables`, each `u64 id | u8 0 | u128 xxh3 | u64 base`, little-endian.
+fn decode_list(list: &[u8], folder: &Path) -> Option<Vec<Vec<Listed>>> {
+    let mut fields = Fields::new(section(list, b"tables")?);
+    let mut runs = Vec::new();
+    for _ in 0..fields.u8()? {
+        for _ in 0..fields.u8()? {
+            let mut run = Vec::new();
+            for _ in 0..fields.u32()? {
+                let path = folder.join(fields.u64()?.to_string());
+                (fields.u8()? == 0).then_some(())?;
+                let checksum = Some(u128::from_le_bytes(fields.take(16)?.try_into().ok()?));
+                run.push(Listed { path, checksum, seqno_base: fields.u64()? });
+            }
+            runs.push(run);
+        }
+    }
+    Some(runs)
+}
+
+/// A section of an archive that ends with `"SFA!" | u8 1 | u8 0 | u128 | u64 position | u64 bytes` of `"TOC!" | u32 sections`,
+/// each `u64 position | u64 bytes | u16 name bytes | name`.
+fn section<'a>(archive: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
+    const END_BYTES: usize = 4 + 1 + 1 + 16 + 8 + 8;
+    let mut end = Fields::new(archive.get(archive.len().checked_sub(END_BYTES)?..)?);
+    (end.take(6)? == b"SFA!\x01\0").then_some(())?;
+    end.take(16)?;
+    let contents = usize::try_from(end.u64()?).ok()?;
+    let mut fields = Fields::new(archive.get(contents..)?);
+    (fields.take(4)? == b"TOC!").then_some(())?;
+    for _ in 0..fields.u32()? {
+        let (from, bytes) = (usize::try_from(fields.u64()?).ok()?, usize::try_from(fields.u64()?).ok()?);
+        let name_bytes = usize::from(fields.u16()?);
+        if fields.take(name_bytes)? == wanted {
+            return archive.get(from..from.checked_add(bytes)?);
+        }
+    }
+    None
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, OpenError> {

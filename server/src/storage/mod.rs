@@ -14,6 +14,9 @@
 //! snapshot    snapshots: files beside the database
 //! piece       bounded sets of rows that go between ordinary commits
 //! cover       a snapshot takes the place of records
+//! proof       one document's log, proven row by row
+//! inspect     a data directory, looked at from outside: what `verify` and `repair` see
+//! repair      what is proven, in a new data directory
 //! thread      group commit, questions from other threads
 //! ```
 
@@ -21,18 +24,23 @@ pub mod anchor;
 pub mod cover;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 pub mod database;
 pub mod directory;
 pub mod epoch;
 pub mod error;
 pub(crate) mod fields;
 pub mod index;
+pub mod inspect;
 mod journal;
 pub mod keys;
 pub mod ledger;
 pub mod log;
 mod manifest;
 pub mod piece;
+mod proof;
+pub mod repair;
 mod scan;
 pub mod snapshot;
 pub mod stats;
@@ -114,9 +122,8 @@ fn check_opened(
             Damage { path: path.clone(), what: what.to_owned(), lost, after_open: true, ..Damage::default() };
         Err(OpenError::Damaged(Box::new(damage)))
     };
-    let stored = keyspaces
-        .commit_row(&database.snapshot())
-        .map_err(|error| OpenError::Database { path: path.clone(), what: database::advice_for(&error) })?;
+    let stored =
+        keyspaces.commit_row(&database.snapshot()).map_err(|error| database::open_failed(&path, &error))?;
     let acknowledged = scan.ledger.last;
     let last = match stored {
         None => CommitRow::default(),

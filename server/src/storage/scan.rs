@@ -15,13 +15,13 @@ use std::path::{Path, PathBuf};
 use super::directory::DataDirectory;
 use super::error::{Damage, OpenError, REPORT_DOCUMENTS_MAX};
 use super::journal::{self, Batch};
-use super::keys::{COMMIT_KEY, CommitRow, DirectoryId, KeyspaceId, Lineage};
+use super::keys::{COMMIT_KEY, CommitRow, DirectoryId, KeyspaceId, Lineage, is_record};
 use super::ledger::{self, LedgerScan, Mark};
 use super::manifest;
 
 /// Most that the database's sequence number grows from one batch to the next: flushes and compactions take
 /// a few. A larger step is a flipped bit.
-const SEQNO_STEP_MAX: u64 = 1 << 20;
+pub const SEQNO_STEP_MAX: u64 = 1 << 20;
 
 /// What the scan of a directory that may be opened found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +70,26 @@ pub fn scan(directory: &DataDirectory) -> Result<Scan, OpenError> {
 
 /// The journals, oldest first. The database drops the oldest ones only, so there is no gap.
 fn journals(database: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    let numbers = journal_numbers(database)?;
+    let path = |number: &u64| database.join(format!("{number}.jnl"));
+    for (before, next) in numbers.iter().zip(numbers.iter().skip(1)) {
+        if before + 1 != *next {
+            return Err(OpenError::damaged(&path(&(before + 1)), None, "a journal is missing"));
+        }
+    }
+    Ok(numbers.iter().map(path).collect())
+}
+
+/// Every journal that is there, oldest first, whether others are missing or not.
+pub fn all_journals(database: &Path) -> Vec<PathBuf> {
+    let names = fs::read_dir(database).into_iter().flatten().flatten();
+    let mut numbers: Vec<u64> =
+        names.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".jnl")?.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers.into_iter().map(|number| database.join(format!("{number}.jnl"))).collect()
+}
+
+fn journal_numbers(database: &Path) -> Result<Vec<u64>, OpenError> {
     let mut numbers: Vec<u64> = Vec::new();
     for entry in fs::read_dir(database).map_err(OpenError::io(database, "list the journals"))? {
         let path = entry.map_err(OpenError::io(database, "list the journals"))?.path();
@@ -79,13 +99,7 @@ fn journals(database: &Path) -> Result<Vec<PathBuf>, OpenError> {
         }
     }
     numbers.sort_unstable();
-    let path = |number: &u64| database.join(format!("{number}.jnl"));
-    for (before, next) in numbers.iter().zip(numbers.iter().skip(1)) {
-        if before + 1 != *next {
-            return Err(OpenError::damaged(&path(&(before + 1)), None, "a journal is missing"));
-        }
-    }
-    Ok(numbers.iter().map(path).collect())
+    Ok(numbers)
 }
 
 struct Walk {
@@ -163,7 +177,8 @@ impl Walk {
 
     fn take(&mut self, batch: &Batch<'_>) -> Result<(), String> {
         let row = self.commit_row(batch)?;
-        let records = batch.items.iter().filter(|item| item.sets(KeyspaceId::Changes)).count();
+        let sets = batch.items.iter().filter(|item| item.sets(KeyspaceId::Changes));
+        let records = sets.filter(|item| is_record(item.key, item.value)).count();
         if usize::try_from(row.records) != Ok(records) {
             return Err(format!("commit {} says {} records and holds {records}", row.commit, row.records));
         }

@@ -346,8 +346,8 @@ fn a_report_names_the_file_the_place_the_commits_and_the_documents() {
     let text = error.to_string();
     let rest = text.strip_prefix(&expected).unwrap_or_else(|| panic!("{text}"));
     assert!(rest.contains("doc/2") && rest.contains("shared"), "{rest}");
-    let advice = "; nothing was changed: keep a copy of the directory and restore the last backup";
-    assert!(rest.ends_with(advice), "{rest}");
+    assert!(rest.contains("; nothing was changed: keep a copy of the directory; "), "{rest}");
+    assert!(rest.ends_with("or keep what is whole with `etherply repair --data DIR --to NEW`"), "{rest}");
 }
 
 #[test]

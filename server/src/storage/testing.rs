@@ -11,6 +11,8 @@ use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::{Append, FIRST_EPOCH};
 use etherply_engine::record::Record;
 
+use super::OpenError;
+
 pub fn document(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap()
 }
@@ -52,6 +54,17 @@ impl Author {
     }
 }
 
+/// Tries until nobody holds the directory. Tests beside this one start processes, and such a process has this one's
+/// descriptors, with the lock, from its fork to its exec.
+pub fn unlocked<T>(mut attempt: impl FnMut() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    loop {
+        match attempt() {
+            Err(error) if error.code() == "storage_locked" => std::thread::yield_now(),
+            done => return done,
+        }
+    }
+}
+
 /// Every file below a directory, with its bytes, except the lock (which each start writes).
 pub fn files(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
@@ -69,4 +82,59 @@ pub fn files(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     }
     found.sort();
     found
+}
+
+/// The journals of a data directory, oldest first.
+pub fn journal_paths(root: &Path) -> Vec<PathBuf> {
+    super::scan::all_journals(&root.join("fjall"))
+}
+
+/// Gives out records whose changes are Automerge's, as clients make them.
+#[derive(Default)]
+pub struct RealAuthor {
+    documents: HashMap<DocumentId, (automerge::AutoCommit, u64, ChainHash)>,
+    made: u32,
+}
+
+impl RealAuthor {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn append(&mut self, name: &str, count: usize) -> Append {
+        self.append_text(name, count, "short")
+    }
+
+    /// Changes that each put `text` under a key of their own.
+    pub fn append_text(&mut self, name: &str, count: usize, text: &str) -> Append {
+        use automerge::transaction::Transactable;
+        let document = document(name);
+        let (doc, seq, chain) = self.documents.entry(document.clone()).or_insert_with(|| {
+            let mut actor = [7; 16];
+            actor[..8].copy_from_slice(&xxhash_rust::xxh3::xxh3_64(name.as_bytes()).to_le_bytes());
+            let doc = automerge::AutoCommit::new().with_actor(automerge::ActorId::from(actor));
+            (doc, 0, chain_start(&document, FIRST_EPOCH))
+        });
+        let records = (0..count).map(|_| {
+            self.made += 1;
+            doc.put(automerge::ROOT, format!("key {}", self.made), text).unwrap();
+            let time = automerge::transaction::CommitOptions::default().with_time(0);
+            doc.commit_with(time);
+            let change = doc.get_last_local_change().unwrap();
+            *seq += 1;
+            let hash = ChangeHash(change.hash().0);
+            *chain = chain_next(chain, *seq, &hash);
+            Record {
+                seq: *seq,
+                hash,
+                chain: *chain,
+                max_op: change.max_op(),
+                time_ms: 1_700_000_000_000,
+                pusher: Arc::from("ada"),
+                change: Bytes::copy_from_slice(change.raw_bytes()),
+            }
+        });
+        let records = records.collect();
+        Append { document, epoch: FIRST_EPOCH, records }
+    }
 }

@@ -1,0 +1,326 @@
+//! Every byte of a data directory flipped, cut, zeroed and overwritten: nothing is ever lost in silence.
+//!
+//! The directory has flushed tables, two journals and a tail. For each way to damage it, `verify` must not panic,
+//! and opening it must either be refused, or every acknowledged record is there, or its document says that it is
+//! damaged, and the others are served. What is refused or damaged, `verify` must have seen. `cargo test` takes
+//! samples that reach every file; `cargo xtask damage` takes all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use etherply_engine::document::recover;
+use etherply_engine::log::{Append, FIRST_EPOCH, Log, LogError, LogReader};
+
+use super::inspect::Inspection;
+use super::inspect::report::Report;
+use super::testing::{RealAuthor, document, files, unlocked};
+use super::*;
+
+/// Set it to try every byte instead of a sample.
+const ALL: &str = "ETHERPLY_TEST_ALL";
+/// Of so many places, one is tried.
+const SAMPLE: usize = 509;
+/// Of so many damaged directories, one is repaired.
+const REPAIRED: usize = 23;
+
+/// The directory that is damaged, and what was acknowledged.
+pub(super) struct Made {
+    pub(super) files: Vec<(PathBuf, Vec<u8>)>,
+    pub(super) folders: Vec<PathBuf>,
+    pub(super) acknowledged: Vec<Append>,
+}
+
+pub(super) static MADE: LazyLock<Made> = LazyLock::new(Made::new);
+
+impl Made {
+    fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let mut author = RealAuthor::new();
+        let mut log = open(root.path()).unwrap();
+        let mut acknowledged = Vec::new();
+        let mut commit = |log: &mut FjallLog, appends: Vec<Append>| {
+            log.commit(&appends).unwrap();
+            acknowledged.extend(appends);
+        };
+        let long = "a text that takes some room, so that the rows fill several blocks of a table. ".repeat(6);
+        for n in 0..4 {
+            commit(
+                &mut log,
+                vec![author.append_text("long", 3, &long), author.append(&format!("doc/{n}"), 2)],
+            );
+        }
+        log.flush_tables();
+        let dropped = 4;
+        for n in 0..3 {
+            commit(
+                &mut log,
+                vec![author.append(&format!("doc/{n}"), 1), author.append_text("long", 1, &long)],
+            );
+        }
+        log.flush_tables();
+        for n in 0..4 {
+            commit(&mut log, vec![author.append(&format!("doc/{n}"), 1), author.append("young", 2)]);
+        }
+        drop(log);
+        split_journal(&root.path().join("fjall"), dropped, 5);
+        let relative = |path: &Path| path.strip_prefix(root.path()).unwrap().to_owned();
+        let files = files(root.path()).into_iter().map(|(path, bytes)| (relative(&path), bytes)).collect();
+        let folders = (0..=4).map(|id| PathBuf::from(format!("fjall/keyspaces/{id}/tables"))).collect();
+        Self { files, folders, acknowledged }
+    }
+
+    /// Makes the directory anew in `root`, with `bytes` in place of one file, which is left out if there are none.
+    pub(super) fn write(&self, root: &Path, changed: usize, bytes: Option<&[u8]>) {
+        if root.exists() {
+            fs::remove_dir_all(root).unwrap();
+        }
+        for folder in &self.folders {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        for (index, (path, whole)) in self.files.iter().enumerate() {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            match bytes {
+                Some(bytes) if index == changed => fs::write(path, bytes).unwrap(),
+                None if index == changed => {}
+                _ => fs::write(path, whole).unwrap(),
+            }
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.acknowledged.iter().map(|append| append.document.to_string()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn records(&self, name: &str) -> Vec<etherply_engine::record::Record> {
+        let of_it = self.acknowledged.iter().filter(|append| append.document.as_str() == name);
+        of_it.flat_map(|append| append.records.clone()).collect()
+    }
+}
+
+/// As when the journal had been closed twice, and its first part dropped because tables hold it.
+fn split_journal(database: &Path, dropped: usize, second: usize) {
+    let bytes = fs::read(database.join("0.jnl")).unwrap();
+    let mut ends = vec![0];
+    while bytes.get(*ends.last().unwrap()).is_some_and(|&byte| byte != 0) {
+        let at = *ends.last().unwrap();
+        ends.push(at + journal::parse_batch(&bytes[at..]).unwrap().len);
+    }
+    let (from, middle, end) = (ends[dropped], ends[dropped + second], *ends.last().unwrap());
+    fs::remove_file(database.join("0.jnl")).unwrap();
+    fs::write(database.join("1.jnl"), &bytes[from..middle]).unwrap();
+    fs::write(database.join("2.jnl"), [&bytes[middle..end], &[0; 64]].concat()).unwrap();
+}
+
+/// A place for a directory that is made and thrown away ten thousands of times.
+pub(super) fn scratch() -> tempfile::TempDir {
+    match tempfile::tempdir_in("/dev/shm") {
+        Ok(directory) => directory,
+        Err(_) => tempfile::tempdir().unwrap(),
+    }
+}
+
+pub(super) fn verify(root: &Path) -> Report {
+    unlocked(|| Inspection::open(root)).unwrap().walk(&mut |_, _, _| Ok(()), &mut |_| {}).unwrap()
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy, PartialOrd, Ord)]
+enum Outcome {
+    Harmless,
+    DocumentsDamaged,
+    Refused,
+}
+
+/// Opens a damaged directory and judges what it says; panics at a silent loss.
+fn judge(root: &Path, made: &Made, case: &str) -> Outcome {
+    let before = case.len().is_multiple_of(7).then(|| files(root));
+    let report = verify(root);
+    assert!(before.is_none_or(|before| before == files(root)), "{case}: verify changed something");
+    let log = match unlocked(|| open(root)) {
+        Ok(log) => log,
+        Err(error) => {
+            let is_named = ["storage_damaged", "storage_future_format"].contains(&error.code());
+            assert!(is_named, "{case}: {error}");
+            assert!(!report.whole, "{case}: refused, but verify says it is whole: {error}");
+            return Outcome::Refused;
+        }
+    };
+    let mut damaged = 0;
+    for name in made.names() {
+        let (id, records) = (document(&name), made.records(&name));
+        let reported = report.damaged_documents.iter().any(|damaged| damaged.document == name);
+        match served(&log, &id, &records) {
+            Ok(()) => {}
+            Err(LogError::Damaged { document, .. }) if document == id => {
+                damaged += 1;
+                // Where a table's index is damaged, its records are whole, and yet the database cannot read them.
+                let seen = reported || !report.damage.is_empty();
+                assert!(seen, "{case}: {name} is damaged, but verify has not seen it:\n{report}");
+            }
+            Err(other) => panic!("{case}: {name}: {other}"),
+        }
+    }
+    assert!(!report.whole || damaged == 0, "{case}");
+    if damaged > 0 {
+        assert!(damaged < made.names().len(), "{case}: damage of one table's block stops all documents");
+        return Outcome::DocumentsDamaged;
+    }
+    Outcome::Harmless
+}
+
+/// Everything that was acknowledged of a document, by all ways to ask; panics if it is less and nothing says so.
+fn served(
+    log: &FjallLog,
+    id: &etherply_engine::ids::DocumentId,
+    records: &[etherply_engine::record::Record],
+) -> Result<(), LogError> {
+    let document = recover(log, id)?;
+    assert_eq!(document.committed().seq, records.len() as u64, "{id} is shorter, and nothing says so");
+    assert_eq!(log.read(id, FIRST_EPOCH, 0, u64::MAX, usize::MAX)?, records, "{id}");
+    for record in records {
+        let found = log.find(id, FIRST_EPOCH, &record.hash)?;
+        assert_eq!(found.map(|found| found.seq), Some(record.seq), "{id}");
+    }
+    Ok(())
+}
+
+/// Repairs a damaged directory: every document keeps a prefix, the undamaged ones all, and the result is whole.
+fn repair_and_check(root: &Path, made: &Made, case: &str) {
+    let to = root.with_extension("repaired");
+    let repaired =
+        unlocked(|| repair::repair(root, &to, &mut |_| {})).unwrap_or_else(|error| panic!("{case}: {error}"));
+    assert!(verify(&to).whole, "{case}");
+    let log = unlocked(|| open(&to)).unwrap();
+    for name in made.names() {
+        let records = made.records(&name);
+        let kept = log.read(&document(&name), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap();
+        assert_eq!(kept, records[..kept.len()], "{case}: {name}");
+        let damage = repaired.found.damaged_documents.iter().find(|damaged| damaged.document == name);
+        if damage.is_none_or(|damage| !damage.lost_changes()) && repaired.found.commits.missing.is_empty() {
+            assert_eq!(kept.len(), records.len(), "{case}: {name} lost changes, and nothing says so");
+        }
+        if let Some(damage) = damage {
+            assert_eq!(damage.whole_through, kept.len() as u64, "{case}: {damage}");
+        }
+        assert!(!repaired.kept_all || kept.len() == records.len(), "{case}: {name}");
+    }
+    drop(log);
+    fs::remove_dir_all(&to).unwrap();
+}
+
+/// Damages each file at each place that is due, and counts outcomes.
+fn damage_everywhere(damage: impl Fn(&[u8], usize) -> Option<Vec<u8>> + Sync) -> [usize; 3] {
+    let all = std::env::var_os(ALL).is_some();
+    let made = &*MADE;
+    let places: Vec<(usize, usize)> = made
+        .files
+        .iter()
+        .enumerate()
+        .flat_map(|(file, (_, bytes))| {
+            // Small files are tried as densely as large ones: each has its own first place.
+            let step = if all { 1 } else { SAMPLE.min(bytes.len() / 2).max(1) };
+            let ends = [0, bytes.len().saturating_sub(1)];
+            let mut places: Vec<usize> = (file % step..bytes.len()).step_by(step).chain(ends).collect();
+            places.sort_unstable();
+            places.dedup();
+            places.into_iter().map(move |at| (file, at))
+        })
+        .collect();
+    let (next, outcomes) = (AtomicUsize::new(0), [const { AtomicUsize::new(0) }; 3]);
+    let work = || {
+        let scratch = scratch();
+        let root = scratch.path().join("data");
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(&(file, at)) = places.get(index) else { return };
+            let (path, whole) = &made.files[file];
+            let Some(bad) = damage(whole, at).filter(|bad| bad != whole) else { continue };
+            let case = format!("{} at {at}", path.display());
+            made.write(&root, file, Some(&bad));
+            if index.is_multiple_of(REPAIRED) {
+                repair_and_check(&root, made, &case);
+            }
+            let outcome = judge(&root, made, &case);
+            outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+    let counts = outcomes.map(|count| count.load(Ordering::Relaxed));
+    println!("harmless, documents damaged, refused: {counts:?} of {}", places.len());
+    counts
+}
+
+#[test]
+fn what_is_not_damaged_is_whole_and_served() {
+    let scratch = scratch();
+    let root = scratch.path().join("data");
+    MADE.write(&root, usize::MAX, None);
+    let report = verify(&root);
+    assert!(report.whole, "{report}");
+    let documents = MADE.names().len() as u64;
+    let records: usize = MADE.acknowledged.iter().map(|append| append.records.len()).sum();
+    assert_eq!((report.documents, report.records, report.commits.found), (documents, records as u64, 11));
+    assert_eq!(judge(&root, &MADE, "nothing"), Outcome::Harmless);
+    repair_and_check(&root, &MADE, "nothing");
+}
+
+#[test]
+fn a_flipped_bit_anywhere_loses_nothing_in_silence() {
+    let [_, documents, refused] = damage_everywhere(|whole, at| {
+        let mut bad = whole.to_vec();
+        *bad.get_mut(at)? ^= 1 << (at % 8);
+        Some(bad)
+    });
+    assert!(documents > 0 && refused > 0, "{documents} {refused}");
+}
+
+#[test]
+fn a_file_cut_anywhere_loses_nothing_in_silence() {
+    let [_, _, refused] = damage_everywhere(|whole, at| Some(whole[..at].to_vec()));
+    assert!(refused > 0);
+}
+
+#[test]
+fn a_file_zeroed_from_anywhere_loses_nothing_in_silence() {
+    let [_, _, refused] = damage_everywhere(|whole, at| {
+        let mut bad = whole.to_vec();
+        bad[at..].fill(0);
+        Some(bad)
+    });
+    assert!(refused > 0);
+}
+
+#[test]
+fn garbage_anywhere_loses_nothing_in_silence() {
+    // A disk's sector, or the rest of the file.
+    let [_, documents, refused] = damage_everywhere(|whole, at| {
+        let mut bad = whole.to_vec();
+        let end = if at % 2 == 0 { whole.len() } else { whole.len().min(at + 512) };
+        for (index, byte) in bad.iter_mut().enumerate().take(end).skip(at) {
+            *byte = (index.wrapping_mul(0x9e37_79b1) >> 11).to_le_bytes()[0];
+        }
+        Some(bad)
+    });
+    assert!(documents > 0 && refused > 0, "{documents} {refused}");
+}
+
+#[test]
+fn a_missing_file_loses_nothing_in_silence() {
+    let scratch = scratch();
+    let root = scratch.path().join("data");
+    for (index, (path, _)) in MADE.files.iter().enumerate() {
+        MADE.write(&root, index, None);
+        let case = format!("without {}", path.display());
+        let outcome = judge(&root, &MADE, &case);
+        println!("{case}: {outcome:?}");
+    }
+}

@@ -1,0 +1,524 @@
+//! Every document of a data directory, proven from its beginning, held against all that speaks of it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{Found, LogError};
+use etherply_wire::kinds::Cursor;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::merge::{Merge, Row, TableDamage};
+use super::report::{DocumentDamage, FoundCommits, Report};
+use super::{Inspection, Progress};
+use crate::storage::anchor::AnchorRow;
+use crate::storage::error::{Damage, OpenError};
+use crate::storage::index::LogRow;
+use crate::storage::keys::{
+    COMMIT_KEY, CommitRow, Head, KeyspaceId, decode_found, decode_past, encode_found, hash_key, is_past_key,
+    parse_anchor_key, parse_change_key, parse_hash_key,
+};
+use crate::storage::proof::{Anchor, Proof};
+use crate::storage::snapshot::Snapshots;
+
+/// Rows between two reports of progress.
+const PROGRESS_EACH_ROWS: u64 = 10_000;
+
+/// What is proven of a document.
+#[derive(Debug)]
+pub enum Proven {
+    /// The snapshot that its rows begin with; its file is whole.
+    Snapshot(Box<AnchorRow>, Vec<u8>),
+    /// The row at its next position.
+    Row(LogRow),
+}
+
+/// Is told of what is proven of a document's current epoch, in order. If nothing says which epoch is the current
+/// one, of all epochs, the earliest first.
+pub type Take<'t> = dyn FnMut(&DocumentId, u64, Proven) -> Result<(), OpenError> + 't;
+
+impl Inspection {
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// What `take` says, or that a file cannot be read. Damage is in the report.
+    pub fn walk(
+        mut self,
+        take: &mut Take<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Report, OpenError> {
+        self.check_tables(progress)?;
+        let (stored, meta_end, anchors) = self.stored_commit()?;
+        let mut walk = Walk {
+            heads: Ahead::new(self.rows(KeyspaceId::Documents)?),
+            changes: Ahead::new(self.rows(KeyspaceId::Changes)?),
+            hashes: Ahead::new(self.rows(KeyspaceId::Hashes)?),
+            anchors,
+            snapshots: Snapshots::new(self.directory.path(), self.id()),
+            counted: Counted::default(),
+            take,
+            progress,
+            at: self.progress,
+            rows_since: 0,
+        };
+        let io = |error| OpenError::io(self.directory.path(), "read the tables")(error);
+        for ahead in [&mut walk.heads, &mut walk.changes, &mut walk.hashes] {
+            ahead.step().map_err(io)?;
+        }
+        while let Some(name) = walk.next_name() {
+            walk.document(&name).map_err(|error| match error {
+                Stopped::Io(error) => io(error),
+                Stopped::Taker(error) => error,
+            })?;
+        }
+        let Walk { heads, changes, hashes, counted, .. } = walk;
+        let merges = [heads.merge, changes.merge, hashes.merge];
+        let tables_end = merges.iter().map(|merge| merge.tables_end).chain([meta_end]).min().unwrap_or(0);
+        for damage in merges.into_iter().flat_map(|merge| merge.damage) {
+            self.note_table(damage)?;
+        }
+        self.damage.extend(counted.damage);
+        let commits = FoundCommits::new(self.ledger, stored, tables_end, &self.journals.commits);
+        // What came before the oldest journal was dropped from the journals because all tables held it.
+        if let Some(first) = self.journals.commits.first().filter(|first| tables_end < first.seqno_min) {
+            self.note(OpenError::Damaged(Box::new(Damage {
+                path: self.directory.database_path(),
+                what: "a journal, or tables that replaced it, are missing".to_owned(),
+                lost: Some(1..=first.commit.saturating_sub(1)),
+                ..Damage::default()
+            })))?;
+        }
+        if counted.records_found < commits.records && counted.damaged.is_empty() {
+            let (found, all) = (counted.records_found, commits.records);
+            let what = format!(
+                "{} of the {all} records that were committed are missing, and nothing says whose they are",
+                all - found
+            );
+            self.note(OpenError::damaged(self.directory.path(), None, what))?;
+        }
+        let whole = self.damage.is_empty() && counted.damaged.is_empty() && commits.missing.is_empty();
+        Ok(Report {
+            data: self.directory.path().to_owned(),
+            whole,
+            documents: counted.documents,
+            documents_damaged: counted.documents_damaged,
+            records: counted.records,
+            record_bytes: counted.record_bytes,
+            records_of_earlier_epochs: counted.records_of_earlier_epochs,
+            commits,
+            damage: self.damage,
+            damaged_documents: counted.damaged,
+        })
+    }
+
+    /// The row of the last commit that tables hold, how far that keyspace's tables go, and the rows that tie
+    /// documents to their snapshots.
+    fn stored_commit(&mut self) -> Result<(Option<CommitRow>, u64, Anchors), OpenError> {
+        let path = self.directory.database_path();
+        // The journals' rows of commits are known as their commits.
+        self.journals.retain_rows(KeyspaceId::Meta, |key| key != COMMIT_KEY);
+        let mut rows = self.rows(KeyspaceId::Meta)?;
+        let (mut stored, mut anchors) = (None, Anchors::new());
+        while let Some(row) = rows.next_row().map_err(OpenError::io(&path, "read the tables"))? {
+            if let Some(place) = parse_anchor_key(&row.key) {
+                anchors.insert(place, row.value);
+                continue;
+            }
+            let decoded = CommitRow::decode(self.id(), &row.value).filter(|_| row.key == COMMIT_KEY);
+            if decoded.is_none() {
+                self.note(OpenError::damaged(&path, None, "the last commit's row is not readable"))?;
+            }
+            stored = stored.or(decoded);
+        }
+        let tables_end = rows.tables_end;
+        for damage in rows.damage {
+            self.note_table(damage)?;
+        }
+        Ok((stored, tables_end, anchors))
+    }
+
+    fn note_table(&mut self, damage: TableDamage) -> Result<(), OpenError> {
+        let TableDamage { path, rubble, between: (before, after) } = damage;
+        // Documents on both sides of it, and in it, are concerned; the two can be named.
+        let mut documents: Vec<String> =
+            [before, after].into_iter().flatten().filter_map(|key| Some(name_of(&key)?.to_owned())).collect();
+        documents.dedup();
+        // The whole table is known to be damaged; this says where.
+        self.damage.retain(|known| known.path != path || known.offset.is_some());
+        self.note(OpenError::Damaged(Box::new(Damage {
+            path,
+            offset: Some(rubble.offset),
+            what: rubble.what.to_owned(),
+            documents,
+            ..Damage::default()
+        })))
+    }
+}
+
+/// The document's name in a row's key.
+fn name_of(key: &[u8]) -> Option<&str> {
+    let name = key.split(|&byte| byte == 0).next()?;
+    std::str::from_utf8(name).ok().filter(|name| DocumentId::new(name).is_ok())
+}
+
+/// A keyspace's rows, the next one seen before it is taken.
+struct Ahead {
+    merge: Merge,
+    next: Option<Row>,
+}
+
+impl Ahead {
+    fn new(merge: Merge) -> Self {
+        Self { merge, next: None }
+    }
+
+    fn step(&mut self) -> std::io::Result<Option<Row>> {
+        let next = self.merge.next_row()?;
+        Ok(std::mem::replace(&mut self.next, next))
+    }
+
+    fn name(&self) -> Option<Bytes> {
+        let key = &self.next.as_ref()?.key;
+        let end = memchr::memchr(0, key).unwrap_or(key.len());
+        Some(key.slice(..end))
+    }
+
+    fn take_if_of(&mut self, name: &Bytes) -> std::io::Result<Option<Row>> {
+        if self.name().as_ref() == Some(name) { self.step() } else { Ok(None) }
+    }
+}
+
+#[derive(Default)]
+struct Counted {
+    documents: u64,
+    documents_damaged: u64,
+    records: u64,
+    record_bytes: u64,
+    records_of_earlier_epochs: u64,
+    /// Records of any epoch, proven or not.
+    records_found: u64,
+    damage: Vec<Damage>,
+    damaged: Vec<DocumentDamage>,
+}
+
+/// Rows that tie epochs of documents to their snapshots.
+type Anchors = BTreeMap<(DocumentId, u64), Bytes>;
+
+struct Walk<'w> {
+    anchors: Anchors,
+    snapshots: Snapshots,
+    heads: Ahead,
+    changes: Ahead,
+    hashes: Ahead,
+    counted: Counted,
+    take: &'w mut Take<'w>,
+    progress: &'w mut dyn FnMut(Progress),
+    at: Progress,
+    rows_since: u64,
+}
+
+enum Stopped {
+    Io(std::io::Error),
+    Taker(OpenError),
+}
+
+impl From<std::io::Error> for Stopped {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// What there is of one epoch of a document.
+struct Epoch {
+    proof: Proof,
+    epoch: u64,
+    damage: Option<String>,
+    /// Somebody may need what its snapshot holds.
+    is_served: bool,
+    /// What is wrong with its snapshot, or where that ends.
+    snapshot: Option<Result<Cursor, String>>,
+    records: u64,
+    record_bytes: u64,
+    records_behind: u64,
+    bytes_behind: u64,
+    /// Of the rows that say where changes stand: those that the proven records call for, and those found. Sums
+    /// of hashes, because the rows are in another order than the records, and a document can have millions.
+    rows: RowSum,
+    rows_found: RowSum,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct RowSum {
+    count: u64,
+    sum: u64,
+}
+
+impl RowSum {
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(xxh3_64(key).wrapping_mul(xxh3_64(value) | 1));
+    }
+}
+
+impl Epoch {
+    fn new(document: &DocumentId, epoch: u64) -> Self {
+        Self {
+            proof: Proof::from(document.clone(), Anchor::beginning(document, epoch)),
+            epoch,
+            damage: None,
+            is_served: false,
+            snapshot: None,
+            records: 0,
+            record_bytes: 0,
+            records_behind: 0,
+            bytes_behind: 0,
+            rows: RowSum::default(),
+            rows_found: RowSum::default(),
+        }
+    }
+
+    /// Takes a row if it can be proven.
+    fn row(&mut self, document: &DocumentId, seq: u64, stored: &Bytes) -> Option<LogRow> {
+        if self.damage.is_none() {
+            match self.proof.take(seq, stored).and_then(|row| self.check_snapshot(row)) {
+                Ok(row) => {
+                    self.records += 1;
+                    self.record_bytes += stored.len() as u64;
+                    let key = hash_key(document, self.epoch, row.hash());
+                    let found = Found { seq, max_op: row.max_op() };
+                    self.rows.add(&key, &encode_found(&key, found));
+                    return Some(row);
+                }
+                Err(what) => self.damage = Some(what),
+            }
+        }
+        self.records_behind += 1;
+        self.bytes_behind += stored.len() as u64;
+        None
+    }
+
+    /// What a row without a record stands for has to be in a snapshot that is whole, and of this log.
+    fn check_snapshot(&self, row: LogRow) -> Result<LogRow, String> {
+        let through = self.proof.through();
+        match (&self.snapshot, &row) {
+            _ if !self.is_served => Ok(row),
+            (Some(Ok(cursor)), _) if cursor.seq == through.seq && cursor.chain != through.chain.0 => {
+                Err("its snapshot is of another history".to_owned())
+            }
+            (Some(Ok(cursor)), LogRow::Covered(_)) if through.seq <= cursor.seq => Ok(row),
+            (Some(Ok(_)), LogRow::Covered(_)) => Err("its record is missing".to_owned()),
+            (Some(Err(what)), LogRow::Covered(_)) => Err(what.clone()),
+            (None, LogRow::Covered(_)) => Err("what ties it to its snapshot is missing".to_owned()),
+            (_, LogRow::Record(_)) => Ok(row),
+        }
+    }
+}
+
+impl<'w> Walk<'w> {
+    fn next_name(&self) -> Option<Bytes> {
+        [self.heads.name(), self.changes.name(), self.hashes.name()].into_iter().flatten().min()
+    }
+
+    fn document(&mut self, name: &Bytes) -> Result<(), Stopped> {
+        // A row without a meaning stands before all documents.
+        if name.is_empty() {
+            for ahead in [&mut self.heads, &mut self.changes, &mut self.hashes] {
+                while ahead.take_if_of(name)?.is_some() {}
+            }
+            return Ok(());
+        }
+        let parsed = std::str::from_utf8(name).ok().and_then(|name| DocumentId::new(name).ok());
+        let Some(document) = parsed else {
+            let what = format!("rows of a document whose name is none: {}", name.escape_ascii());
+            self.counted.damage.push(Damage { what, ..Damage::default() });
+            for ahead in [&mut self.heads, &mut self.changes, &mut self.hashes] {
+                while ahead.take_if_of(name)?.is_some() {}
+            }
+            return Ok(());
+        };
+        self.counted.documents += 1;
+        let mut head = Err("the row that says how far it goes is missing");
+        while let Some(row) = self.heads.take_if_of(name)? {
+            if !is_past_key(&row.key) {
+                head = Head::decode(&document, &row.value)
+                    .ok_or("the row that says how far it goes is not what was written");
+            } else if decode_past(&row.key, &row.value).is_none() {
+                let what = format!("what earlier epochs of {document} left behind is not what was written");
+                self.counted.damage.push(Damage { what, ..Damage::default() });
+            }
+        }
+        let mut epochs = self.read_records(name, &document, head.ok())?;
+        let bad_rows = self.read_rows(name, &document, &mut epochs)?;
+        self.judge(&document, head, epochs, bad_rows);
+        Ok(())
+    }
+
+    fn read_records(
+        &mut self,
+        name: &Bytes,
+        document: &DocumentId,
+        head: Option<Head>,
+    ) -> Result<Vec<Epoch>, Stopped> {
+        let mut epochs: Vec<Epoch> = Vec::new();
+        while let Some(row) = self.changes.take_if_of(name)? {
+            self.count_row();
+            self.counted.records_found += 1;
+            let Some((_, number, seq)) = parse_change_key(&row.key) else {
+                let what = format!("a record of {document} has a key that is none");
+                self.counted.damage.push(Damage { what, ..Damage::default() });
+                continue;
+            };
+            if epochs.last().is_none_or(|last| last.epoch != number) {
+                let mut epoch = Epoch::new(document, number);
+                epoch.is_served = head.is_none_or(|head| head.epoch == number);
+                if epoch.is_served {
+                    self.begin_with_snapshot(document, &mut epoch)?;
+                }
+                epochs.push(epoch);
+            }
+            let Some(epoch) = epochs.last_mut() else { continue };
+            if let Some(row) = epoch.row(document, seq, &row.value)
+                && head.is_none_or(|head| head.epoch == number)
+            {
+                (self.take)(document, number, Proven::Row(row)).map_err(Stopped::Taker)?;
+            }
+        }
+        Ok(epochs)
+    }
+
+    /// Reads an epoch's snapshot, if it has one.
+    fn begin_with_snapshot(&mut self, document: &DocumentId, epoch: &mut Epoch) -> Result<(), Stopped> {
+        let Some(stored) = self.anchors.remove(&(document.clone(), epoch.epoch)) else { return Ok(()) };
+        let Some(anchor) = AnchorRow::decode(document, epoch.epoch, &stored) else {
+            let what = "what ties it to its snapshot is not what was written";
+            epoch.snapshot = Some(Err(what.to_owned()));
+            return Ok(());
+        };
+        match self.snapshots.read_whole(document, &anchor) {
+            Ok(bytes) => {
+                epoch.snapshot = Some(Ok(anchor.anchor.snapshot.cursor));
+                let proven = Proven::Snapshot(Box::new(anchor), bytes);
+                (self.take)(document, epoch.epoch, proven).map_err(Stopped::Taker)
+            }
+            Err(LogError::Damaged { what, .. }) => {
+                epoch.snapshot = Some(Err(what));
+                Ok(())
+            }
+            Err(error) => Err(Stopped::Io(std::io::Error::other(error.to_string()))),
+        }
+    }
+
+    /// Reads the rows that say where changes stand; how many of them are not what was written.
+    fn read_rows(
+        &mut self,
+        name: &Bytes,
+        document: &DocumentId,
+        epochs: &mut Vec<Epoch>,
+    ) -> Result<u64, Stopped> {
+        let mut bad = 0;
+        while let Some(row) = self.hashes.take_if_of(name)? {
+            self.count_row();
+            let place = parse_hash_key(&row.key).zip(decode_found(&row.key, &row.value));
+            let Some(((_, number, _), _)) = place else {
+                bad += 1;
+                continue;
+            };
+            let index = epochs.iter().position(|epoch| epoch.epoch == number).unwrap_or_else(|| {
+                // All of the epoch's records are missing.
+                epochs.push(Epoch::new(document, number));
+                epochs.len() - 1
+            });
+            if let Some(epoch) = epochs.get_mut(index) {
+                epoch.rows_found.add(&row.key, &row.value);
+            }
+        }
+        Ok(bad)
+    }
+
+    fn judge(
+        &mut self,
+        document: &DocumentId,
+        head: Result<Head, &'static str>,
+        mut epochs: Vec<Epoch>,
+        bad_rows: u64,
+    ) {
+        let current = head.map(|head| head.epoch).ok().or(epochs.iter().map(|epoch| epoch.epoch).max());
+        if let Some(current) = current.filter(|current| !epochs.iter().any(|epoch| epoch.epoch == *current)) {
+            epochs.push(Epoch::new(document, current));
+        }
+        let damaged_before = self.counted.damaged.len();
+        let mut current_through = 0;
+        for epoch in epochs {
+            let is_current = Some(epoch.epoch) == current;
+            if is_current {
+                current_through = epoch.proof.through().seq;
+                self.counted.records += epoch.records;
+                self.counted.record_bytes += epoch.record_bytes;
+            } else {
+                self.counted.records_of_earlier_epochs += epoch.records;
+            }
+            let whole_through = epoch.proof.through().seq;
+            let head = head.ok().filter(|_| is_current);
+            let what = epoch.damage.clone().or_else(|| what_is_wrong(&epoch, head, is_current, bad_rows));
+            if let Some(what) = what {
+                // The hash rows know of changes that no record tells of any more.
+                let indexed = (epoch.rows_found.count > whole_through).then_some(epoch.rows_found.count);
+                self.counted.damaged.push(DocumentDamage {
+                    document: document.to_string(),
+                    epoch: epoch.epoch,
+                    whole_through,
+                    expected_through: head.map(|head| head.last_seq).max(indexed),
+                    what,
+                    records_behind: epoch.records_behind,
+                    bytes_behind: epoch.bytes_behind,
+                });
+            }
+        }
+        let is_damaged = self.counted.damaged.len() > damaged_before;
+        if let (Err(what), false) = (head, is_damaged) {
+            // Its records are all proven, but whether more of them followed is not known.
+            let what = what.to_owned();
+            self.counted.damaged.push(DocumentDamage {
+                document: document.to_string(),
+                epoch: current.unwrap_or_default(),
+                whole_through: current_through,
+                expected_through: None,
+                what,
+                records_behind: 0,
+                bytes_behind: 0,
+            });
+        }
+        self.counted.documents_damaged += u64::from(self.counted.damaged.len() > damaged_before);
+    }
+
+    fn count_row(&mut self) {
+        self.rows_since += 1;
+        if self.rows_since >= PROGRESS_EACH_ROWS {
+            self.rows_since = 0;
+            let read: u64 =
+                [&self.heads, &self.changes, &self.hashes].iter().map(|ahead| ahead.merge.bytes_read()).sum();
+            (self.progress)(Progress { done: self.at.done + read, total: self.at.total });
+        }
+    }
+}
+
+/// What is wrong with an epoch whose records are all proven.
+fn what_is_wrong(epoch: &Epoch, head: Option<Head>, is_current: bool, bad_rows: u64) -> Option<String> {
+    let through = epoch.proof.through().seq;
+    if let Some(Err(what)) = &epoch.snapshot {
+        return Some(what.clone());
+    }
+    if let Some(head) = head {
+        let last = head.last_seq;
+        if through < last {
+            return Some(format!("the log ends here, but should go to {last}"));
+        }
+        if through > last {
+            return Some(format!("the log goes on beyond its end, which is said to be {last}"));
+        }
+    }
+    if epoch.rows != epoch.rows_found || (is_current && bad_rows > 0) {
+        return Some("rows that say where its changes stand are missing, or not what was written".to_owned());
+    }
+    None
+}
