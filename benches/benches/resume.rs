@@ -99,8 +99,7 @@ impl Room {
                         let offset = request.offset + n * SNAPSHOT_CHUNK_BYTES_MAX as u64;
                         Chunk::new(HANDLE, &self.snapshot, offset, part)
                     });
-                    let chunks = Some(chunks.collect());
-                    feeds.snapshot_read(HANDLE, &request.snapshot, chunks, |peer, number| {
+                    feeds.snapshot_read(HANDLE, &request.snapshot, chunks.collect(), |peer, number| {
                         next.push((number, peer));
                     });
                 }

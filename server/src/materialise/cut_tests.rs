@@ -14,7 +14,9 @@ use super::super::whole::WholeLog;
 use super::*;
 use crate::storage::FjallLog;
 use crate::storage::index::{CHAIN_EVERY, IndexRow};
+use crate::storage::inspect::Inspection;
 use crate::storage::piece::PIECE_ROWS_MAX;
+use crate::storage::repair::repair;
 use crate::storage::snapshot::SnapshotRead;
 
 /// Lets all records go that are covered; how many pieces that took.
@@ -251,4 +253,41 @@ fn an_index_row_says_the_chain_at_every_so_many_positions() {
         }
         assert_eq!(IndexRow::decode(&stored, &document(), 4), None);
     }
+}
+
+#[test]
+fn verify_and_repair_know_what_a_snapshot_covers() {
+    let root = tempfile::tempdir().unwrap();
+    let (data, to) = (root.path().join("data"), root.path().join("repaired"));
+    let (_, records) = with_pushers(1_500);
+    let mut log = store(&data, &records[..1_400]);
+    cut(&mut log, &records[1_199]).unwrap();
+    let whole_report = |data: &Path| Inspection::open(data).unwrap().walk(&mut |_, _, _| Ok(()), &mut |_| {});
+    // Half covered, then wholly, then with more behind it.
+    let reader = log.reader().clone();
+    let mut covering = Cover::resume(&reader, &document()).unwrap().unwrap();
+    assert!(!covering.step(&reader, &mut log).unwrap());
+    drop((log, reader));
+    let report = whole_report(&data).unwrap();
+    assert!(report.whole && report.records == 1_400, "{report}");
+    let mut log = open(&data);
+    cover(&mut log);
+    let append = Append { document: document(), epoch: FIRST_EPOCH, records: records[1_400..].to_vec() };
+    log.commit(&[append]).unwrap();
+    drop(log);
+    let report = whole_report(&data).unwrap();
+    assert!(report.whole && report.records == 1_500, "{report}");
+    let repaired = repair(&data, &to, &mut |_| {}).unwrap();
+    assert!(repaired.kept_all && repaired.written.records == 1_500);
+    assert_whole(open(&to).reader(), &records);
+    // Without its snapshot, nothing of the document is whole.
+    let file = walk(&data).remove(0);
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let report = whole_report(&data).unwrap();
+    let damaged = &report.damaged_documents[0];
+    assert!(!report.whole && damaged.lost_changes() && damaged.whole_through == 0, "{report}");
+    assert!(damaged.what.contains("checksum does not match"), "{}", damaged.what);
 }

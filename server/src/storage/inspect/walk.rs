@@ -280,6 +280,7 @@ impl Epoch {
     /// Takes a row if it can be proven.
     fn row(&mut self, document: &DocumentId, seq: u64, stored: &Bytes) -> Option<LogRow> {
         if self.damage.is_none() {
+            let before = self.proof.through();
             match self.proof.take(seq, stored).and_then(|row| self.check_snapshot(row)) {
                 Ok(row) => {
                     self.records += 1;
@@ -289,7 +290,10 @@ impl Epoch {
                     self.rows.add(&key, &encode_found(&key, found));
                     return Some(row);
                 }
-                Err(what) => self.damage = Some(what),
+                Err(what) => {
+                    self.proof = Proof::from(document.clone(), before);
+                    self.damage = Some(what);
+                }
             }
         }
         self.records_behind += 1;
