@@ -134,7 +134,6 @@ impl Shard {
             Input::Loaded { handle, .. }
             | Input::ChainRead { handle, .. }
             | Input::SnapshotCut { handle, .. }
-            | Input::SnapshotLost { handle, .. }
             | Input::Found { handle, .. }
             | Input::Reconcile { handle, .. }
             | Input::PresenceSet { handle, .. }
@@ -162,7 +161,6 @@ impl Shard {
             Input::Loaded { result, .. } => self.loaded(handle, *result, now, effects),
             Input::ChainRead { peer, result, .. } => self.chain_read(handle, peer, result, effects),
             Input::SnapshotCut { result, .. } => self.snapshot_cut(handle, result, effects),
-            Input::SnapshotLost { snapshot, .. } => self.snapshot_lost(handle, &snapshot, effects),
             Input::Push(push) => self.push(push, now, effects),
             Input::Found { peer, asked_for, result, .. } => {
                 self.found(handle, peer, asked_for, result, now, effects);

@@ -9,6 +9,7 @@ use etherply_engine::log::LogError;
 
 use super::format::{Begin, DocumentHeader, End, SectionWriter};
 use super::{BackupError, Summary};
+use crate::materialise::whole::WholeLog;
 use crate::storage::{DocumentEntry, Reader};
 
 /// Documents that are listed at once.
@@ -91,8 +92,9 @@ impl<W: Write> Taking<'_, W> {
         self.sections.document(&header).map_err(written())?;
         self.summary.documents += 1;
         let (mut seq, mut through, mut damage) = (0, last_seq, None);
+        let mut log = WholeLog::new(document.clone(), epoch);
         while seq < through {
-            let records = match self.reader.read(document, epoch, seq, through, READ_BYTES_MAX) {
+            let records = match log.next(self.reader, through, READ_BYTES_MAX) {
                 Ok(records) => records,
                 // What stands before the damage is read again, without it.
                 Err(LogError::Damaged { seq, what, .. }) => {

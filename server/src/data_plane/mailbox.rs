@@ -10,16 +10,17 @@ use std::sync::Arc;
 
 use etherply_engine::change::ChangeHash;
 use etherply_engine::document::Recovered;
-use etherply_engine::ids::ChainHash;
+use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::{Found, LogError};
 use etherply_engine::peer::Peer;
-use etherply_engine::record::Record;
 use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest};
-use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
+use etherply_engine::snapshot::{Snapshot, SnapshotRequest};
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::ClockEntry;
 
+use super::effects::Fill;
 use super::handover::Moving;
+use crate::storage::snapshot::SnapshotRead;
 
 /// How far a stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub enum Message {
     SnapshotCut {
         /// The document's handle.
         handle: u32,
+        /// The document.
+        document: DocumentId,
         /// The snapshot.
         result: Result<Snapshot, LogError>,
     },
@@ -61,15 +64,8 @@ pub enum Message {
         handle: u32,
         /// What was asked for.
         request: SnapshotRequest,
-        /// The chunks.
-        result: Result<Vec<Chunk>, LogError>,
-    },
-    /// Another core found that a snapshot of a document whose home is here cannot be read.
-    SnapshotLost {
-        /// The document's handle.
-        handle: u32,
-        /// The snapshot.
-        snapshot: Snapshot,
+        /// What came of it.
+        result: Result<SnapshotRead, LogError>,
     },
     /// Changes were looked up in the log.
     Found {
@@ -99,8 +95,8 @@ pub enum Message {
         number: u32,
         /// The member.
         peer: Peer,
-        /// The records.
-        result: Result<Vec<Record>, LogError>,
+        /// What came of it.
+        result: Result<Fill, LogError>,
     },
     /// A batch of this core's shard is durable, or failed.
     Committed {

@@ -86,6 +86,16 @@ impl Keyspaces {
         })
     }
 
+    /// A keyspace by its number.
+    pub fn get(&self, id: KeyspaceId) -> &Keyspace {
+        match id {
+            KeyspaceId::Changes => &self.changes,
+            KeyspaceId::Hashes => &self.hashes,
+            KeyspaceId::Documents => &self.documents,
+            KeyspaceId::Meta => &self.meta,
+        }
+    }
+
     /// All of them.
     pub fn all(&self) -> [&Keyspace; 4] {
         [&self.changes, &self.hashes, &self.documents, &self.meta]

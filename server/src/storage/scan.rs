@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::directory::DataDirectory;
 use super::error::{Damage, OpenError, REPORT_DOCUMENTS_MAX};
 use super::journal::{self, Batch};
-use super::keys::{COMMIT_KEY, CommitRow, DirectoryId, KeyspaceId, Lineage};
+use super::keys::{COMMIT_KEY, CommitRow, DirectoryId, KeyspaceId, Lineage, is_record};
 use super::ledger::{self, LedgerScan, Mark};
 use super::manifest;
 
@@ -177,7 +177,8 @@ impl Walk {
 
     fn take(&mut self, batch: &Batch<'_>) -> Result<(), String> {
         let row = self.commit_row(batch)?;
-        let records = batch.items.iter().filter(|item| item.sets(KeyspaceId::Changes)).count();
+        let sets = batch.items.iter().filter(|item| item.sets(KeyspaceId::Changes));
+        let records = sets.filter(|item| is_record(item.key, item.value)).count();
         if usize::try_from(row.records) != Ok(records) {
             return Err(format!("commit {} says {} records and holds {records}", row.commit, row.records));
         }
@@ -210,8 +211,10 @@ impl Walk {
     }
 
     fn commit_row(&self, batch: &Batch<'_>) -> Result<CommitRow, String> {
-        let mut rows = batch.items.iter().filter(|item| item.keyspace == KeyspaceId::Meta as u64);
-        let row = rows.next().filter(|item| item.sets(KeyspaceId::Meta) && item.key == COMMIT_KEY);
+        let is_row =
+            |item: &&journal::Item<'_>| item.keyspace == KeyspaceId::Meta as u64 && item.key == COMMIT_KEY;
+        let mut rows = batch.items.iter().filter(is_row);
+        let row = rows.next().filter(|item| item.sets(KeyspaceId::Meta));
         let row = row.and_then(|item| CommitRow::decode(self.id, item.value));
         row.filter(|_| rows.next().is_none())
             .ok_or_else(|| "a batch is not a commit of this server".to_owned())

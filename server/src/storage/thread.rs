@@ -19,6 +19,7 @@ use flume::{Receiver, Sender, TrySendError};
 use super::database::panic_text;
 use super::epoch::{Epochs, Turn};
 use super::log::Reader;
+use super::piece::{Piece, StorePiece, Stored};
 use super::stats::{StorageStats, add};
 
 /// Most records that go into one commit, unless a single job has more.
@@ -112,12 +113,16 @@ pub enum Anew {
     Turn(Box<Turn>),
 }
 
+/// Gets what became of a piece. Called on the commit thread: it must not block and not panic.
+type StoreAnswer = Box<dyn FnOnce(Result<Stored, LogError>) + Send>;
+
 /// Gets the outcome of an [`Anew`]. Called on the commit thread: it must not block and not panic.
 type Answer = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
 enum Work {
     Job(Queued),
     Anew(Anew, Answer),
+    Piece(Piece, StoreAnswer),
 }
 
 /// Holds commits back while somebody who follows the log is too far behind it.
@@ -169,9 +174,7 @@ impl Committer {
                 Err(TrySendError::Full(Work::Job(queued))) => Refused::Full(queued.job),
                 Err(TrySendError::Disconnected(Work::Job(queued))) => Refused::Ended(queued.job),
                 // What comes back is what was sent.
-                Err(TrySendError::Full(Work::Anew(..)) | TrySendError::Disconnected(Work::Anew(..))) => {
-                    return Ok(());
-                }
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Ok(()),
             };
             self.stats.queued_jobs.fetch_sub(1, Ordering::Relaxed);
             refused
@@ -190,6 +193,19 @@ impl Committer {
         let answer: Answer = Box::new(move |outcome| drop(send.try_send(outcome)));
         let ended = || LogError::Unavailable { why: "the storage thread has ended".to_owned() };
         self.queue.send(Work::Anew(step, answer)).map_err(|_| ended())?;
+        outcome.recv().map_err(|_| ended())?
+    }
+
+    /// Stores a piece, behind what waits for a commit; waits for the outcome, which no executor may. Whoever has
+    /// many stores them one after the other, so that what comes meanwhile goes between them.
+    ///
+    /// # Errors
+    /// What the log says, or that the thread has ended.
+    pub fn store(&self, piece: Piece) -> Result<Stored, LogError> {
+        let (send, outcome) = flume::bounded(1);
+        let answer: StoreAnswer = Box::new(move |outcome| drop(send.try_send(outcome)));
+        let ended = || LogError::Unavailable { why: "the storage thread has ended".to_owned() };
+        self.queue.send(Work::Piece(piece, answer)).map_err(|_| ended())?;
         outcome.recv().map_err(|_| ended())?
     }
 }
@@ -212,7 +228,7 @@ pub type Durable = Arc<dyn Fn(&[Append]) + Send + Sync>;
 
 /// Starts the thread that commits. `on_start` runs on it first: the place to set its priority. `durable` hears of
 /// every commit; `gate` holds jobs back.
-pub fn spawn_committer<L: Log + Epochs + Send + 'static>(
+pub fn spawn_committer<L: Log + Epochs + StorePiece + Send + 'static>(
     log: L,
     stats: Arc<StorageStats>,
     (gate, durable): (Arc<Gate>, Durable),
@@ -227,7 +243,12 @@ pub fn spawn_committer<L: Log + Epochs + Send + 'static>(
     Ok((committer, StorageThread(thread)))
 }
 
-fn commit_loop(mut log: impl Log + Epochs, jobs: &Receiver<Work>, stats: &StorageStats, durable: &Durable) {
+fn commit_loop(
+    mut log: impl Log + Epochs + StorePiece,
+    jobs: &Receiver<Work>,
+    stats: &StorageStats,
+    durable: &Durable,
+) {
     let mut left_over = None;
     let mut replies: Vec<(u64, Arc<dyn Reply>)> = Vec::new();
     let mut appends: Vec<Append> = Vec::new();
@@ -238,7 +259,7 @@ fn commit_loop(mut log: impl Log + Epochs, jobs: &Receiver<Work>, stats: &Storag
             let queued = match work {
                 Work::Job(queued) => queued,
                 // In its place among the others: behind what was to be committed before it.
-                Work::Anew(..) if !replies.is_empty() => {
+                Work::Anew(..) | Work::Piece(..) if !replies.is_empty() => {
                     left_over = Some(work);
                     break;
                 }
@@ -247,6 +268,10 @@ fn commit_loop(mut log: impl Log + Epochs, jobs: &Receiver<Work>, stats: &Storag
                         Anew::Stage(append) => log.stage(append),
                         Anew::Turn(turn) => log.turn(turn),
                     });
+                    break;
+                }
+                Work::Piece(piece, answer) => {
+                    answer(log.store(&piece));
                     break;
                 }
             };
