@@ -29,7 +29,9 @@ pub enum DocumentError {
     Apply(#[from] AutomergeError),
     /// Automerge panicked on what the server sent. The copy stays as it was before, and takes in nothing more until
     /// the server finds out as well, and the document begins anew.
-    #[error("Automerge panics on what the server sent: this copy stays as it is until the document begins anew")]
+    #[error(
+        "Automerge panics on what the server sent: this copy stays as it is until the document begins anew"
+    )]
     Broken,
 }
 
@@ -259,7 +261,8 @@ impl Document {
         }
         self.apply()?;
         let Some(reset) = self.reset.take() else { return Ok(None) };
-        let has: HashSet<ChangeHash> = self.doc.get_changes_meta(&[]).iter().map(|change| change.hash).collect();
+        let has: HashSet<ChangeHash> =
+            self.doc.get_changes_meta(&[]).iter().map(|change| change.hash).collect();
         let mut done = Rewritten::default();
         let mut unseen = reset.unacked;
         unseen.retain(|hash, _| !has.contains(hash));
@@ -267,9 +270,8 @@ impl Document {
             let read = catch_unwind(AssertUnwindSafe(|| old.get_changes(&[])));
             let changes = read.unwrap_or_default();
             unseen.retain(|hash, _| changes.iter().all(|change| change.hash() != *hash));
-            let is_own = |change: &Change| {
-                self.former.contains(change.actor_id()) && !has.contains(&change.hash())
-            };
+            let is_own =
+                |change: &Change| self.former.contains(change.actor_id()) && !has.contains(&change.hash());
             let own: Vec<Change> = changes.into_iter().filter(is_own).collect();
             let Rewritten { rewritten, lost } = rewrite(&mut old, &mut self.doc, &own);
             done.rewritten += rewritten;
@@ -390,7 +392,8 @@ impl Document {
         doc.apply_changes(changes.map_err(DocumentError::from)?).map_err(DocumentError::from)?;
         let stream = client.restore(saved, options)?;
         // Saved changes that are not acked are this member's own, whoever it was then.
-        let pushed = saved.pushes.iter().flat_map(Push::changes).filter_map(|change| Change::try_from(change).ok());
+        let pushed =
+            saved.pushes.iter().flat_map(Push::changes).filter_map(|change| Change::try_from(change).ok());
         let former = pushed.map(|change| change.actor_id().clone()).collect();
         Ok(Self { former, ..Self::with(stream, doc.with_actor(actor)) })
     }

@@ -41,7 +41,8 @@ pub struct Lost {
 /// were written; each becomes one change with the message and the time of before.
 pub fn rewrite(old: &mut AutoCommit, new: &mut AutoCommit, changes: &[Change]) -> Rewritten {
     let mut done = Rewritten::default();
-    let mut rewriter = Rewriter { old, new, objects: HashMap::new(), elements: HashMap::new(), orders: HashMap::new() };
+    let mut rewriter =
+        Rewriter { old, new, objects: HashMap::new(), elements: HashMap::new(), orders: HashMap::new() };
     for change in changes {
         rewriter.rewrite(change, &mut done);
     }
@@ -106,7 +107,9 @@ impl Rewriter<'_> {
     fn patch(&mut self, patch: &Patch, step: &mut Step<'_>) -> Done {
         let object = self.object(&patch.obj)?;
         match &patch.action {
-            PatchAction::PutMap { key, value: (value, id), .. } => self.put(&object, key.as_str().into(), value, id),
+            PatchAction::PutMap { key, value: (value, id), .. } => {
+                self.put(&object, key.as_str().into(), value, id)
+            }
             PatchAction::PutSeq { index, value: (value, id), .. } => {
                 let at = self.element(patch, step.before_index(patch, *index)?, step.before)?;
                 self.put(&object, at.into(), value, id)?;
@@ -197,7 +200,14 @@ impl Rewriter<'_> {
     }
 
     /// Something new stands at this place of the new copy.
-    fn inserted(&mut self, patch: &Patch, index: usize, heads: &[ChangeHash], object: &ObjId, at: usize) -> Done {
+    fn inserted(
+        &mut self,
+        patch: &Patch,
+        index: usize,
+        heads: &[ChangeHash],
+        object: &ObjId,
+        at: usize,
+    ) -> Done {
         let there = self.new_id(object, at)?;
         self.stand_for(patch, index, heads, &there);
         self.order(object).insert(at, there);
@@ -233,7 +243,8 @@ impl Rewriter<'_> {
     fn order(&mut self, object: &ObjId) -> &mut Vec<ElementId> {
         let new = &*self.new;
         self.orders.entry(object.clone()).or_insert_with(|| {
-            let id = |at| new.get_cursor(object, at, None).map(|cursor| cursor.to_bytes()).unwrap_or_default();
+            let id =
+                |at| new.get_cursor(object, at, None).map(|cursor| cursor.to_bytes()).unwrap_or_default();
             (0..new.length(object)).map(id).collect()
         })
     }
@@ -252,7 +263,8 @@ impl Rewriter<'_> {
     fn behind(&mut self, patch: &Patch, index: usize, heads: &[ChangeHash], object: &ObjId) -> usize {
         // Known from before the insertion, whether a neighbour is looked for or not.
         self.order(object);
-        let nearest = (0..index).rev().take(NEIGHBOURS_MAX).find_map(|at| self.element(patch, at, heads).ok());
+        let nearest =
+            (0..index).rev().take(NEIGHBOURS_MAX).find_map(|at| self.element(patch, at, heads).ok());
         nearest.map_or(0, |at| at + 1)
     }
 

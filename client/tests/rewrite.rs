@@ -78,13 +78,15 @@ fn edits_behind_what_was_taken_out_keep_their_places() {
     // It was "Jello<poison> world!" before "ison> wo" was deleted; its first letter stands before what another
     // member wrote there meanwhile.
     assert_eq!(new.text(&text).unwrap(), "J> ellorld!");
-    let items: Vec<String> = (0..new.length(&list))
-        .map(|at| new.get(&list, at).unwrap().unwrap().0.to_string())
-        .collect();
-    assert_eq!(items, ["\"first\"", "1", "2", "3", "4", "\"last\""].map(|item| match item {
-        "2" => "\"two\"".to_owned(),
-        item => item.to_owned(),
-    }));
+    let items: Vec<String> =
+        (0..new.length(&list)).map(|at| new.get(&list, at).unwrap().unwrap().0.to_string()).collect();
+    assert_eq!(
+        items,
+        ["\"first\"", "1", "2", "3", "4", "\"last\""].map(|item| match item {
+            "2" => "\"two\"".to_owned(),
+            item => item.to_owned(),
+        })
+    );
     assert_eq!(new.get(ROOT, "count").unwrap().unwrap().0.as_i64(), Some(115));
     assert!(new.get_changes(&[]).iter().all(|change| *change.actor_id() != ActorId::from(&POISON[..])));
 }
@@ -198,7 +200,9 @@ fn make(doc: &mut AutoCommit, text: &ObjId, list: &ObjId, edit: &Edit) {
         Edit::PutItem { at, value } if doc.length(list) > 0 => {
             doc.put(list, within(*at, doc.length(list)), *value).unwrap();
         }
-        Edit::DeleteItem { at } if doc.length(list) > 0 => doc.delete(list, within(*at, doc.length(list))).unwrap(),
+        Edit::DeleteItem { at } if doc.length(list) > 0 => {
+            doc.delete(list, within(*at, doc.length(list))).unwrap()
+        }
         Edit::PutItem { .. } | Edit::DeleteItem { .. } => {}
         Edit::Increment { by } => doc.increment(ROOT, "count", *by).unwrap(),
         Edit::Commit => drop(doc.commit()),

@@ -96,9 +96,13 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         preflight::lower_priority,
     )
     .map_err(Problem::system("start the reader thread"))?;
-    let (background, cutter) =
-        storage::spawn_reader("snapshot", storage_reader.clone(), Arc::clone(&stats), preflight::lowest_priority)
-            .map_err(Problem::system("start the thread that cuts snapshots"))?;
+    let (background, cutter) = storage::spawn_reader(
+        "snapshot",
+        storage_reader.clone(),
+        Arc::clone(&stats),
+        preflight::lowest_priority,
+    )
+    .map_err(Problem::system("start the thread that cuts snapshots"))?;
     let storage = storage::Handles { committer, questions, background };
     let metrics = Metrics::new(Some(Arc::clone(&stats)))
         .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
@@ -289,8 +293,17 @@ fn announce(args: &ServeArgs, facts: &Facts) {
 
 /// Tells clients, lets what is under way become durable and be sent, closes everything.
 fn stop(running: Running) {
-    let Running { acceptor, control, cores, mailboxes, drained, committer, readers, materialisers, is_serving } =
-        running;
+    let Running {
+        acceptor,
+        control,
+        cores,
+        mailboxes,
+        drained,
+        committer,
+        readers,
+        materialisers,
+        is_serving,
+    } = running;
     // Before anything waits for a commit that it may hold back.
     materialisers.begin_stop();
     is_serving.store(false, Ordering::Release);

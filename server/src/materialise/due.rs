@@ -54,6 +54,7 @@ pub struct Due {
     wake: Condvar,
     gate: Arc<Gate>,
     room: Room,
+    gather_cold: Duration,
 }
 
 #[derive(Default)]
@@ -77,7 +78,7 @@ impl std::fmt::Debug for Due {
 impl Due {
     /// An empty table.
     pub fn new(gate: Arc<Gate>, room: Room) -> Self {
-        Self { inner: Mutex::default(), wake: Condvar::new(), gate, room }
+        Self { inner: Mutex::default(), wake: Condvar::new(), gate, room, gather_cold: GATHER_COLD }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -149,7 +150,7 @@ impl Due {
             if now < begun + pause {
                 until = begun + pause;
             } else {
-                match inner.pop(now, &mut is_cold) {
+                match inner.pop(now, self.gather_cold, &mut is_cold) {
                     Ok(Some((document, waiting))) => return Next::Turn(document, waiting),
                     Ok(None) => {}
                     Err(due_at) => until = until.min(due_at),
@@ -182,8 +183,8 @@ impl Due {
                 }
             }
         }
-        let has_room = inner.records <= LAG_RECORDS_MAX / 4 * 3
-            && inner.documents.len() <= LAG_DOCUMENTS_MAX / 4 * 3;
+        let has_room =
+            inner.records <= LAG_RECORDS_MAX / 4 * 3 && inner.documents.len() <= LAG_DOCUMENTS_MAX / 4 * 3;
         if has_room && self.gate.is_closed() {
             self.gate.set_closed(false);
             drop(inner);
@@ -218,6 +219,7 @@ impl Inner {
     fn pop(
         &mut self,
         now: Instant,
+        gather_cold: Duration,
         is_cold: &mut impl FnMut(&DocumentId, &Waiting) -> bool,
     ) -> Result<Option<(DocumentId, Waiting)>, Instant> {
         let mut due_at: Option<Instant> = None;
@@ -228,7 +230,7 @@ impl Inner {
                 self.order.push_front(document);
                 break;
             }
-            if waiting.since + GATHER_COLD > now && is_cold(&document, &waiting) {
+            if waiting.since + gather_cold > now && is_cold(&document, &waiting) {
                 self.cold.push_back(document);
                 continue;
             }
@@ -237,11 +239,11 @@ impl Inner {
         }
         if let Some(document) = self.cold.pop_front() {
             let Some(waiting) = self.documents.get(&document).copied() else { return Ok(None) };
-            if waiting.since + GATHER_COLD <= now {
+            if waiting.since + gather_cold <= now {
                 self.documents.remove(&document);
                 return Ok(Some((document, waiting)));
             }
-            let cold_at = waiting.since + GATHER_COLD;
+            let cold_at = waiting.since + gather_cold;
             due_at = Some(due_at.map_or(cold_at, |at| at.min(cold_at)));
             self.cold.push_front(document);
         }

@@ -190,10 +190,8 @@ impl Inspector {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
         let reasons = culprits.iter().map(|culprit| culprit.what.clone()).collect();
-        let mut excluding = self
-            .quarantine
-            .begin(old.document, (old.from.0, epoch), time_ms, reasons)
-            .map_err(failed)?;
+        let mut excluding =
+            self.quarantine.begin(old.document, (old.from.0, epoch), time_ms, reasons).map_err(failed)?;
         old.each(u64::MAX, |records| {
             for record in records.iter().filter(|record| excluded.contains(&record.hash)) {
                 let is_culprit = culprits.iter().any(|culprit| culprit.hash == record.hash);

@@ -129,7 +129,9 @@ impl Quarantine {
                 found.push((path.with_extension("changes"), exclusion));
             }
         }
-        found.sort_by(|(_, one), (_, other)| (one.time_ms, &one.document).cmp(&(other.time_ms, &other.document)));
+        found.sort_by(|(_, one), (_, other)| {
+            (one.time_ms, &one.document).cmp(&(other.time_ms, &other.document))
+        });
         Ok(found)
     }
 
@@ -167,9 +169,8 @@ impl Excluding {
         self.exclusion.changes_count += 1;
         self.exclusion.bytes += record.change.len() as u64;
         let header = parse_header(&record.change, &ChangeLimits::DEFAULT);
-        let described = header.ok().filter(|_| {
-            self.exclusion.changes.len() < DESCRIBED_CHANGES_MAX || is_culprit
-        });
+        let described =
+            header.ok().filter(|_| self.exclusion.changes.len() < DESCRIBED_CHANGES_MAX || is_culprit);
         if let Some(header) = described {
             self.exclusion.changes.push(ExcludedChange {
                 hash: hex(&record.hash),

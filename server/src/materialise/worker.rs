@@ -183,7 +183,8 @@ impl Worker {
             let seq = replica.cursor().seq;
             replica.bytes() <= VERIFIED_ALWAYS_BYTES_MAX || (seq - verified_seq) * 8 >= seq
         };
-        match slot.unverified().filter(is_due).map(|replica| (replica.save_verified(), replica.cursor().seq)) {
+        match slot.unverified().filter(is_due).map(|replica| (replica.save_verified(), replica.cursor().seq))
+        {
             Some((Err(poison), _)) => Turn::Poisoned(poison),
             Some((Ok(_), seq)) => {
                 self.metrics.materialiser_verified.inc();
@@ -225,9 +226,8 @@ impl Worker {
         self.metrics.materialiser_bytes.add(now.1 - self.told.1);
         self.told = now;
         let lags = self.tables.iter().map(|table| table.lag());
-        let (records, oldest) = lags.fold((0, Duration::ZERO), |(sum, oldest), (records, age)| {
-            (sum + records, oldest.max(age))
-        });
+        let (records, oldest) =
+            lags.fold((0, Duration::ZERO), |(sum, oldest), (records, age)| (sum + records, oldest.max(age)));
         self.metrics.materialiser_lag_records.set(signed(records));
         self.metrics.materialiser_lag_seconds.set(oldest.as_secs_f64());
     }

@@ -116,13 +116,8 @@ pub enum Told {
     Acked { tag: u64, added: u64 },
     Refused { code: u16, blocks: bool },
     Closed(u16),
-    Reset {
-        unacked: usize,
-    },
-    Rewritten {
-        changes: usize,
-        lost: usize,
-    },
+    Reset { unacked: usize },
+    Rewritten { changes: usize, lost: usize },
     Failed(u16, String),
     Presence { full: bool, members: usize },
     PresenceLeft(usize),
