@@ -130,8 +130,9 @@ impl Rewriter<'_> {
                 None => Ok(()),
             },
             PatchAction::Insert { index, values } => {
-                let mut at = self.behind(patch, *index, &step.after, &object);
+                let first = self.behind(patch, *index, &step.after, &object);
                 for (offset, (value, id, _)) in values.iter().enumerate() {
+                    let at = first + offset;
                     match value {
                         Value::Object(kind) => {
                             let made = self.new.insert_object(&object, at, *kind).map_err(said)?;
@@ -142,7 +143,6 @@ impl Rewriter<'_> {
                         }
                     }
                     self.inserted(patch, index + offset, &step.after, &object, at)?;
-                    at += 1;
                 }
                 step.shift(patch, values.len(), 0);
                 Ok(())

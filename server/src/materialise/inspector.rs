@@ -110,7 +110,10 @@ impl Inspector {
     }
 
     fn inspect(&mut self, document: &DocumentId) -> Result<(), LogError> {
-        let Some(head) = self.reader.head(document)? else { return Ok(self.give_back(document, false)) };
+        let Some(head) = self.reader.head(document)? else {
+            self.give_back(document, false);
+            return Ok(());
+        };
         let (from, excluded) = ((head.epoch, head.last_seq), HashSet::new());
         let passage =
             Passage { reader: &self.reader, document, from, epoch: head.epoch, excluded: &excluded };
