@@ -141,10 +141,7 @@ impl Metrics {
                 "What went wrong with replicas",
                 "kind",
             )?,
-            materialiser_lag_records: gauge(
-                "materialiser_lag",
-                "Changes that wait for a materialiser",
-            )?,
+            materialiser_lag_records: gauge("materialiser_lag", "Changes that wait for a materialiser")?,
             materialiser_lag_seconds,
             materialiser_documents: gauge("materialiser_documents", "Replicas in memory")?,
             materialiser_bytes: gauge("materialiser_bytes", "Bytes that replicas take, estimated")?,

@@ -64,9 +64,14 @@ pub(super) struct Ops {
 }
 
 impl Ops {
+    /// Of a document that has operations up to `max_op`, of which nothing is known.
+    pub(super) fn behind(max_op: u64) -> Self {
+        Self { complete_from: max_op + 1, ..Self::default() }
+    }
+
     /// Drops everything; the document has operations up to `max_op`.
     pub(super) fn forget(&mut self, max_op: u64) {
-        *self = Self { complete_from: max_op + 1, ..Self::default() };
+        *self = Self::behind(max_op);
     }
 
     /// Bytes that it takes in memory, about.
@@ -93,7 +98,9 @@ impl Ops {
             };
             self.push(own, object, place);
         });
-        if self.runs_count > OP_RUNS_MAX || self.objects.len() > OP_OBJECTS_MAX {
+        // An actor whose changes were all taken back keeps its number.
+        let most = self.runs_count.max(self.runs.len());
+        if most > OP_RUNS_MAX || self.objects.len() > OP_OBJECTS_MAX {
             self.forget(max_op);
         }
     }
