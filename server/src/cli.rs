@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
 
 use crate::allowlist::{HostRule, OriginRule};
+use crate::materialise::{MATERIALISED_BYTES, MATERIALISERS_MAX};
 
 /// EtherPly: a sync server that keeps shared documents in step between devices.
 ///
@@ -28,6 +29,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve documents (what runs without a command)
     Serve(ServeArgs),
+    /// Show or write out changes that broke documents and were taken out of them
+    Quarantine(QuarantineArgs),
     /// Write every document of a stopped server's data directory to files that Automerge can load
     Export(ExportArgs),
     /// Look into the history of a document in a stopped server's data directory
@@ -60,6 +63,14 @@ pub struct ServeArgs {
     /// Listen on addresses that other machines can reach, though there is no access control
     #[arg(long, env = "ETHERPLY_INSECURE")]
     pub insecure: bool,
+    /// Threads that build documents in the background and validate every change; 0 for none
+    #[arg(long, env = "ETHERPLY_MATERIALISERS", value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(0..=i64::from(MATERIALISERS_MAX)))]
+    pub materialisers: u16,
+    /// Bytes of memory that these documents may take together
+    #[arg(long, env = "ETHERPLY_MATERIALISED_BYTES", value_name = "BYTES", default_value_t = MATERIALISED_BYTES,
+        value_parser = clap::value_parser!(u64).range(1_048_576..))]
+    pub materialised_bytes: u64,
     /// Web pages that may connect beside those of this machine and of the server's own host, as
     /// SCHEME://HOST or SCHEME://HOST:PORT; several with commas, * for all
     #[arg(long, env = "ETHERPLY_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
@@ -246,6 +257,48 @@ pub struct RepairArgs {
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What to do with excluded changes.
+#[derive(Debug, Args)]
+pub struct QuarantineArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: QuarantineCommand,
+}
+
+/// Commands of `quarantine`. They read files only, so the server may run.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineCommand {
+    /// Say what was taken out of which document, and why
+    List(QuarantineListArgs),
+    /// Write the excluded changes to files, one behind the other, with a description beside
+    Export(QuarantineExportArgs),
+}
+
+/// What to list.
+#[derive(Debug, Args)]
+pub struct QuarantineListArgs {
+    /// The data directory
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to export.
+#[derive(Debug, Args)]
+pub struct QuarantineExportArgs {
+    /// The data directory
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Only what was taken out of this document
+    #[arg(long, value_name = "NAME")]
+    pub document: Option<String>,
+    /// Directory to write to; it must not exist yet
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 #[cfg(test)]

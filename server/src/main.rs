@@ -17,6 +17,9 @@ fn main() -> ExitCode {
         None => serve(&cli.serve),
         Some(Command::Serve(args)) => serve(&args),
         Some(Command::Export(args)) => export(&args),
+        Some(Command::Quarantine(args)) => {
+            etherply_server::materialise::command::run(&args.command, &mut stdout().lock())
+        }
         Some(Command::History(args)) => history(&args),
         Some(Command::Backup(args)) => take_backup(&args),
         Some(Command::Restore(args)) => restore(&args),

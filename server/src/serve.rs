@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use etherply_engine::faults::Faults;
+use etherply_engine::placement::shard_of;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -17,7 +18,10 @@ use crate::allowlist::Allowlist;
 use crate::cli::ServeArgs;
 use crate::control::{Control, Observed};
 use crate::data_plane::limits::STOP_TIMEOUT;
-use crate::data_plane::{Acceptor, CoreSetup, Listener, Mailbox, Mailboxes, Message, Room, StopStage, run};
+use crate::data_plane::{self, Acceptor, CoreSetup, Listener, Mailbox, Mailboxes, Message, StopStage, run};
+use crate::materialise::due::Room;
+use crate::materialise::inspector::Quarantining;
+use crate::materialise::{Materialisers, Quarantine, Settings, Tables};
 use crate::metrics::Metrics;
 use crate::preflight::{self, Problem};
 use crate::runtime::{self, CoreThread};
@@ -32,6 +36,7 @@ struct Running {
     drained: flume::Receiver<u16>,
     committer: StorageThread,
     readers: [StorageThread; 2],
+    materialisers: Materialisers,
     is_serving: Arc<AtomicBool>,
 }
 
@@ -72,16 +77,18 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let control = TcpListener::bind(args.control).map_err(Problem::port(args.control, "control"))?;
     let listen = listener.address().map_err(Problem::system("read the listening address"))?;
 
+    let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| Mailbox::new()).unzip();
+    let mailboxes: Mailboxes = mailboxes.into();
+    let settings = Settings { threads: args.materialisers, bytes_max: args.materialised_bytes };
+    let gate = Arc::new(storage::Gate::default());
+    let tables = Tables::new(settings, &gate, &room_teller(&mailboxes));
+
     let log = open_storage(args)?;
     let stats = Arc::clone(log.stats());
     let (storage_reader, operators_reader) = (log.reader().clone(), log.reader().clone());
-    let (committer, commit_thread) = storage::spawn_committer(
-        log,
-        Arc::clone(&stats),
-        (Arc::default(), Arc::new(|_: &[etherply_engine::log::Append]| {})),
-        || {},
-    )
-    .map_err(Problem::system("start the commit thread"))?;
+    let (committer, commit_thread) =
+        storage::spawn_committer(log, Arc::clone(&stats), (gate, tables.durable()), || {})
+            .map_err(Problem::system("start the commit thread"))?;
     let (questions, reader) = storage::spawn_reader(
         "log-read",
         storage_reader.clone(),
@@ -89,9 +96,13 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         preflight::lower_priority,
     )
     .map_err(Problem::system("start the reader thread"))?;
-    let (background, cutter) =
-        storage::spawn_reader("snapshot", storage_reader, Arc::clone(&stats), preflight::lowest_priority)
-            .map_err(Problem::system("start the thread that cuts snapshots"))?;
+    let (background, cutter) = storage::spawn_reader(
+        "snapshot",
+        storage_reader.clone(),
+        Arc::clone(&stats),
+        preflight::lowest_priority,
+    )
+    .map_err(Problem::system("start the thread that cuts snapshots"))?;
     let storage = storage::Handles { committer, questions, background };
     let metrics = Metrics::new(Some(Arc::clone(&stats)))
         .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
@@ -107,8 +118,17 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     };
     let control = Control::start(control, observed).map_err(Problem::system("start the control plane"))?;
 
-    let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| Mailbox::new()).unzip();
-    let mailboxes: Mailboxes = mailboxes.into();
+    let materialisers = Materialisers::start(
+        tables,
+        settings,
+        &storage_reader,
+        storage.committer.clone(),
+        Quarantine::new(&args.data),
+        &metrics,
+        home_teller(&mailboxes),
+    )
+    .map_err(Problem::system("start a materialiser"))?;
+    drop(storage_reader);
     let (drained_sender, drained) = flume::unbounded();
     let mut threads = Vec::with_capacity(cores);
     let (started, open_connections) = (Instant::now(), Arc::new(AtomicU64::new(0)));
@@ -120,6 +140,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             cores: u16::try_from(cores).unwrap_or(u16::MAX),
             mailboxes: Arc::clone(&mailboxes),
             storage: Some(storage.clone()),
+            rebuilds: materialisers.rebuilds(),
             metrics: Arc::clone(&metrics),
             started,
             open_connections: Arc::clone(&open_connections),
@@ -133,7 +154,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             .map_err(Problem::system("start an executor"))?;
         threads.push(watch(thread).map_err(Problem::system("start a thread"))?);
     }
-    let room = Room { open: open_connections, max: connections_max };
+    let room = data_plane::Room { open: open_connections, max: connections_max };
     let acceptor = Acceptor::start(listener, Arc::clone(&mailboxes), metrics, room)
         .map_err(Problem::system("start the thread that accepts connections"))?;
     is_serving.store(true, Ordering::Release);
@@ -147,9 +168,31 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         drained,
         committer: commit_thread,
         readers: [reader, cutter],
+        materialisers,
         is_serving,
     };
     Ok((running, facts))
+}
+
+/// Tells all cores that commits are held back no longer.
+fn room_teller(mailboxes: &Mailboxes) -> Room {
+    let mailboxes = Arc::clone(mailboxes);
+    Arc::new(move || {
+        for mailbox in mailboxes.iter() {
+            mailbox.send(Message::Room);
+        }
+    })
+}
+
+/// Tells a document's home core that it has to begin anew.
+fn home_teller(mailboxes: &Mailboxes) -> Quarantining {
+    let mailboxes = Arc::clone(mailboxes);
+    Arc::new(move |document| {
+        let home = shard_of(&document, u16::try_from(mailboxes.len()).unwrap_or(u16::MAX));
+        if let Some(mailbox) = mailboxes.get(usize::from(home)) {
+            mailbox.send(Message::Quarantine(document));
+        }
+    })
 }
 
 /// Panics on purpose, which only builds for tests have: `ETHERPLY_FAULTS=PREFIX:EVERY`.
@@ -250,7 +293,19 @@ fn announce(args: &ServeArgs, facts: &Facts) {
 
 /// Tells clients, lets what is under way become durable and be sent, closes everything.
 fn stop(running: Running) {
-    let Running { acceptor, control, cores, mailboxes, drained, committer, readers, is_serving } = running;
+    let Running {
+        acceptor,
+        control,
+        cores,
+        mailboxes,
+        drained,
+        committer,
+        readers,
+        materialisers,
+        is_serving,
+    } = running;
+    // Before anything waits for a commit that it may hold back.
+    materialisers.begin_stop();
     is_serving.store(false, Ordering::Release);
     acceptor.stop();
     for mailbox in mailboxes.iter() {
@@ -275,6 +330,7 @@ fn stop(running: Running) {
         drop(core.join());
     }
     drop(mailboxes);
+    materialisers.join();
     committer.join();
     readers.into_iter().for_each(StorageThread::join);
     control.stop();

@@ -36,6 +36,10 @@ pub struct Found {
     pub max_op: u64,
 }
 
+/// Most excluded actors that are kept of a document. Of one that is forgotten, what was excluded is taken again if
+/// somebody brings it, and found again.
+pub const EXCLUDED_ACTORS_MAX: usize = 1_024;
+
 /// What the epochs before a document's current one left behind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Past {

@@ -36,6 +36,7 @@ use super::mailbox::{Mailboxes, Message, Request, StopStage};
 use super::slab::Slab;
 use super::{effects, flush, handover, receive};
 use crate::allowlist::Allowlist;
+use crate::materialise::Rebuilds;
 use crate::metrics::Metrics;
 use crate::runtime::{self, Stream};
 use crate::storage::{Handles, Job, Question};
@@ -51,6 +52,8 @@ pub struct CoreSetup {
     pub mailboxes: Mailboxes,
     /// The ways to the storage threads, which end when nobody can ask them any more.
     pub storage: Option<Handles>,
+    /// The way to the thread that gives documents a new epoch.
+    pub rebuilds: Rebuilds,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where every core's clock begins.
@@ -185,6 +188,11 @@ impl Core {
             Message::SnapshotCut { handle, document, result } => {
                 effects::snapshot_cut(&mut state, handle, document, result, now);
             }
+            Message::Quarantine(document) => state.step(Input::Quarantine { document }, now),
+            Message::Rebuilt { handle, document, result } => {
+                effects::rebuilt(&mut state, handle, document, result, now);
+            }
+            Message::Room => effects::retry_storage(&mut state),
             Message::SnapshotRead { handle, request, result } => {
                 contain::run(&mut state, Scope::Feed(handle), |state| {
                     effects::snapshot_read(state, handle, &request, result, now);

@@ -102,8 +102,11 @@ fn carry_out_one(state: &mut State, effect: Effect) {
         }
         Effect::Publish { handle, event, .. } => publish(state, handle, event),
         Effect::StopFeed { handle, .. } => state.feeds.stop(handle),
-        Effect::Load { handle, document } | Effect::Rebuild { handle, document } => {
-            load(state, handle, document)
+        Effect::Load { handle, document } => load(state, handle, document),
+        Effect::Rebuild { handle, document } => {
+            let (mailbox, name) = (own_mailbox(state), document.clone());
+            let rebuilt = move |result| mailbox.send(Message::Rebuilt { handle, document: name, result });
+            state.setup.rebuilds.rebuild(document, Box::new(rebuilt));
         }
         Effect::Find { handle, peer, document, epoch, asked_for, hashes } => {
             let mailbox = own_mailbox(state);
@@ -175,6 +178,20 @@ fn wake(connections: &mut Slab<Connection>, due: &mut DueQueues, peer: Peer, han
         && connection.make_ready(handle)
     {
         due.add(connection, how);
+    }
+}
+
+/// A document has begun anew, or could not.
+pub(super) fn rebuilt(
+    state: &mut State,
+    handle: u32,
+    document: DocumentId,
+    result: Result<(), LogError>,
+    now: Now,
+) {
+    match result {
+        Ok(()) => load(state, handle, document),
+        Err(error) => state.step(Input::Loaded { handle, result: Box::new(Err(error)) }, now),
     }
 }
 

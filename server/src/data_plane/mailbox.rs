@@ -49,6 +49,19 @@ pub enum Message {
         /// The document.
         result: Box<Result<Recovered, LogError>>,
     },
+    /// A document holds changes that break it.
+    Quarantine(DocumentId),
+    /// A document has begun anew without what broke it, or could not.
+    Rebuilt {
+        /// Its handle.
+        handle: u32,
+        /// The document.
+        document: DocumentId,
+        /// How it went.
+        result: Result<(), LogError>,
+    },
+    /// The commit thread takes jobs again.
+    Room,
     /// A snapshot was cut, or could not be.
     SnapshotCut {
         /// The document's handle.

@@ -6,7 +6,7 @@
 
 use etherply_engine::change::{ActorId, ChangeHash};
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Found, Past};
+use etherply_engine::log::{EXCLUDED_ACTORS_MAX, Found, Past};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::fields::{Fields, put};
@@ -53,9 +53,6 @@ const COMMIT_ROW_VERSION: u8 = 1;
 const HEAD_VERSION: u8 = 1;
 const PAST_VERSION: u8 = 1;
 const PAST_SUFFIX: &[u8] = b"past";
-/// Most excluded actors that are kept of a document. Of one that is forgotten, what was excluded is taken again if
-/// somebody brings it, and found again.
-pub const EXCLUDED_ACTORS_MAX: usize = 1_024;
 const HEAD_BYTES: usize = 1 + 1 + 8 + 8 + 4;
 const FOUND_BYTES: usize = 8 + 8 + 4;
 

@@ -4,7 +4,7 @@
 pub mod exchange;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,6 +18,9 @@ use etherply_wire::kinds::Cursor;
 
 /// Ends a test that hangs; nothing depends on how long things take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a member that waits looks at the time.
+const TICK: Duration = Duration::from_millis(100);
 
 /// A running `etherply`. It is killed when it goes out of scope.
 pub struct Server {
@@ -113,6 +116,8 @@ pub enum Told {
     Acked { tag: u64, added: u64 },
     Refused { code: u16, blocks: bool },
     Closed(u16),
+    Reset { unacked: usize },
+    Rewritten { changes: usize, lost: usize },
     Failed(u16, String),
     Presence { full: bool, members: usize },
     PresenceLeft(usize),
@@ -267,7 +272,7 @@ impl Member {
     pub fn receive(&mut self) {
         self.send();
         let mut bytes = vec![0; 64 * 1024];
-        let read = self.socket.read(&mut bytes).unwrap();
+        let read = self.read(&mut bytes);
         assert!(read > 0, "the server closed the connection; told: {:?}", self.told);
         let (now_ms, documents, told) = (self.now_ms(), &mut self.documents, &mut self.told);
         let mut reconcile = Vec::new();
@@ -280,6 +285,9 @@ impl Member {
                     documents.get_mut(stream).unwrap().snapshot(bytes).unwrap();
                 }
                 Event::Reconcile { stream, clock } => reconcile.push((*stream, clock.clone())),
+                Event::Reset { stream, .. } => {
+                    documents.get_mut(stream).unwrap().take(&event).unwrap();
+                }
                 _ => {}
             }
             told.push_back(tell(&event));
@@ -296,11 +304,34 @@ impl Member {
             let document = self.documents.get_mut(&stream).unwrap();
             document.reconcile(&mut self.client, &clock, 8).unwrap();
         }
+        for document in self.documents.values_mut().filter(|document| document.is_resetting()) {
+            if let Some(done) = document.rewrite(&self.client).unwrap() {
+                let (changes, lost) = (done.rewritten, done.lost.len());
+                self.told.push_back(Told::Rewritten { changes, lost });
+                document.push(&mut self.client, 9).unwrap();
+            }
+        }
         self.send();
+    }
+
+    /// Waits for bytes, and lets the client do what its time has come for meanwhile.
+    fn read(&mut self, bytes: &mut [u8]) -> usize {
+        let begun = Instant::now();
+        loop {
+            match self.socket.read(bytes) {
+                Ok(read) => return read,
+                Err(error) if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {
+                    self.client.tick(self.now_ms());
+                    self.send();
+                }
+                Err(error) => panic!("{error}; told: {:?}", self.told),
+            }
+        }
     }
 
     /// The bare socket, for what the client would never do.
     pub fn socket(&mut self) -> &mut TcpStream {
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
         &mut self.socket
     }
 
@@ -311,7 +342,7 @@ impl Member {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TICK)).unwrap();
     socket.set_nodelay(true).unwrap();
     socket
 }
@@ -329,6 +360,7 @@ fn tell(event: &Event<'_>) -> Told {
         Event::Acked { push, added, .. } => Told::Acked { tag: push.tag, added: *added },
         Event::Refused { fault, blocks, .. } => Told::Refused { code: fault.code, blocks: *blocks },
         Event::Closed { fault, .. } => Told::Closed(fault.code),
+        Event::Reset { unacked, .. } => Told::Reset { unacked: unacked.len() },
         Event::Failed { fault, .. } => Told::Failed(fault.code, fault.message.to_owned()),
         Event::Presence { full, entries, .. } => {
             Told::Presence { full: *full, members: entries.iter().count() }
