@@ -4,7 +4,7 @@
 pub mod exchange;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,6 +18,9 @@ use etherply_wire::kinds::Cursor;
 
 /// Ends a test that hangs; nothing depends on how long things take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a member that waits says that it is alive, if it has to.
+const TICK: Duration = Duration::from_millis(250);
 
 /// A running `etherply`. It is killed when it goes out of scope.
 pub struct Server {
@@ -263,11 +266,23 @@ impl Member {
         self.socket.write_all(&out).unwrap();
     }
 
+    /// Waits for bytes, and says meanwhile that this member is alive.
+    fn read(&mut self, bytes: &mut [u8]) -> usize {
+        let begun = Instant::now();
+        loop {
+            self.client.tick(self.now_ms());
+            self.send();
+            match self.socket.read(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {}
+                read => return read.unwrap(),
+            }
+        }
+    }
+
     /// Sends, then waits for bytes and acts on them.
     pub fn receive(&mut self) {
-        self.send();
         let mut bytes = vec![0; 64 * 1024];
-        let read = self.socket.read(&mut bytes).unwrap();
+        let read = self.read(&mut bytes);
         assert!(read > 0, "the server closed the connection; told: {:?}", self.told);
         let (now_ms, documents, told) = (self.now_ms(), &mut self.documents, &mut self.told);
         let mut reconcile = Vec::new();
@@ -288,6 +303,7 @@ impl Member {
             // A server that stops closes WebSockets; what it said before counts.
             Err(ClientError::Closed { code: Some(1001), .. }) => {
                 told.push_back(Told::WebSocketClosed);
+                self.answer_close();
                 return;
             }
             taken => taken.unwrap(),
@@ -299,8 +315,16 @@ impl Member {
         self.send();
     }
 
+    /// Sends the last answer, to a server that may be gone.
+    fn answer_close(&mut self) {
+        let mut out = Vec::new();
+        self.client.output(&mut out, self.now_ms());
+        drop(self.socket.write_all(&out));
+    }
+
     /// The bare socket, for what the client would never do.
     pub fn socket(&mut self) -> &mut TcpStream {
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
         &mut self.socket
     }
 
@@ -311,7 +335,7 @@ impl Member {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TICK)).unwrap();
     socket.set_nodelay(true).unwrap();
     socket
 }
