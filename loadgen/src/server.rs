@@ -30,6 +30,7 @@ const HTTP_BYTES_MAX: u64 = 16 * 1024 * 1024;
 struct Ready {
     listen: SocketAddr,
     control: Option<SocketAddr>,
+    realtime: Option<String>,
 }
 
 /// A program that serves, and how to start it.
@@ -49,6 +50,8 @@ pub struct Server {
     last_words: mpsc::Receiver<String>,
     pub listen: SocketAddr,
     control: Option<SocketAddr>,
+    /// Which of its threads have a real-time scheduling class, if it says so.
+    pub realtime: Option<String>,
     /// From its start until it was ready.
     pub ready_after: Duration,
 }
@@ -84,11 +87,12 @@ impl Server {
         });
         let line = told.recv_timeout(START_TIMEOUT);
         let ready = line.ok().and_then(Result::ok).and_then(|line| serde_json::from_str::<Ready>(&line).ok());
-        let Some(Ready { listen, control }) = ready else {
+        let Some(Ready { listen, control, realtime }) = ready else {
             end(&mut child);
             bail!("{} did not start:\n{}", name_of(&program.binary), tail_of(&program.log));
         };
-        let mut server = Self { child, last_words, listen, control, ready_after: started.elapsed() };
+        let mut server =
+            Self { child, last_words, listen, control, realtime, ready_after: started.elapsed() };
         if control.is_some() {
             server.wait_ready(started)?;
         }
