@@ -234,6 +234,10 @@ impl Metrics {
     }
 }
 
+/// Says, if it is set, that every program of the workspace was just built: what `cargo xtask test` does together
+/// would be built once more here, because dependencies have other features for one program alone.
+const BUILT: &str = "ETHERPLY_BUILT";
+
 /// The server's program: the one that is named, or the one that belongs to this generator. A generator that
 /// was built in a workspace builds the server first, so that no older one is measured by mistake.
 pub fn find_server(named: Option<&Path>) -> Result<PathBuf> {
@@ -245,7 +249,8 @@ pub fn find_server(named: Option<&Path>) -> Result<PathBuf> {
     let beside = folder.join("etherply");
     let profile = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let manifest = folder.ancestors().map(|folder| folder.join("Cargo.toml")).find(|path| path.exists());
-    if let Some(manifest) = manifest.filter(|_| matches!(profile, "release" | "debug")) {
+    let is_built = std::env::var_os(BUILT).is_some();
+    if let Some(manifest) = manifest.filter(|_| matches!(profile, "release" | "debug") && !is_built) {
         eprintln!("Building the server …");
         let mut cargo = Command::new("cargo");
         cargo.args(["build", "--quiet", "--package", "etherply-server", "--manifest-path"]).arg(manifest);
