@@ -11,7 +11,7 @@ use etherply_wire::kinds::{ClockEntry, Cursor};
 use sha2::{Digest as _, Sha256};
 
 use crate::client::{Client, StreamId};
-use crate::error::RequestError;
+use crate::error::{ClientError, RequestError};
 use crate::event::{Changes, Event};
 use crate::outbox::Push;
 use crate::rewrite::{Lost, Rewritten, rewrite};
@@ -35,9 +35,12 @@ pub enum DocumentError {
     Broken,
 }
 
-/// Why a document could not be saved or restored, or could not give the server what it lacks.
+/// Why a document could not be saved or restored, or could not take in or give what it should.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
+    /// The connection has to end.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// The client does not take the last edits, or does not open the document.
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -175,6 +178,33 @@ impl Document {
             // What was in it comes again from the server, except for what only this member has.
             _ => AutoCommit::new().with_actor(actor),
         };
+    }
+
+    /// [`Client::input`] for a program with this one document: takes in what is the document's own, gives the
+    /// server what it asks for, under `tag`, and passes every event on.
+    ///
+    /// # Errors
+    /// What [`Client::input`], [`Document::take`] and [`Document::answer`] say. The connection has to end.
+    pub fn input(
+        &mut self,
+        client: &mut Client,
+        bytes: &mut [u8],
+        now_ms: u64,
+        tag: u64,
+        on_event: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<(), ExchangeError> {
+        let (mut wanted, mut fault) = (None, None);
+        client.input(bytes, now_ms, &mut |event| {
+            on_event(&event);
+            match self.take(&event) {
+                Ok(answer) => wanted = answer.or(wanted.take()),
+                Err(error) => _ = fault.get_or_insert(error),
+            }
+        })?;
+        if let Some(error) = fault {
+            return Err(error.into());
+        }
+        wanted.map_or(Ok(()), |answer| self.answer(client, answer, tag))
     }
 
     /// Takes in what an event brings for this document; events of other streams bring nothing. What it returns is

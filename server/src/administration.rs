@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use crate::backup::{self, BackupError};
 use crate::control::Observed;
-use crate::preflight;
+use crate::priority;
 use crate::storage::Reader;
 
 /// Bytes of a backup that are sent at once.
@@ -89,7 +89,7 @@ async fn take_backup(State(observed): State<Observed>) -> Response {
     let backing_up = BackingUp(administration);
     let (chunks, taken) = flume::bounded(BACKUP_CHUNKS_MAX);
     let started = std::thread::Builder::new().name("backup".to_owned()).spawn(move || {
-        preflight::lowest_priority();
+        priority::lowest();
         let out = Chunks { chunks, chunk: Vec::with_capacity(BACKUP_CHUNK_BYTES) };
         let outcome = match backup::take::take(&backing_up.0.reader, out, Path::new("backup"), &mut |_, _| {})
         {

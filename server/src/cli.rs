@@ -8,7 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
 
 use crate::allowlist::{HostRule, OriginRule};
+use crate::data_plane::limits::{IDLE_TIMEOUT_S, IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT_S_MIN};
 use crate::materialise::{MATERIALISED_BYTES, MATERIALISERS_MAX};
+use crate::priority::Realtime;
 
 /// EtherPly: a sync server that keeps shared documents in step between devices.
 ///
@@ -71,6 +73,9 @@ pub struct ServeArgs {
     #[arg(long, env = "ETHERPLY_MATERIALISED_BYTES", value_name = "BYTES", default_value_t = MATERIALISED_BYTES,
         value_parser = clap::value_parser!(u64).range(1_048_576..))]
     pub materialised_bytes: u64,
+    /// Which threads ask for a real-time scheduling class
+    #[arg(long, env = "ETHERPLY_REALTIME", value_enum, default_value_t = Realtime::Auto)]
+    pub realtime: Realtime,
     /// Web pages that may connect beside those of this machine and of the server's own host, as
     /// SCHEME://HOST or SCHEME://HOST:PORT; several with commas, * for all
     #[arg(long, env = "ETHERPLY_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
@@ -88,6 +93,15 @@ pub struct ServeArgs {
         value_parser = clap::value_parser!(u64).range(DOCUMENT_BYTES_MIN..=DOCUMENT_BYTES_MAX)
     )]
     pub document_bytes_max: u64,
+    /// Seconds without a sign of life after which a connection ends; clients are told
+    #[arg(
+        long,
+        env = "ETHERPLY_IDLE_TIMEOUT",
+        default_value_t = IDLE_TIMEOUT_S,
+        value_name = "S",
+        value_parser = clap::value_parser!(u32).range(i64::from(IDLE_TIMEOUT_S_MIN)..=i64::from(IDLE_TIMEOUT_S_MAX))
+    )]
+    pub idle_timeout: u32,
     /// How logs look, on standard error
     #[arg(long, env = "ETHERPLY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
@@ -343,6 +357,16 @@ mod tests {
         assert!(asked(DOCUMENT_BYTES_MAX - 1).is_ok() && asked(DOCUMENT_BYTES_MAX).is_ok());
         assert!(asked(DOCUMENT_BYTES_MIN - 1).is_err() && asked(DOCUMENT_BYTES_MAX + 1).is_err());
         assert_eq!(Cli::parse_from(["etherply"]).serve.document_bytes_max, DOCUMENT_BYTES_MAX);
+    }
+
+    #[test]
+    fn an_idle_timeout_has_bounds() {
+        let asked = |seconds: u32| Cli::try_parse_from(["etherply", "--idle-timeout", &seconds.to_string()]);
+        for seconds in [IDLE_TIMEOUT_S_MIN, IDLE_TIMEOUT_S, IDLE_TIMEOUT_S_MAX] {
+            assert_eq!(asked(seconds).unwrap().serve.idle_timeout, seconds);
+        }
+        assert!(asked(IDLE_TIMEOUT_S_MIN - 1).is_err() && asked(IDLE_TIMEOUT_S_MAX + 1).is_err());
+        assert_eq!(Cli::parse_from(["etherply"]).serve.idle_timeout, IDLE_TIMEOUT_S);
     }
 
     #[test]

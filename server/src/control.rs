@@ -55,7 +55,7 @@ impl Control {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-            crate::preflight::lower_priority();
+            crate::priority::lower();
             let served = runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 // Connections that are open when the server stops are cut: there is nothing to lose.

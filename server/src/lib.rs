@@ -10,6 +10,7 @@
 //! materialise   Automerge documents in the background; only this and `history` know Automerge
 //! history       who changed what when, and documents as they were
 //! allowlist     which pages may connect, and by which names the server is called
+//! priority      which threads go first
 //! control       health and metrics over HTTP
 //! administration   what operators do by the control plane
 //! export        documents out of a data directory
@@ -29,6 +30,7 @@ pub mod history;
 pub mod materialise;
 pub mod metrics;
 pub mod preflight;
+pub mod priority;
 pub mod runtime;
 pub mod serve;
 pub mod storage;

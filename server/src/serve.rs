@@ -24,6 +24,7 @@ use crate::materialise::inspector::Quarantining;
 use crate::materialise::{Materialisers, Quarantine, Settings, Tables};
 use crate::metrics::Metrics;
 use crate::preflight::{self, Problem};
+use crate::priority::{self, Realtime};
 use crate::runtime::{self, CoreThread};
 use crate::storage::{self, StorageThread};
 
@@ -47,6 +48,8 @@ struct Facts {
     data: PathBuf,
     cores: usize,
     connections_max: u64,
+    /// Which threads have a real-time scheduling class.
+    realtime: Realtime,
 }
 
 /// Serves until a signal asks to stop.
@@ -86,23 +89,18 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let log = open_storage(args)?;
     let stats = Arc::clone(log.stats());
     let (storage_reader, operators_reader) = (log.reader().clone(), log.reader().clone());
+    let realtime = priority::granted(args.realtime);
     let (committer, commit_thread) =
-        storage::spawn_committer(log, Arc::clone(&stats), (gate, tables.durable()), || {})
-            .map_err(Problem::system("start the commit thread"))?;
-    let (questions, reader) = storage::spawn_reader(
-        "log-read",
-        storage_reader.clone(),
-        Arc::clone(&stats),
-        preflight::lower_priority,
-    )
-    .map_err(Problem::system("start the reader thread"))?;
-    let (background, cutter) = storage::spawn_reader(
-        "snapshot",
-        storage_reader.clone(),
-        Arc::clone(&stats),
-        preflight::lowest_priority,
-    )
-    .map_err(Problem::system("start the thread that cuts snapshots"))?;
+        storage::spawn_committer(log, Arc::clone(&stats), (gate, tables.durable()), move || {
+            priority::commit(realtime);
+        })
+        .map_err(Problem::system("start the commit thread"))?;
+    let (questions, reader) =
+        storage::spawn_reader("log-read", storage_reader.clone(), Arc::clone(&stats), priority::lower)
+            .map_err(Problem::system("start the reader thread"))?;
+    let (background, cutter) =
+        storage::spawn_reader("snapshot", storage_reader.clone(), Arc::clone(&stats), priority::lowest)
+            .map_err(Problem::system("start the thread that cuts snapshots"))?;
     let storage = storage::Handles { committer, questions, background };
     let metrics = Metrics::new(Some(Arc::clone(&stats)))
         .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
@@ -145,12 +143,17 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             started,
             open_connections: Arc::clone(&open_connections),
             connections_per_core: Arc::clone(&connections_per_core),
+            idle_timeout_s: args.idle_timeout,
             allowlist: Arc::clone(&allowlist),
             document_bytes_max: args.document_bytes_max,
             faults: faults(),
             drained: drained_sender.clone(),
         };
-        let thread = runtime::spawn_core(&format!("core-{core}"), cpu, move || run(setup, messages))
+        let start = move || {
+            priority::executor(realtime);
+            run(setup, messages)
+        };
+        let thread = runtime::spawn_core(&format!("core-{core}"), cpu, start)
             .map_err(Problem::system("start an executor"))?;
         threads.push(watch(thread).map_err(Problem::system("start a thread"))?);
     }
@@ -159,7 +162,14 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         .map_err(Problem::system("start the thread that accepts connections"))?;
     is_serving.store(true, Ordering::Release);
     warn_of_stars(&allowlist);
-    let facts = Facts { listen, control: control.address(), data: args.data.clone(), cores, connections_max };
+    let facts = Facts {
+        listen,
+        control: control.address(),
+        data: args.data.clone(),
+        cores,
+        connections_max,
+        realtime,
+    };
     let running = Running {
         acceptor,
         control,
@@ -233,7 +243,7 @@ fn open_storage(args: &ServeArgs) -> Result<storage::FjallLog, Problem> {
     let started = Instant::now();
     let opened = std::thread::scope(|scope| {
         let open = || {
-            preflight::lower_priority();
+            priority::lower();
             storage::open(&args.data)
         };
         scope.spawn(open).join()
@@ -251,8 +261,13 @@ fn open_storage(args: &ServeArgs) -> Result<storage::FjallLog, Problem> {
 
 /// Says where everything is.
 fn announce(args: &ServeArgs, facts: &Facts) {
-    let Facts { listen, control, data, cores, connections_max } = facts;
-    tracing::info!(%listen, %control, cores, "ready");
+    let Facts { listen, control, data, cores, connections_max, realtime } = facts;
+    let realtime = match realtime {
+        Realtime::Off => "off",
+        Realtime::Auto => "commit",
+        Realtime::All => "all",
+    };
+    tracing::info!(%listen, %control, cores, realtime, "ready");
     let mut out = io::stdout().lock();
     let said = if args.ready_json {
         let ready = serde_json::json!({
@@ -260,6 +275,7 @@ fn announce(args: &ServeArgs, facts: &Facts) {
             "control": control.to_string(),
             "data": data,
             "cores": cores,
+            "realtime": realtime,
             "pid": std::process::id(),
         });
         writeln!(out, "{ready}")

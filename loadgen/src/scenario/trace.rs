@@ -394,6 +394,7 @@ fn settings_of(args: &TraceArgs, sums: &Sums, host: &Host) -> Settings {
         duration_s: sums.traces.iter().map(|trace| trace.replayed_in_s).sum(),
         seed: args.common.seed,
         server_cores: args.common.server_cores,
+        server_realtime: host.realtime(),
         generator_executors: executors(&args.common),
         data_filesystem: host.filesystem(),
         ..Settings::default()

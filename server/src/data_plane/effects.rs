@@ -18,7 +18,6 @@ use super::connection::{Connection, Control, OpenStream};
 use super::contain::{self, Scope};
 use super::core::State;
 use super::due::{Due, DueQueues};
-use super::limits::BULK_MEMBERS_MIN;
 use super::mailbox::Message;
 use super::slab::Slab;
 use crate::materialise::cut::Cut;
@@ -46,11 +45,7 @@ pub(super) fn carry_out(state: &mut State) {
 /// Carries an effect out here, or sends it to the core that it belongs to.
 fn direct(state: &mut State, effect: Effect) {
     match effect.core() {
-        Some(core) if core != state.setup.core => {
-            if let Some(mailbox) = state.setup.mailboxes.get(usize::from(core)) {
-                mailbox.send(Message::Effect(effect));
-            }
-        }
+        Some(core) if core != state.setup.core => state.send_to(core, Message::Effect(effect)),
         _ => apply(state, effect),
     }
 }
@@ -167,7 +162,7 @@ fn make_ready(state: &mut State, peer: Peer, handle: u32) {
 
 fn publish(state: &mut State, handle: u32, event: FeedEvent) {
     let State { feeds, connections, due, .. } = state;
-    let how = if feeds.members(handle) > BULK_MEMBERS_MIN { Due::Bulk } else { Due::Now };
+    let how = Due::for_members(feeds.members(handle));
     feeds.publish(handle, event, |peer, _| wake(connections, due, peer, handle, how));
     state.request_flush();
 }

@@ -120,6 +120,18 @@ pub enum Message {
     },
     /// The server stops.
     Stop(StopStage),
+    /// Everything that a turn of another core has for this one, in its order.
+    Several(Vec<Message>),
+}
+
+impl Message {
+    /// How many messages it is.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::Several(messages) => messages.len(),
+            _ => 1,
+        }
+    }
 }
 
 /// A request with bytes of its own.
@@ -328,3 +340,74 @@ impl Mailbox {
 
 /// The ways to all cores, by their numbers.
 pub type Mailboxes = Arc<[Mailbox]>;
+
+/// What a core's turn has for other cores. It goes out at the turn's end, one message a core whatever there is,
+/// so that a core is woken once, and a thousand effects cost one pass through its queue.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    waiting: Vec<Vec<Message>>,
+    mailboxes: Mailboxes,
+}
+
+impl Outbox {
+    pub(super) fn new(mailboxes: Mailboxes) -> Self {
+        Self { waiting: mailboxes.iter().map(|_| Vec::new()).collect(), mailboxes }
+    }
+
+    /// Puts something in. A core that does not exist gets nothing.
+    pub(super) fn put(&mut self, core: u16, message: Message) {
+        if let Some(waiting) = self.waiting.get_mut(usize::from(core)) {
+            waiting.push(message);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.iter().all(Vec::is_empty)
+    }
+
+    /// Sends everything.
+    pub(super) fn send(&mut self) {
+        for (waiting, mailbox) in self.waiting.iter_mut().zip(self.mailboxes.iter()) {
+            match waiting.len() {
+                0 => {}
+                1 => waiting.drain(..).for_each(|message| mailbox.send(message)),
+                _ => mailbox.send(Message::Several(std::mem::take(waiting))),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_turn_has_for_a_core_is_one_message_in_its_order() {
+        let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..3).map(|_| Mailbox::new()).unzip();
+        let mut outbox = Outbox::new(mailboxes.into());
+        let committed = |batch| Message::Committed { batch, outcome: Ok(()) };
+        for batch in 0..3 {
+            outbox.put(1, committed(batch));
+        }
+        outbox.put(2, committed(9));
+        outbox.put(3, committed(10));
+        assert!(!outbox.is_empty() && receivers.iter().all(flume::Receiver::is_empty));
+        outbox.send();
+        outbox.send();
+        assert!(outbox.is_empty());
+        let received: Vec<Vec<Message>> =
+            receivers.iter().map(|receiver| receiver.drain().collect()).collect();
+        let [first, second, third] = received.as_slice() else { unreachable!() };
+        assert!(first.is_empty());
+        let [several @ Message::Several(messages)] = second.as_slice() else { panic!("{second:?}") };
+        let batch = |message: &Message| match message {
+            Message::Committed { batch, .. } => *batch,
+            _ => u64::MAX,
+        };
+        assert_eq!((several.count(), messages.iter().map(batch).collect::<Vec<_>>()), (3, vec![0, 1, 2]));
+        assert_eq!(
+            third.iter().map(|message| (message.count(), batch(message))).collect::<Vec<_>>(),
+            [(1, 9)]
+        );
+    }
+}

@@ -41,7 +41,7 @@ use flume::Sender;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::metrics::Metrics;
-use crate::preflight;
+use crate::priority;
 use crate::storage::{Committer, Gate, Reader};
 use due::{Due, Room};
 use inspector::{Inspector, Quarantining, Rebuilt, Task};
@@ -195,7 +195,7 @@ impl Materialisers {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        preflight::lowest_priority();
+        priority::lowest();
         run();
     })
 }

@@ -19,8 +19,8 @@ use etherply_wire::kinds::Cursor;
 /// Ends a test that hangs; nothing depends on how long things take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often a member that waits looks at the time.
-const TICK: Duration = Duration::from_millis(100);
+/// How often a member that waits says that it is alive, if it has to.
+const TICK: Duration = Duration::from_millis(250);
 
 /// A running `etherply`. It is killed when it goes out of scope.
 pub struct Server {
@@ -268,9 +268,21 @@ impl Member {
         self.socket.write_all(&out).unwrap();
     }
 
+    /// Waits for bytes, and says meanwhile that this member is alive.
+    fn read(&mut self, bytes: &mut [u8]) -> usize {
+        let begun = Instant::now();
+        loop {
+            self.client.tick(self.now_ms());
+            self.send();
+            match self.socket.read(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {}
+                read => return read.unwrap(),
+            }
+        }
+    }
+
     /// Sends, then waits for bytes and acts on them.
     pub fn receive(&mut self) {
-        self.send();
         let mut bytes = vec![0; 64 * 1024];
         let read = self.read(&mut bytes);
         assert!(read > 0, "the server closed the connection; told: {:?}", self.told);
@@ -296,6 +308,7 @@ impl Member {
             // A server that stops closes WebSockets; what it said before counts.
             Err(ClientError::Closed { code: Some(1001), .. }) => {
                 told.push_back(Told::WebSocketClosed);
+                self.answer_close();
                 return;
             }
             taken => taken.unwrap(),
@@ -314,19 +327,11 @@ impl Member {
         self.send();
     }
 
-    /// Waits for bytes, and lets the client do what its time has come for meanwhile.
-    fn read(&mut self, bytes: &mut [u8]) -> usize {
-        let begun = Instant::now();
-        loop {
-            match self.socket.read(bytes) {
-                Ok(read) => return read,
-                Err(error) if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {
-                    self.client.tick(self.now_ms());
-                    self.send();
-                }
-                Err(error) => panic!("{error}; told: {:?}", self.told),
-            }
-        }
+    /// Sends the last answer, to a server that may be gone.
+    fn answer_close(&mut self) {
+        let mut out = Vec::new();
+        self.client.output(&mut out, self.now_ms());
+        drop(self.socket.write_all(&out));
     }
 
     /// The bare socket, for what the client would never do.
