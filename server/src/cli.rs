@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
 
 use crate::allowlist::{HostRule, OriginRule};
+use crate::storage::scrub::{SCRUB_DAYS, SCRUB_DAYS_MAX};
 
 /// EtherPly: a sync server that keeps shared documents in step between devices.
 ///
@@ -77,6 +78,15 @@ pub struct ServeArgs {
         value_parser = clap::value_parser!(u64).range(DOCUMENT_BYTES_MIN..=DOCUMENT_BYTES_MAX)
     )]
     pub document_bytes_max: u64,
+    /// Days in which all stored documents are read and proven once, slowly, in the background; 0 for never
+    #[arg(
+        long,
+        env = "ETHERPLY_SCRUB_DAYS",
+        default_value_t = SCRUB_DAYS,
+        value_name = "DAYS",
+        value_parser = clap::value_parser!(u16).range(0..=i64::from(SCRUB_DAYS_MAX))
+    )]
+    pub scrub_days: u16,
     /// How logs look, on standard error
     #[arg(long, env = "ETHERPLY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,

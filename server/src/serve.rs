@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use etherply_engine::faults::Faults;
+use etherply_engine::ids::DocumentId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -21,7 +22,8 @@ use crate::data_plane::{Acceptor, CoreSetup, Listener, Mailbox, Mailboxes, Messa
 use crate::metrics::Metrics;
 use crate::preflight::{self, Problem};
 use crate::runtime::{self, CoreThread};
-use crate::storage::{self, StorageThread};
+use crate::storage::scrub::{ScrubStop, spawn_scrub};
+use crate::storage::{self, Listeners, StorageThread};
 
 /// What runs.
 struct Running {
@@ -31,7 +33,8 @@ struct Running {
     mailboxes: Mailboxes,
     drained: flume::Receiver<u16>,
     committer: StorageThread,
-    readers: [StorageThread; 2],
+    readers: Vec<StorageThread>,
+    scrub: Option<ScrubStop>,
     is_serving: Arc<AtomicBool>,
 }
 
@@ -75,13 +78,15 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let log = open_storage(args)?;
     let stats = Arc::clone(log.stats());
     let (storage_reader, operators_reader) = (log.reader().clone(), log.reader().clone());
-    let (committer, commit_thread) = storage::spawn_committer(
-        log,
-        Arc::clone(&stats),
-        (Arc::default(), Arc::new(|_: &[etherply_engine::log::Append]| {})),
-        || {},
-    )
-    .map_err(Problem::system("start the commit thread"))?;
+    let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| Mailbox::new()).unzip();
+    let mailboxes: Mailboxes = mailboxes.into();
+    let listeners = Listeners {
+        recovered: tell_cores(&mailboxes),
+        before_open: preflight::lower_priority,
+        ..Listeners::default()
+    };
+    let (committer, commit_thread) = storage::spawn_committer(log, Arc::clone(&stats), listeners, || {})
+        .map_err(Problem::system("start the commit thread"))?;
     let (questions, reader) = storage::spawn_reader(
         "log-read",
         storage_reader.clone(),
@@ -92,6 +97,19 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let (background, cutter) =
         storage::spawn_reader("snapshot", storage_reader, Arc::clone(&stats), preflight::lowest_priority)
             .map_err(Problem::system("start the thread that cuts snapshots"))?;
+    let mut readers = vec![reader, cutter];
+    let mut scrub = None;
+    if args.scrub_days > 0 {
+        let (stop, thread) = spawn_scrub(
+            operators_reader.clone(),
+            Arc::clone(&stats),
+            args.scrub_days,
+            preflight::lowest_priority,
+        )
+        .map_err(Problem::system("start the scrub"))?;
+        readers.push(thread);
+        scrub = Some(stop);
+    }
     let storage = storage::Handles { committer, questions, background };
     let metrics = Metrics::new(Some(Arc::clone(&stats)))
         .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
@@ -107,8 +125,6 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     };
     let control = Control::start(control, observed).map_err(Problem::system("start the control plane"))?;
 
-    let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| Mailbox::new()).unzip();
-    let mailboxes: Mailboxes = mailboxes.into();
     let (drained_sender, drained) = flume::unbounded();
     let mut threads = Vec::with_capacity(cores);
     let (started, open_connections) = (Instant::now(), Arc::new(AtomicU64::new(0)));
@@ -146,10 +162,23 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         mailboxes,
         drained,
         committer: commit_thread,
-        readers: [reader, cutter],
+        readers,
+        scrub,
         is_serving,
     };
     Ok((running, facts))
+}
+
+/// Lets every core hear that the log was opened again. Weakly: the commit thread, which holds this, ends when the
+/// cores are gone.
+fn tell_cores(mailboxes: &Mailboxes) -> storage::Recovered {
+    let mailboxes = Arc::downgrade(mailboxes);
+    Arc::new(move |era, documents| {
+        let documents: Arc<[DocumentId]> = documents.into();
+        for mailbox in mailboxes.upgrade().iter().flat_map(|mailboxes| mailboxes.iter()) {
+            mailbox.send(Message::StorageRecovered { era, documents: Arc::clone(&documents) });
+        }
+    })
 }
 
 /// Panics on purpose, which only builds for tests have: `ETHERPLY_FAULTS=PREFIX:EVERY`.
@@ -250,7 +279,9 @@ fn announce(args: &ServeArgs, facts: &Facts) {
 
 /// Tells clients, lets what is under way become durable and be sent, closes everything.
 fn stop(running: Running) {
-    let Running { acceptor, control, cores, mailboxes, drained, committer, readers, is_serving } = running;
+    let Running { acceptor, control, cores, mailboxes, drained, committer, readers, scrub, is_serving } =
+        running;
+    drop(scrub);
     is_serving.store(false, Ordering::Release);
     acceptor.stop();
     for mailbox in mailboxes.iter() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use etherply_engine::change::ChangeHash;
 use etherply_engine::document::Recovered;
-use etherply_engine::ids::ChainHash;
+use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::{Found, LogError};
 use etherply_engine::peer::Peer;
 use etherply_engine::record::Record;
@@ -108,6 +108,13 @@ pub enum Message {
         batch: u64,
         /// How it went.
         outcome: Result<(), LogError>,
+    },
+    /// The log was opened again after a failure.
+    StorageRecovered {
+        /// How often so far.
+        era: u64,
+        /// Documents of which it is not known whether their last changes are stored.
+        documents: Arc<[DocumentId]>,
     },
     /// The server stops.
     Stop(StopStage),

@@ -47,13 +47,24 @@ impl Proof {
     /// position, the hash of its change, and its link to the record before must fit. What does not fit is said
     /// in words; then the proof stays where it was.
     pub fn take(&mut self, seq: u64, stored: &Bytes) -> Result<Record, String> {
-        let Anchor { epoch, seq: before, chain } = self.through;
+        let Anchor { epoch, seq: before, .. } = self.through;
         if before.checked_add(1) != Some(seq) {
             return Err("the record is missing".to_owned());
         }
         let record = Record::decode(stored, &self.document, epoch).map_err(|error| error.to_string())?;
         if record.seq != seq {
             return Err(format!("another record, {}, stands there", record.seq));
+        }
+        self.take_record(&record)?;
+        Ok(record)
+    }
+
+    /// As [`Proof::take`], of a record whose checksum was compared where it was read.
+    pub fn take_record(&mut self, record: &Record) -> Result<(), String> {
+        let Anchor { epoch, seq: before, chain } = self.through;
+        let seq = record.seq;
+        if before.checked_add(1) != Some(seq) {
+            return Err("the record is missing".to_owned());
         }
         let change =
             parse_header(&record.change, &ChangeLimits::DEFAULT).map_err(|error| error.to_string())?;
@@ -64,7 +75,7 @@ impl Proof {
             return Err("the record does not follow the one before".to_owned());
         }
         self.through = Anchor { epoch, seq, chain: record.chain };
-        Ok(record)
+        Ok(())
     }
 }
 
