@@ -95,6 +95,9 @@ fn a_full_disk_refuses_writes_by_name_and_recovers_without_a_hand() {
         assert_eq!(server.get("/ready").0, 200);
         writer.put_durably(stream, &format!("key {keys}"), &value);
         keys += 1;
+        // Nobody could know what became of the last commit, so who had the document open opens it again.
+        other.until(|told| *told == Told::Closed(212));
+        other.until_in_time(|told| matches!(told, Told::Opened { .. }));
         assert_eq!(other.until_keys(seen, keys).len(), keys);
     }
     assert!(!server.has_panicked());
