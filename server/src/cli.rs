@@ -11,6 +11,7 @@ use crate::allowlist::{HostRule, OriginRule};
 use crate::data_plane::limits::{IDLE_TIMEOUT_S, IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT_S_MIN};
 use crate::materialise::{MATERIALISED_BYTES, MATERIALISERS_MAX};
 use crate::priority::Realtime;
+use crate::storage::scrub::{SCRUB_DAYS, SCRUB_DAYS_MAX};
 
 /// EtherPly: a sync server that keeps shared documents in step between devices.
 ///
@@ -102,6 +103,15 @@ pub struct ServeArgs {
         value_parser = clap::value_parser!(u32).range(i64::from(IDLE_TIMEOUT_S_MIN)..=i64::from(IDLE_TIMEOUT_S_MAX))
     )]
     pub idle_timeout: u32,
+    /// Days in which all stored documents are read and proven once, slowly, in the background; 0 for never
+    #[arg(
+        long,
+        env = "ETHERPLY_SCRUB_DAYS",
+        default_value_t = SCRUB_DAYS,
+        value_name = "DAYS",
+        value_parser = clap::value_parser!(u16).range(0..=i64::from(SCRUB_DAYS_MAX))
+    )]
+    pub scrub_days: u16,
     /// How logs look, on standard error
     #[arg(long, env = "ETHERPLY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,

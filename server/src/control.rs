@@ -139,8 +139,9 @@ async fn ready(State(observed): State<Observed>) -> (StatusCode, &'static str) {
     if !observed.is_serving.load(Ordering::Acquire) {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n");
     }
-    if observed.storage.commits_failed.load(Ordering::Relaxed) > 0 {
-        let reason = "storage takes no writes since a commit failed: see the log, make room, restart\n";
+    if observed.storage.failed.load(Ordering::Acquire) > 0 {
+        let reason =
+            "storage takes no writes since a commit failed, and is tried again: see the log, make room\n";
         return (StatusCode::SERVICE_UNAVAILABLE, reason);
     }
     (StatusCode::OK, "ready\n")

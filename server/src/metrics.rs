@@ -79,6 +79,9 @@ pub struct Metrics {
     fsyncs: IntGauge,
     commits: IntGauge,
     commit_failures: IntGauge,
+    storage_failed: IntGauge,
+    storage_recoveries: IntGauge,
+    scrub: [IntGauge; 4],
     commit_queue_bytes: IntGauge,
 }
 
@@ -156,6 +159,14 @@ impl Metrics {
             fsyncs: gauge("fsyncs_total", "Syncs that commits waited for")?,
             commits: gauge("commits_total", "Commits made durable")?,
             commit_failures: gauge("commit_failures_total", "Commits that failed")?,
+            storage_failed: gauge("storage_failed", "1 while storage takes no writes")?,
+            scrub: [
+                gauge("scrub_documents_total", "Documents that the scrub has read")?,
+                gauge("scrub_bytes_total", "Bytes of changes that the scrub has read")?,
+                gauge("scrub_damaged_total", "Damaged documents that the scrub has found")?,
+                gauge("scrub_cycles_total", "Times that the scrub has been through all documents")?,
+            ],
+            storage_recoveries: gauge("storage_recoveries_total", "Times the log was opened again")?,
             commit_queue_bytes: gauge("commit_queue_bytes", "Bytes of changes that wait for a commit")?,
             sync_latency_ms,
             documents,
@@ -172,6 +183,13 @@ impl Metrics {
             set(&self.fsyncs, storage.fsyncs.load(Relaxed));
             set(&self.commits, storage.commits.load(Relaxed));
             set(&self.commit_failures, storage.commits_failed.load(Relaxed));
+            set(&self.storage_failed, storage.failed.load(Relaxed));
+            set(&self.storage_recoveries, storage.recoveries.load(Relaxed));
+            let [documents, bytes, damaged, cycles] = &self.scrub;
+            set(documents, storage.scrub_documents.load(Relaxed));
+            set(bytes, storage.scrub_bytes.load(Relaxed));
+            set(damaged, storage.scrub_damaged.load(Relaxed));
+            set(cycles, storage.scrub_cycles.load(Relaxed));
             set(&self.commit_queue_bytes, storage.queued_bytes.load(Relaxed));
         }
         let mut out = Vec::new();

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use etherply_engine::faults::Faults;
+use etherply_engine::ids::DocumentId;
 use etherply_engine::placement::shard_of;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -26,7 +27,8 @@ use crate::metrics::Metrics;
 use crate::preflight::{self, Problem};
 use crate::priority::{self, Realtime};
 use crate::runtime::{self, CoreThread};
-use crate::storage::{self, StorageThread};
+use crate::storage::scrub::{ScrubStop, spawn_scrub};
+use crate::storage::{self, Listeners, StorageThread};
 
 /// What runs.
 struct Running {
@@ -36,8 +38,9 @@ struct Running {
     mailboxes: Mailboxes,
     drained: flume::Receiver<u16>,
     committer: StorageThread,
-    readers: [StorageThread; 2],
+    readers: Vec<StorageThread>,
     materialisers: Materialisers,
+    scrub: Option<ScrubStop>,
     is_serving: Arc<AtomicBool>,
 }
 
@@ -89,18 +92,31 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let log = open_storage(args)?;
     let stats = Arc::clone(log.stats());
     let (storage_reader, operators_reader) = (log.reader().clone(), log.reader().clone());
+    let listeners = Listeners {
+        gate,
+        durable: tables.durable(),
+        recovered: tell_cores(&mailboxes),
+        before_open: priority::lower,
+    };
     let realtime = priority::granted(args.realtime);
     let (committer, commit_thread) =
-        storage::spawn_committer(log, Arc::clone(&stats), (gate, tables.durable()), move || {
-            priority::commit(realtime);
-        })
-        .map_err(Problem::system("start the commit thread"))?;
+        storage::spawn_committer(log, Arc::clone(&stats), listeners, move || priority::commit(realtime))
+            .map_err(Problem::system("start the commit thread"))?;
     let (questions, reader) =
         storage::spawn_reader("log-read", storage_reader.clone(), Arc::clone(&stats), priority::lower)
             .map_err(Problem::system("start the reader thread"))?;
     let (background, cutter) =
         storage::spawn_reader("snapshot", storage_reader.clone(), Arc::clone(&stats), priority::lowest)
             .map_err(Problem::system("start the thread that cuts snapshots"))?;
+    let mut readers = vec![reader, cutter];
+    let mut scrub = None;
+    if args.scrub_days > 0 {
+        let (stop, thread) =
+            spawn_scrub(operators_reader.clone(), Arc::clone(&stats), args.scrub_days, priority::lowest)
+                .map_err(Problem::system("start the scrub"))?;
+        readers.push(thread);
+        scrub = Some(stop);
+    }
     let storage = storage::Handles { committer, questions, background };
     let metrics = Metrics::new(Some(Arc::clone(&stats)))
         .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
@@ -177,8 +193,9 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         mailboxes,
         drained,
         committer: commit_thread,
-        readers: [reader, cutter],
+        readers,
         materialisers,
+        scrub,
         is_serving,
     };
     Ok((running, facts))
@@ -201,6 +218,18 @@ fn home_teller(mailboxes: &Mailboxes) -> Quarantining {
         let home = shard_of(&document, u16::try_from(mailboxes.len()).unwrap_or(u16::MAX));
         if let Some(mailbox) = mailboxes.get(usize::from(home)) {
             mailbox.send(Message::Quarantine(document));
+        }
+    })
+}
+
+/// Lets every core hear that the log was opened again. Weakly: the commit thread, which holds this, ends when the
+/// cores are gone.
+fn tell_cores(mailboxes: &Mailboxes) -> storage::Recovered {
+    let mailboxes = Arc::downgrade(mailboxes);
+    Arc::new(move |era, documents| {
+        let documents: Arc<[DocumentId]> = documents.into();
+        for mailbox in mailboxes.upgrade().iter().flat_map(|mailboxes| mailboxes.iter()) {
+            mailbox.send(Message::StorageRecovered { era, documents: Arc::clone(&documents) });
         }
     })
 }
@@ -318,10 +347,12 @@ fn stop(running: Running) {
         committer,
         readers,
         materialisers,
+        scrub,
         is_serving,
     } = running;
     // Before anything waits for a commit that it may hold back.
     materialisers.begin_stop();
+    drop(scrub);
     is_serving.store(false, Ordering::Release);
     acceptor.stop();
     for mailbox in mailboxes.iter() {

@@ -97,12 +97,18 @@ pub enum Input<'a> {
         /// Its number.
         batch: u64,
     },
-    /// A batch was not stored, nor will any later one be.
+    /// A batch was not stored, nor will any later one be until [`Input::StorageRecovered`].
     CommitFailed {
         /// Its number.
         batch: u64,
         /// What failed.
         why: String,
+    },
+    /// Storage takes writes again, after it failed and was opened anew. Every batch that was given out before and
+    /// is not answered has failed. Of these documents it is not known whether their last changes are stored.
+    StorageRecovered {
+        /// The documents, of this shard and of others.
+        documents: &'a [DocumentId],
     },
     /// A connection says what it has.
     Reconcile {

@@ -144,6 +144,7 @@ impl Shard {
             Input::Push(push) => push.handle,
             Input::Committed { batch } => return self.committed(*batch, effects),
             Input::CommitFailed { batch, why } => return self.commit_failed(*batch, why.clone(), effects),
+            Input::StorageRecovered { documents } => return self.storage_recovered(documents, effects),
             Input::Disconnected { peer } => return self.disconnected(*peer, now, effects),
             Input::Quarantine { document } => return self.quarantine(document, effects),
             Input::Tick => {
@@ -192,6 +193,7 @@ impl Shard {
             }
             Input::Committed { .. }
             | Input::CommitFailed { .. }
+            | Input::StorageRecovered { .. }
             | Input::Quarantine { .. }
             | Input::Disconnected { .. }
             | Input::Tick => {}

@@ -91,6 +91,8 @@ pub(super) struct State {
     pub(super) paused: BTreeSet<u64>,
     /// Jobs that the commit thread's queue had no room for.
     pub(super) jobs: VecDeque<Job>,
+    /// How often the log was opened again after a failure, as far as this core has heard.
+    pub(super) storage_era: u64,
     /// Questions that the reader thread's queue had no room for.
     pub(super) waiting_questions: VecDeque<Question>,
     /// What goes out in one send.
@@ -131,6 +133,7 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         in_flight_bytes: 0,
         paused: BTreeSet::new(),
         jobs: VecDeque::new(),
+        storage_era: 0,
         waiting_questions: VecDeque::new(),
         out: Vec::new(),
         pieces: Vec::new(),
@@ -235,6 +238,11 @@ impl Core {
                     Err(error) => Input::CommitFailed { batch, why: error.to_string() },
                 };
                 state.step(input, now);
+                effects::retry_storage(&mut state);
+            }
+            Message::StorageRecovered { era, documents } => {
+                state.storage_era = era;
+                state.step(Input::StorageRecovered { documents: &documents }, now);
                 effects::retry_storage(&mut state);
             }
             Message::Stop(StopStage::Drain) => state.drain(),

@@ -119,7 +119,12 @@ fn carry_out_one(state: &mut State, effect: Effect) {
         Effect::Commit { batch, appends } => {
             let mailbox = own_mailbox(state);
             let reply = move |batch, outcome| mailbox.send(Message::Committed { batch, outcome });
-            state.jobs.push_back(Job { appends, token: batch, reply: Arc::new(reply) });
+            state.jobs.push_back(Job {
+                appends,
+                token: batch,
+                era: state.storage_era,
+                reply: Arc::new(reply),
+            });
             retry_storage(state);
         }
         Effect::Observe(observation) => observe(state, observation),

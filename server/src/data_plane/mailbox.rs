@@ -118,6 +118,13 @@ pub enum Message {
         /// How it went.
         outcome: Result<(), LogError>,
     },
+    /// The log was opened again after a failure.
+    StorageRecovered {
+        /// How often so far.
+        era: u64,
+        /// Documents of which it is not known whether their last changes are stored.
+        documents: Arc<[DocumentId]>,
+    },
     /// The server stops.
     Stop(StopStage),
     /// Everything that a turn of another core has for this one, in its order.

@@ -188,9 +188,7 @@ pub fn advice_for(error: &fjall::Error) -> String {
     match error {
         Error::Io(io) | Error::Storage(LsmError::Io(io)) => format!("{io}: {}", advice(io)),
         Error::Poisoned => {
-            "an earlier write in the background failed: check the disk and the system's log, then start etherply \
-             again"
-                .to_owned()
+            "an earlier write in the background failed: check the disk and the system's log".to_owned()
         }
         Error::Locked => "another process has the database open: stop it".to_owned(),
         Error::InvalidVersion(_) | Error::Storage(LsmError::InvalidVersion(_)) => {

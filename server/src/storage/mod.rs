@@ -14,9 +14,11 @@
 //! snapshot    snapshots: files beside the database
 //! piece       bounded sets of rows that go between ordinary commits
 //! cover       a snapshot takes the place of records
+//! scrub       proves all documents, slowly, while the server runs
 //! proof       one document's log, proven row by row
 //! inspect     a data directory, looked at from outside: what `verify` and `repair` see
 //! repair      what is proven, in a new data directory
+//! reopen      the log, opened again in the same process after a failure
 //! thread      group commit, questions from other threads
 //! ```
 
@@ -40,8 +42,10 @@ pub mod log;
 mod manifest;
 pub mod piece;
 mod proof;
+pub mod reopen;
 pub mod repair;
 mod scan;
+pub mod scrub;
 pub mod snapshot;
 pub mod stats;
 #[cfg(test)]
@@ -54,11 +58,12 @@ use std::path::Path;
 pub use epoch::{Epochs, Turn};
 pub use error::{Damage, OpenError};
 pub use log::{DocumentEntry, FjallLog, Reader, Writer};
+pub use reopen::Reopen;
 pub use snapshot::SnapshotError;
 pub use stats::StorageStats;
 pub use thread::{
-    Anew, Committer, Durable, Gate, Handles, Job, LOOKUPS_PER_STEP_MAX, Question, Questions, Refused, Reply,
-    StorageThread, spawn_committer, spawn_reader,
+    Anew, Committer, Durable, Gate, Handles, Job, LOOKUPS_PER_STEP_MAX, Listeners, Question, Questions,
+    Recovered, Refused, Reply, StorageThread, spawn_committer, spawn_reader,
 };
 
 use database::Keyspaces;
@@ -66,6 +71,7 @@ use directory::{DataDirectory, write_new_file};
 use fjall::Database;
 use keys::CommitRow;
 use ledger::{Ledger, Mark};
+use log::Ready;
 use scan::{Scan, Unsettled};
 
 /// Opens a data directory, or begins one where there is none. Blocks; the database's workers take the
@@ -76,16 +82,21 @@ use scan::{Scan, Unsettled};
 /// then.
 pub fn open(path: &Path) -> Result<FjallLog, OpenError> {
     let directory = DataDirectory::open(path, |database| database::open(database).map(drop))?;
-    let scan = scan::scan(&directory)?;
+    let ready = open_in(&directory)?;
+    Ok(FjallLog::new(ready, directory))
+}
+
+/// Opens what is in a data directory that this process holds.
+fn open_in(directory: &DataDirectory) -> Result<Ready, OpenError> {
+    let scan = scan::scan(directory)?;
     for journal in &scan.unsettled {
-        settle(&directory, journal)?;
+        settle(directory, journal)?;
     }
     let (database, keyspaces) = database::open(&directory.database_path())?;
-    let last = check_opened(&directory, &scan, &database, &keyspaces)?;
-    let seqno_end = keyspaces.seqno_end();
+    let last = check_opened(directory, &scan, &database, &keyspaces)?;
     let (newest_file, base) = (scan.ledger.newest_file, Mark::from(last));
     let ledger = Ledger::open(&directory.ledger_path(), directory.id(), newest_file, base)?;
-    Ok(FjallLog::new(database, keyspaces, ledger, directory, last, seqno_end))
+    Ok(Ready { database, keyspaces, ledger, last })
 }
 
 /// Name of the journal that [`settle`] replaced last, kept for whoever wants to know what stood there.

@@ -104,7 +104,8 @@ fn epochs_and_what_they_left_behind_go_over_as_they_are() {
     let scratch = scratch();
     let (root, to) = (scratch.path().join("data"), scratch.path().join("new"));
     let mut author = super::super::testing::RealAuthor::new();
-    let (mut writer, reader) = super::super::open(&root).unwrap().split();
+    let mut writer = super::super::open(&root).unwrap();
+    let reader = writer.reader().clone();
     let first = author.append("a", 3);
     writer.commit(std::slice::from_ref(&first)).unwrap();
     writer.commit(&[author.append("b", 2)]).unwrap();

@@ -49,7 +49,12 @@ impl Server {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+        Self::at(child, &line)
+    }
+
+    /// A server that has said by this line of JSON where it is.
+    pub fn at(child: Child, ready: &str) -> Self {
+        let ready: serde_json::Value = serde_json::from_str(ready).unwrap();
         let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
         Self { listen: address("listen"), control: address("control"), child }
     }
@@ -172,6 +177,19 @@ impl Member {
         self.open_at(name, None, automerge::AutoCommit::new()).0
     }
 
+    /// Opens a document, if the server can.
+    pub fn try_open(&mut self, name: &str) -> Option<StreamId> {
+        let rights = Rights::READ.with(Rights::WRITE);
+        let options = OpenOptions { document: name.to_owned(), rights, token: None, cursor: None };
+        let stream = self.client.open(options).unwrap();
+        let copy = automerge::AutoCommit::new().with_actor(ActorId::from(&[self.actor, 99][..]));
+        self.documents.insert(stream, Document::with(stream, copy));
+        let told = self.until(|told| {
+            matches!(told, Told::Opened { .. } | Told::OpenFailed(..) | Told::Closed(_) | Told::Failed(..))
+        });
+        matches!(told, Told::Opened { .. }).then_some(stream)
+    }
+
     /// Opens a document with a copy from earlier, and says how it is brought up to date.
     pub fn open_at(
         &mut self,
@@ -258,6 +276,26 @@ impl Member {
             }
             seen = self.told.len();
             self.receive();
+        }
+    }
+
+    /// As [`Member::until`], for what the client does by itself after a while: its time passes.
+    pub fn until_in_time(&mut self, mut is_it: impl FnMut(&Told) -> bool) -> Told {
+        let (mut seen, begun) = (0, Instant::now());
+        loop {
+            if let Some(at) = self.told.iter().skip(seen).position(&mut is_it) {
+                return self.told.remove(seen + at).unwrap();
+            }
+            assert!(begun.elapsed() < PATIENCE, "this was not told: {:?}", self.told);
+            seen = self.told.len();
+            self.client.tick(self.now_ms());
+            self.send();
+            self.socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            let is_readable = self.socket.peek(&mut [0]).is_ok();
+            self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            if is_readable {
+                self.receive();
+            }
         }
     }
 
