@@ -103,6 +103,19 @@ fn a_session_goes_on_over_kills_of_the_server() {
 }
 
 #[test]
+fn a_part_of_a_session_is_replayed_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sequential.json");
+    std::fs::write(&file, sequential()).unwrap();
+    let output = trace(&[&file], &["--first", "40", "--documents", "3", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let count = |pointer: &str| report.pointer(pointer).and_then(Value::as_u64).unwrap();
+    assert_eq!((count("/traces/0/changes"), count("/traces/0/transactions")), (41, 40));
+    assert_eq!((count("/edits/acked"), count("/documents/converged")), (3 * 41, 3));
+}
+
+#[test]
 fn a_speed_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("concurrent.json");

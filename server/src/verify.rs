@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::cli::{RepairArgs, VerifyArgs};
 use crate::storage::OpenError;
 use crate::storage::inspect::report::TEXT_ITEMS_MAX;
+use crate::storage::inspect::walk::Nobody;
 use crate::storage::inspect::{Inspection, Progress};
 use crate::storage::repair::{self, Repaired};
 
@@ -21,7 +22,7 @@ const EXIT_FAILED: u8 = 2;
 pub fn verify(args: &VerifyArgs) -> ExitCode {
     let bar = Bar::new();
     let walked = Inspection::open(&args.data)
-        .and_then(|inspection| inspection.walk(&mut |_, _, _| Ok(()), &mut |at| bar.show(at)));
+        .and_then(|inspection| inspection.walk(&mut Nobody, &mut |at| bar.show(at)));
     bar.finish();
     let report = match walked {
         Ok(report) => report,

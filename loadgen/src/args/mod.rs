@@ -226,6 +226,9 @@ pub struct TraceArgs {
     /// Edits a second of each document [default: as fast as it goes]
     #[arg(long, value_name = "N")]
     pub speed: Option<u64>,
+    /// Replay only the first N transactions of each recording [default: all]
+    #[arg(long, value_name = "N")]
+    pub first: Option<usize>,
     /// How often the server is killed (SIGKILL) and started again during each recording, at random moments
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub kills: u32,

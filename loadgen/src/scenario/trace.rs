@@ -135,7 +135,7 @@ fn one(
     sums: &mut Sums,
 ) -> Result<()> {
     let name = name_of(file);
-    let recording = Recording::read(file)?;
+    let recording = Recording::read(file)?.first(args.first.unwrap_or(usize::MAX));
     let orders = Orders {
         target: host.target.clone(),
         transport: host.transport,
@@ -210,13 +210,12 @@ impl Kills {
         Self { at, done: 0, ready_after_max: Duration::ZERO }
     }
 
-    /// Kills the server, and starts it again, if that is due.
-    fn look(&mut self, gauges: &Gauges, host: &mut Host, live: &Live) -> Result<()> {
+    /// Kills the server, and starts it again, if that is due; whether that was the last time.
+    fn look(&mut self, gauges: &Gauges, host: &mut Host, live: &Live) -> Result<bool> {
         let acked = read(&gauges.acked);
-        if self.at.last().is_none_or(|&at| acked < at) {
-            return Ok(());
+        if self.at.pop_if(|at| *at <= acked).is_none() {
+            return Ok(self.at.is_empty());
         }
-        self.at.pop();
         let in_flight = read(&gauges.sent).saturating_sub(acked);
         let ready_after = host.restart(true)?;
         self.ready_after_max = self.ready_after_max.max(ready_after);
@@ -226,7 +225,7 @@ impl Kills {
             self.done,
             ready_after.as_millis()
         ));
-        Ok(())
+        Ok(self.at.is_empty())
     }
 }
 

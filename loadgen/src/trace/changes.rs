@@ -79,12 +79,12 @@ impl Edits {
         }
         let Maker { made, by_hash, .. } = maker;
         let mut edits =
-            Self { made, by_hash, heads: Vec::new(), end: recording.end.clone(), agents: recording.agents };
+            Self { made, by_hash, heads: Vec::new(), end: String::new(), agents: recording.agents };
         let (text, heads) = edits.build(0..u32::try_from(edits.made.len())?)?;
-        if text != recording.end {
+        if recording.end.as_ref().is_some_and(|end| *end != text) {
             bail!("the recorded edits lead to another text than the recorded end");
         }
-        edits.heads = heads;
+        (edits.end, edits.heads) = (text, heads);
         Ok(edits)
     }
 

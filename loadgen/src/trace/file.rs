@@ -23,8 +23,8 @@ const GZIP_MAGIC: [u8; 2] = [0x1F, 0x8B];
 pub struct Recording {
     /// The text before the first transaction.
     pub start: String,
-    /// The text after the last.
-    pub end: String,
+    /// The text after the last; `None` if the last ones were left out.
+    pub end: Option<String>,
     /// How many people write.
     pub agents: u32,
     /// In causal order.
@@ -98,6 +98,15 @@ impl Recording {
         Self::parse(&mut json).with_context(|| format!("{name} is not an editing session"))
     }
 
+    /// Only its first transactions.
+    pub fn first(mut self, count: usize) -> Self {
+        if count < self.transactions.len() {
+            self.transactions.truncate(count);
+            self.end = None;
+        }
+        self
+    }
+
     fn parse(json: &mut [u8]) -> Result<Self> {
         let written: Written = simd_json::serde::from_slice(json)?;
         let is_concurrent = match written.kind.as_deref() {
@@ -132,7 +141,7 @@ impl Recording {
             transactions.push(Transaction { agent, parents, patches });
         }
         let start = written.start_content.unwrap_or_default();
-        Ok(Self { start, end: written.end_content, agents, transactions })
+        Ok(Self { start, end: Some(written.end_content), agents, transactions })
     }
 }
 
@@ -181,8 +190,12 @@ pub(crate) mod tests {
         let first =
             Transaction { agent: 0, parents: vec![], patches: vec![patch(1, 0, "12"), patch(2, 1, "")] };
         let second = Transaction { agent: 0, parents: vec![0], patches: vec![] };
-        let expected =
-            Recording { start: "é".into(), end: "é1".into(), agents: 1, transactions: vec![first, second] };
+        let expected = Recording {
+            start: "é".into(),
+            end: Some("é1".into()),
+            agents: 1,
+            transactions: vec![first, second],
+        };
         assert_eq!(read, expected);
         let read = parse(
             r#"{"kind":"concurrent","endContent":"ab","numAgents":2,"txns":[

@@ -82,12 +82,12 @@ impl Shared {
 }
 
 /// Replays documents to their end, or until nothing moves any more. `meanwhile` is called all the time with what
-/// has come about so far; if it fails, the replay ends.
+/// has come about so far, and says whether it is done as well; if it fails, the replay ends.
 pub fn replay(
     documents: Vec<Document>,
     orders: &Orders,
     live: &Live,
-    mut meanwhile: impl FnMut(&Gauges) -> Result<()>,
+    mut meanwhile: impl FnMut(&Gauges) -> Result<bool>,
 ) -> Result<Replayed> {
     let asked = u64::from(orders.members) * documents.len() as u64;
     let gauges = Arc::new(Gauges::default());
@@ -117,13 +117,19 @@ pub fn replay(
     let (mut seen, mut seen_at) = (0, Instant::now());
     let mut failed = None;
     live.wait("replaying", &gauges, Duration::MAX, || {
-        failed = meanwhile(&gauges).err();
+        let all_done = match meanwhile(&gauges) {
+            // After a kill everybody has to be back, also if nothing was left to do.
+            Ok(done) => done && shared.done.load(Ordering::Relaxed) >= all && opened(),
+            Err(error) => {
+                failed = Some(error);
+                true
+            }
+        };
         let now = read(&gauges.acked) + read(&gauges.received) + read(&gauges.sent);
         if now != seen {
             (seen, seen_at) = (now, Instant::now());
         }
-        let is_done = shared.done.load(Ordering::Relaxed) >= all;
-        is_done || failed.is_some() || shared.gives_up() || seen_at.elapsed() > PATIENCE
+        all_done || shared.gives_up() || seen_at.elapsed() > PATIENCE
     });
     shared.gives_up.store(true, Ordering::Relaxed);
     failed.map_or(Ok(()), Err)?;

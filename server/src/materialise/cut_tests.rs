@@ -15,6 +15,7 @@ use super::*;
 use crate::storage::FjallLog;
 use crate::storage::index::{CHAIN_EVERY, IndexRow};
 use crate::storage::inspect::Inspection;
+use crate::storage::inspect::walk::Nobody;
 use crate::storage::piece::PIECE_ROWS_MAX;
 use crate::storage::repair::repair;
 use crate::storage::snapshot::SnapshotRead;
@@ -262,7 +263,7 @@ fn verify_and_repair_know_what_a_snapshot_covers() {
     let (_, records) = with_pushers(1_500);
     let mut log = store(&data, &records[..1_400]);
     cut(&mut log, &records[1_199]).unwrap();
-    let whole_report = |data: &Path| Inspection::open(data).unwrap().walk(&mut |_, _, _| Ok(()), &mut |_| {});
+    let whole_report = |data: &Path| Inspection::open(data).unwrap().walk(&mut Nobody, &mut |_| {});
     // Half covered, then wholly, then with more behind it.
     let reader = log.reader().clone();
     let mut covering = Cover::resume(&reader, &document()).unwrap().unwrap();

@@ -11,7 +11,7 @@
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::LogError;
 
-use super::keys::{FILLER_KEY, Head, KeyspaceId};
+use super::keys::{Head, KeyspaceId};
 use super::log::Writer;
 
 /// Most rows of a piece.
@@ -120,21 +120,12 @@ impl Writer {
         let mut rows = self.begin(piece.rows.len())?;
         for Row { keyspace, key, value } in &piece.rows {
             match value {
-                Some(value) => rows.set(&self.keyspaces, *keyspace, key, value),
-                None => rows.remove(&self.keyspaces, *keyspace, key),
+                Some(value) => self.set(&mut rows, *keyspace, key, value),
+                None => self.remove(&mut rows, *keyspace, key),
             }
         }
-        let head = piece.head.or(found);
-        if let Some(head) = head {
+        if let Some(head) = piece.head {
             self.add_head(&mut rows, &piece.document, head);
-        }
-        // Every batch writes to every keyspace: see `Keyspaces::tables_end`.
-        let filler = (self.last.commit + 1).to_le_bytes();
-        for id in [KeyspaceId::Changes, KeyspaceId::Hashes, KeyspaceId::Documents] {
-            let has_head = id == KeyspaceId::Documents && head.is_some();
-            if !has_head && piece.rows.iter().all(|row| row.keyspace != id) {
-                rows.set(&self.keyspaces, id, FILLER_KEY, &filler);
-            }
         }
         self.finish(rows)?;
         Ok(Stored::Durable)

@@ -9,21 +9,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, Found, Log, LogError};
-use etherply_engine::record::Record;
+use etherply_engine::log::{LogError, Past};
 use etherply_engine::snapshot::Snapshot;
 use serde::Serialize;
 
 use super::anchor::AnchorRow;
 use super::directory::sync_directory;
 use super::error::OpenError;
-use super::index::{IndexRow, LogRow};
+use super::index::LogRow;
 use super::inspect::report::Report;
-use super::inspect::walk::Proven;
+use super::inspect::walk::{Nobody, Taker};
 use super::inspect::{Inspection, Progress};
-use super::keys::{Head, KeyspaceId, anchor_key, change_key, encode_found, hash_key};
+use super::keys::{Head, KeyspaceId, anchor_key};
 use super::log::FjallLog;
-use super::piece::{Expect, Piece, StorePiece};
 use super::thread::{COMMIT_BYTES_MAX, COMMIT_RECORDS_MAX};
 
 /// What a repair did.
@@ -60,19 +58,10 @@ fn write(
     part: &Path,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Repaired, OpenError> {
-    let mut copy = Copy {
-        log: super::open(part)?,
-        appends: Vec::new(),
-        records: 0,
-        bytes: 0,
-        covered: None,
-        path: part,
-    };
-    let found =
-        inspection.walk(&mut |document, epoch, proven| copy.take(document, epoch, proven), progress)?;
-    copy.end_document()?;
-    drop(copy);
-    let written = Inspection::open(part)?.walk(&mut |_, _, _| Ok(()), &mut |_| {})?;
+    let mut copy = Copy::new(part)?;
+    let found = inspection.walk(&mut copy, progress)?;
+    copy.finish()?;
+    let written = Inspection::open(part)?.walk(&mut Nobody, &mut |_| {})?;
     if !written.whole {
         let what =
             "what was written does not read back as it should: the disk that it is on is not to be trusted";
@@ -82,9 +71,8 @@ fn write(
     let above = to.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sync_directory(above).map_err(OpenError::io(above, "sync the directory"))?;
     let lost = found.damaged_documents.iter().any(|document| document.lost_changes());
-    // The count tells of what no row speaks of any more. Without a ledger, the last commits may be unknown.
-    let is_all_there = found.records + found.records_of_earlier_epochs >= found.commits.records;
-    let kept_all = !lost && is_all_there && found.commits.acknowledged.is_some();
+    // Without a ledger, commits may be missing of which nothing is known.
+    let kept_all = !lost && found.commits.missing.is_empty() && found.commits.acknowledged.is_some();
     let written = Report { data: to.to_owned(), ..written };
     Ok(Repaired { to: to.to_owned(), kept_all, found, written })
 }
@@ -114,101 +102,79 @@ fn begin(data: &Path, to: &Path) -> Result<PathBuf, OpenError> {
 /// The new directory as it is written.
 struct Copy<'p> {
     log: FjallLog,
-    appends: Vec<Append>,
-    records: usize,
-    bytes: usize,
-    /// The document's snapshot, and rows that stand for what it holds, until there are enough for a piece.
-    covered: Option<Covered>,
     path: &'p Path,
+    anchors: Vec<(DocumentId, AnchorRow)>,
+    rows: Vec<(DocumentId, u64, LogRow)>,
+    bytes: usize,
+    ends: Vec<(DocumentId, Head, Option<Past>)>,
 }
 
-struct Covered {
-    document: DocumentId,
-    epoch: u64,
-    piece: Piece,
-    last_seq: u64,
-}
-
-impl Copy<'_> {
-    fn take(&mut self, document: &DocumentId, epoch: u64, proven: Proven) -> Result<(), OpenError> {
-        match proven {
-            Proven::Row(LogRow::Record(record)) => self.record(document, epoch, record),
-            Proven::Row(LogRow::Covered(row)) => self.covered(document, epoch, &row),
-            Proven::Snapshot(anchor, bytes) => self.snapshot(document, epoch, *anchor, &bytes),
-        }
-    }
-
-    fn record(&mut self, document: &DocumentId, epoch: u64, record: Record) -> Result<(), OpenError> {
-        if self.covered.as_ref().is_some_and(|covered| covered.last_seq > 0) {
-            self.store_covered()?;
-        }
-        if self.records >= COMMIT_RECORDS_MAX || self.bytes + record.change.len() > COMMIT_BYTES_MAX {
-            self.commit()?;
-        }
-        self.records += 1;
-        self.bytes += record.change.len();
-        match self.appends.last_mut() {
-            Some(last) if last.document == *document && last.epoch == epoch => last.records.push(record),
-            _ => self.appends.push(Append { document: document.clone(), epoch, records: vec![record] }),
-        }
-        Ok(())
-    }
-
-    /// Begins a document with its snapshot, which is written anew: its file names the directory.
+impl Taker for Copy<'_> {
+    /// Written anew, because its file names the directory.
     fn snapshot(
         &mut self,
         document: &DocumentId,
-        epoch: u64,
         anchor: AnchorRow,
-        bytes: &[u8],
+        bytes: Vec<u8>,
     ) -> Result<(), OpenError> {
-        self.end_document()?;
         let Snapshot { cursor, covered_bytes, .. } = anchor.anchor.snapshot;
         let snapshots = self.log.reader().snapshots();
-        let written = snapshots.write(document, anchor.slot, (cursor, covered_bytes), bytes);
+        let written = snapshots.write(document, anchor.slot, (cursor, covered_bytes), &bytes);
         written.map_err(|error| self.failed(error))?;
-        let mut piece = Piece::new(document.clone(), Expect::Anything);
-        piece.set(KeyspaceId::Meta, anchor_key(document, epoch), anchor.encode(document));
-        self.covered = Some(Covered { document: document.clone(), epoch, piece, last_seq: 0 });
+        self.anchors.push((document.clone(), anchor));
         Ok(())
     }
 
-    fn covered(&mut self, document: &DocumentId, epoch: u64, row: &IndexRow) -> Result<(), OpenError> {
-        let Some(covered) = &mut self.covered else { return Ok(()) };
-        covered.last_seq = row.seq;
-        let (key, value) = (change_key(document, epoch, row.seq), row.encode(document, epoch));
-        covered.piece.set(KeyspaceId::Changes, key, value);
-        let key = hash_key(document, epoch, &row.hash);
-        let found = encode_found(&key, Found { seq: row.seq, max_op: row.max_op });
-        covered.piece.set(KeyspaceId::Hashes, key, found.to_vec());
-        if covered.piece.is_full() { self.store_covered() } else { Ok(()) }
-    }
-
-    fn store_covered(&mut self) -> Result<(), OpenError> {
-        // In the order of the documents, and before the records that follow.
-        self.commit()?;
-        let Some(covered) = &mut self.covered else { return Ok(()) };
-        let next = Piece::new(covered.document.clone(), Expect::Anything);
-        let mut piece = std::mem::replace(&mut covered.piece, next);
-        if piece.rows.is_empty() {
-            return Ok(());
+    fn row(&mut self, document: &DocumentId, epoch: u64, row: LogRow) -> Result<(), OpenError> {
+        let bytes = match &row {
+            LogRow::Record(record) => record.change.len(),
+            LogRow::Covered(_) => 0,
+        };
+        if self.rows.len() >= COMMIT_RECORDS_MAX || self.bytes + bytes > COMMIT_BYTES_MAX {
+            self.commit()?;
         }
-        if covered.last_seq > 0 {
-            piece.head = Some(Head { epoch: covered.epoch, last_seq: covered.last_seq, flags: 0 });
-        }
-        self.log.store(&piece).map(drop).map_err(|error| self.failed(error))
-    }
-
-    fn end_document(&mut self) -> Result<(), OpenError> {
-        self.store_covered()?;
-        self.covered = None;
+        self.bytes += bytes;
+        self.rows.push((document.clone(), epoch, row));
         Ok(())
+    }
+
+    fn end(&mut self, document: &DocumentId, head: Head, past: Option<Past>) -> Result<(), OpenError> {
+        self.ends.push((document.clone(), head, past));
+        if self.ends.len() >= COMMIT_RECORDS_MAX { self.commit() } else { Ok(()) }
+    }
+}
+
+impl<'p> Copy<'p> {
+    fn new(path: &'p Path) -> Result<Self, OpenError> {
+        let log = super::open(path)?;
+        Ok(Self { log, path, anchors: Vec::new(), rows: Vec::new(), bytes: 0, ends: Vec::new() })
     }
 
     fn commit(&mut self) -> Result<(), OpenError> {
-        (self.records, self.bytes) = (0, 0);
-        let appends = std::mem::take(&mut self.appends);
-        self.log.commit(&appends).map_err(|error| self.failed(error))
+        self.bytes = 0;
+        let (rows, anchors) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.anchors));
+        let ends = std::mem::take(&mut self.ends);
+        let written = self.log.write(|writer| {
+            let mut batch = writer.begin(rows.len())?;
+            for (document, anchor) in &anchors {
+                let key = anchor_key(document, anchor.anchor.snapshot.cursor.epoch);
+                writer.set(&mut batch, KeyspaceId::Meta, &key, &anchor.encode(document));
+            }
+            for (document, epoch, row) in &rows {
+                match row {
+                    LogRow::Record(record) => writer.add_record(&mut batch, document, *epoch, record),
+                    LogRow::Covered(row) => writer.add_index(&mut batch, document, *epoch, row),
+                }
+            }
+            for (document, head, past) in &ends {
+                writer.add_head(&mut batch, document, *head);
+                if let Some(past) = past {
+                    writer.add_past(&mut batch, document, past);
+                }
+            }
+            writer.finish(batch)
+        });
+        written.map_err(|error| self.failed(error))
     }
 
     fn failed(&self, error: LogError) -> OpenError {
@@ -217,6 +183,13 @@ impl Copy<'_> {
             damaged => damaged.to_string(),
         };
         OpenError::Database { path: self.path.to_owned(), what }
+    }
+
+    fn finish(mut self) -> Result<(), OpenError> {
+        if self.rows.is_empty() && self.ends.is_empty() {
+            return Ok(());
+        }
+        self.commit()
     }
 }
 

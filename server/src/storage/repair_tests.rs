@@ -1,6 +1,6 @@
 use std::fs;
 
-use etherply_engine::log::{FIRST_EPOCH, LogReader};
+use etherply_engine::log::{FIRST_EPOCH, Log, LogReader};
 
 use super::super::damage_tests::{MADE, scratch, verify};
 use super::super::testing::{Author, document, files};
@@ -89,16 +89,51 @@ fn an_interrupted_repair_leaves_no_directory_that_could_be_taken_for_whole() {
     let (root, to) = (scratch.path().join("data"), scratch.path().join("new"));
     MADE.write(&root, usize::MAX, None);
     let part = begin(&root, &to).unwrap();
-    let mut copy = Copy {
-        log: super::super::open(&part).unwrap(),
-        appends: Vec::new(),
-        records: 0,
-        bytes: 0,
-        covered: None,
-        path: &part,
-    };
+    let mut copy = Copy::new(&part).unwrap();
     let append = MADE.acknowledged[0].clone();
-    copy.record(&append.document, append.epoch, append.records[0].clone()).unwrap();
+    copy.row(&append.document, append.epoch, LogRow::Record(append.records[0].clone())).unwrap();
     copy.commit().unwrap();
     assert!(!to.exists());
+}
+
+#[test]
+fn epochs_and_what_they_left_behind_go_over_as_they_are() {
+    use super::super::{Epochs, Turn};
+    use etherply_engine::change::ActorId;
+    use etherply_engine::log::Append;
+    let scratch = scratch();
+    let (root, to) = (scratch.path().join("data"), scratch.path().join("new"));
+    let mut author = super::super::testing::RealAuthor::new();
+    let (mut writer, reader) = super::super::open(&root).unwrap().split();
+    let first = author.append("a", 3);
+    writer.commit(std::slice::from_ref(&first)).unwrap();
+    writer.commit(&[author.append("b", 2)]).unwrap();
+    let past = Past { reset_epoch: 7, excluded: vec![ActorId::from_slice(&[5; 16]).unwrap()] };
+    // One document goes on in a later epoch with records, the other without any.
+    let again = super::super::testing::RealAuthor::in_epoch(7).append("a", 2);
+    let turn = |document: &DocumentId, from, append: Append| Turn {
+        document: document.clone(),
+        from: (FIRST_EPOCH, from),
+        append,
+        past: past.clone(),
+    };
+    let (a, b) = (document("a"), document("b"));
+    writer.turn(&turn(&a, 3, again.clone())).unwrap();
+    let empty = Append { document: b.clone(), epoch: 7, records: Vec::new() };
+    writer.turn(&turn(&b, 2, empty)).unwrap();
+    drop((writer, reader));
+    let found = verify(&root);
+    assert!(found.whole, "{found}");
+    assert_eq!((found.records, found.records_of_other_epochs), (2, 5));
+
+    let repaired = repair(&root, &to, &mut |_| {}).unwrap();
+    assert!(repaired.kept_all);
+    assert_eq!(repaired.written.records_of_other_epochs, 5);
+    let log = super::super::open(&to).unwrap();
+    assert_eq!(log.read(&a, 7, 0, u64::MAX, usize::MAX).unwrap(), again.records);
+    for (id, last_seq) in [(&a, 2), (&b, 0)] {
+        let head = log.reader().head(id).unwrap().unwrap();
+        assert_eq!((head.epoch, head.last_seq), (7, last_seq));
+        assert_eq!(log.reader().past(id).unwrap(), past);
+    }
 }

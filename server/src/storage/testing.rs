@@ -11,8 +11,6 @@ use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::{Append, FIRST_EPOCH};
 use etherply_engine::record::Record;
 
-use super::OpenError;
-
 pub fn document(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap()
 }
@@ -54,17 +52,6 @@ impl Author {
     }
 }
 
-/// Tries until nobody holds the directory. Tests beside this one start processes, and such a process has this one's
-/// descriptors, with the lock, from its fork to its exec.
-pub fn unlocked<T>(mut attempt: impl FnMut() -> Result<T, OpenError>) -> Result<T, OpenError> {
-    loop {
-        match attempt() {
-            Err(error) if error.code() == "storage_locked" => std::thread::yield_now(),
-            done => return done,
-        }
-    }
-}
-
 /// Every file below a directory, with its bytes, except the lock (which each start writes).
 pub fn files(root: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
@@ -94,11 +81,16 @@ pub fn journal_paths(root: &Path) -> Vec<PathBuf> {
 pub struct RealAuthor {
     documents: HashMap<DocumentId, (automerge::AutoCommit, u64, ChainHash)>,
     made: u32,
+    epoch: u64,
 }
 
 impl RealAuthor {
     pub fn new() -> Self {
-        Self::default()
+        Self::in_epoch(FIRST_EPOCH)
+    }
+
+    pub fn in_epoch(epoch: u64) -> Self {
+        Self { epoch, ..Self::default() }
     }
 
     pub fn append(&mut self, name: &str, count: usize) -> Append {
@@ -113,7 +105,7 @@ impl RealAuthor {
             let mut actor = [7; 16];
             actor[..8].copy_from_slice(&xxhash_rust::xxh3::xxh3_64(name.as_bytes()).to_le_bytes());
             let doc = automerge::AutoCommit::new().with_actor(automerge::ActorId::from(actor));
-            (doc, 0, chain_start(&document, FIRST_EPOCH))
+            (doc, 0, chain_start(&document, self.epoch))
         });
         let records = (0..count).map(|_| {
             self.made += 1;
@@ -135,6 +127,6 @@ impl RealAuthor {
             }
         });
         let records = records.collect();
-        Append { document, epoch: FIRST_EPOCH, records }
+        Append { document, epoch: self.epoch, records }
     }
 }

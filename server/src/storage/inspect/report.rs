@@ -27,8 +27,9 @@ pub struct Report {
     pub records: u64,
     /// Their bytes, as stored.
     pub record_bytes: u64,
-    /// Records of earlier epochs that are proven. Nothing serves them.
-    pub records_of_earlier_epochs: u64,
+    /// Proven records of other epochs: earlier ones, and what an interrupted step into a new one left. Nothing
+    /// serves them.
+    pub records_of_other_epochs: u64,
     /// Commits.
     pub commits: FoundCommits,
     /// Damage, file by file.
@@ -46,8 +47,6 @@ pub struct FoundCommits {
     pub found: u64,
     /// Those that are missing, or not whole, from the first to the last of each gap.
     pub missing: Vec<(u64, u64)>,
-    /// Records in all commits up to the last one.
-    pub records: u64,
 }
 
 impl FoundCommits {
@@ -74,17 +73,16 @@ impl FoundCommits {
             }
             expected = Some(row.commit + 1);
         }
-        let journaled = journals.iter().map(|row| (row.commit, row.total_records)).max();
-        let stored = stored.map(|row| (row.commit, row.total_records));
-        let acknowledged = ledger.map(|mark| (mark.commit, mark.total_records));
-        let (found, _) = journaled.max(stored).unwrap_or_default();
-        let (last, records) = journaled.max(stored).max(acknowledged).unwrap_or_default();
-        // The stored row is itself in the journals as long as they are there.
-        let whole_through = journaled.map_or(found, |(commit, _)| commit);
+        let journaled = journals.iter().map(|row| row.commit).max();
+        let acknowledged = ledger.map(|mark| mark.commit);
+        let found = journaled.max(stored.map(|row| row.commit)).unwrap_or_default();
+        let last = found.max(acknowledged.unwrap_or_default());
+        // Tables never go further than the journals.
+        let whole_through = journaled.unwrap_or(found);
         if whole_through < last {
             missing.push((whole_through + 1, last));
         }
-        Self { acknowledged: ledger.map(|mark| mark.commit), found, missing, records }
+        Self { acknowledged, found, missing }
     }
 }
 

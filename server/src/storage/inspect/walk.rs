@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Found, LogError};
+use etherply_engine::log::{Found, LogError, Past};
 use etherply_wire::kinds::Cursor;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -24,27 +24,44 @@ use crate::storage::snapshot::Snapshots;
 /// Rows between two reports of progress.
 const PROGRESS_EACH_ROWS: u64 = 10_000;
 
-/// What is proven of a document.
-#[derive(Debug)]
-pub enum Proven {
-    /// The snapshot that its rows begin with; its file is whole.
-    Snapshot(Box<AnchorRow>, Vec<u8>),
-    /// The row at its next position.
-    Row(LogRow),
+/// Is told what of each document is proven.
+pub trait Taker {
+    /// The snapshot with which the document's epoch of now begins, before the rows of that epoch.
+    fn snapshot(&mut self, document: &DocumentId, anchor: AnchorRow, bytes: Vec<u8>) -> Result<(), OpenError>;
+    /// A record, or what stayed of it, in the order of epochs and positions. Epochs that are not the document's now
+    /// are among them.
+    fn row(&mut self, document: &DocumentId, epoch: u64, row: LogRow) -> Result<(), OpenError>;
+    /// The document's records are all told. `head` names its epoch of now, and how far that is proven; `past` is
+    /// what the epochs before left behind.
+    fn end(&mut self, document: &DocumentId, head: Head, past: Option<Past>) -> Result<(), OpenError>;
 }
 
-/// Is told of what is proven of a document's current epoch, in order. If nothing says which epoch is the current
-/// one, of all epochs, the earliest first.
-pub type Take<'t> = dyn FnMut(&DocumentId, u64, Proven) -> Result<(), OpenError> + 't;
+/// Takes nothing: for a look.
+#[derive(Debug)]
+pub struct Nobody;
+
+impl Taker for Nobody {
+    fn snapshot(&mut self, _: &DocumentId, _: AnchorRow, _: Vec<u8>) -> Result<(), OpenError> {
+        Ok(())
+    }
+
+    fn row(&mut self, _: &DocumentId, _: u64, _: LogRow) -> Result<(), OpenError> {
+        Ok(())
+    }
+
+    fn end(&mut self, _: &DocumentId, _: Head, _: Option<Past>) -> Result<(), OpenError> {
+        Ok(())
+    }
+}
 
 impl Inspection {
     /// Reads everything.
     ///
     /// # Errors
-    /// What `take` says, or that a file cannot be read. Damage is in the report.
+    /// What `taker` says, or that a file cannot be read. Damage is in the report.
     pub fn walk(
         mut self,
-        take: &mut Take<'_>,
+        taker: &mut dyn Taker,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Report, OpenError> {
         self.check_tables(progress)?;
@@ -56,7 +73,7 @@ impl Inspection {
             anchors,
             snapshots: Snapshots::new(self.directory.path(), self.id()),
             counted: Counted::default(),
-            take,
+            taker,
             progress,
             at: self.progress,
             rows_since: 0,
@@ -88,23 +105,15 @@ impl Inspection {
                 ..Damage::default()
             })))?;
         }
-        if counted.records_found < commits.records && counted.damaged.is_empty() {
-            let (found, all) = (counted.records_found, commits.records);
-            let what = format!(
-                "{} of the {all} records that were committed are missing, and nothing says whose they are",
-                all - found
-            );
-            self.note(OpenError::damaged(self.directory.path(), None, what))?;
-        }
         let whole = self.damage.is_empty() && counted.damaged.is_empty() && commits.missing.is_empty();
         Ok(Report {
             data: self.directory.path().to_owned(),
             whole,
             documents: counted.documents,
-            documents_damaged: counted.documents_damaged,
+            documents_damaged: counted.damaged.len() as u64,
             records: counted.records,
             record_bytes: counted.record_bytes,
-            records_of_earlier_epochs: counted.records_of_earlier_epochs,
+            records_of_other_epochs: counted.records_of_other_epochs,
             commits,
             damage: self.damage,
             damaged_documents: counted.damaged,
@@ -191,12 +200,9 @@ impl Ahead {
 #[derive(Default)]
 struct Counted {
     documents: u64,
-    documents_damaged: u64,
     records: u64,
     record_bytes: u64,
-    records_of_earlier_epochs: u64,
-    /// Records of any epoch, proven or not.
-    records_found: u64,
+    records_of_other_epochs: u64,
     damage: Vec<Damage>,
     damaged: Vec<DocumentDamage>,
 }
@@ -211,7 +217,7 @@ struct Walk<'w> {
     changes: Ahead,
     hashes: Ahead,
     counted: Counted,
-    take: &'w mut Take<'w>,
+    taker: &'w mut dyn Taker,
     progress: &'w mut dyn FnMut(Progress),
     at: Progress,
     rows_since: u64,
@@ -342,18 +348,21 @@ impl<'w> Walk<'w> {
         };
         self.counted.documents += 1;
         let mut head = Err("the row that says how far it goes is missing");
+        let mut past = None;
         while let Some(row) = self.heads.take_if_of(name)? {
-            if !is_past_key(&row.key) {
+            if is_past_key(&row.key) {
+                past = Some(decode_past(&row.key, &row.value));
+            } else {
                 head = Head::decode(&document, &row.value)
                     .ok_or("the row that says how far it goes is not what was written");
-            } else if decode_past(&row.key, &row.value).is_none() {
-                let what = format!("what earlier epochs of {document} left behind is not what was written");
-                self.counted.damage.push(Damage { what, ..Damage::default() });
             }
         }
         let mut epochs = self.read_records(name, &document, head.ok())?;
         let bad_rows = self.read_rows(name, &document, &mut epochs)?;
-        self.judge(&document, head, epochs, bad_rows);
+        let is_past_damaged = past.as_ref().is_some_and(Option::is_none);
+        if let Some(proven) = self.judge(&document, head, epochs, bad_rows, is_past_damaged) {
+            self.taker.end(&document, proven, past.flatten()).map_err(Stopped::Taker)?;
+        }
         Ok(())
     }
 
@@ -366,7 +375,6 @@ impl<'w> Walk<'w> {
         let mut epochs: Vec<Epoch> = Vec::new();
         while let Some(row) = self.changes.take_if_of(name)? {
             self.count_row();
-            self.counted.records_found += 1;
             let Some((_, number, seq)) = parse_change_key(&row.key) else {
                 let what = format!("a record of {document} has a key that is none");
                 self.counted.damage.push(Damage { what, ..Damage::default() });
@@ -381,10 +389,8 @@ impl<'w> Walk<'w> {
                 epochs.push(epoch);
             }
             let Some(epoch) = epochs.last_mut() else { continue };
-            if let Some(row) = epoch.row(document, seq, &row.value)
-                && head.is_none_or(|head| head.epoch == number)
-            {
-                (self.take)(document, number, Proven::Row(row)).map_err(Stopped::Taker)?;
+            if let Some(row) = epoch.row(document, seq, &row.value) {
+                self.taker.row(document, number, row).map_err(Stopped::Taker)?;
             }
         }
         Ok(epochs)
@@ -401,8 +407,7 @@ impl<'w> Walk<'w> {
         match self.snapshots.read_whole(document, &anchor) {
             Ok(bytes) => {
                 epoch.snapshot = Some(Ok(anchor.anchor.snapshot.cursor));
-                let proven = Proven::Snapshot(Box::new(anchor), bytes);
-                (self.take)(document, epoch.epoch, proven).map_err(Stopped::Taker)
+                self.taker.snapshot(document, anchor, bytes).map_err(Stopped::Taker)
             }
             Err(LogError::Damaged { what, .. }) => {
                 epoch.snapshot = Some(Err(what));
@@ -439,60 +444,52 @@ impl<'w> Walk<'w> {
         Ok(bad)
     }
 
+    /// Holds a document's epoch of now against what else speaks of it; how far it is proven. Other epochs are
+    /// served by nobody, and may be removed at any time, or be left over: what is missing of them is no damage.
     fn judge(
         &mut self,
         document: &DocumentId,
         head: Result<Head, &'static str>,
-        mut epochs: Vec<Epoch>,
+        epochs: Vec<Epoch>,
         bad_rows: u64,
-    ) {
-        let current = head.map(|head| head.epoch).ok().or(epochs.iter().map(|epoch| epoch.epoch).max());
-        if let Some(current) = current.filter(|current| !epochs.iter().any(|epoch| epoch.epoch == *current)) {
-            epochs.push(Epoch::new(document, current));
-        }
-        let damaged_before = self.counted.damaged.len();
-        let mut current_through = 0;
+        is_past_damaged: bool,
+    ) -> Option<Head> {
+        let named = head.map(|head| head.epoch).ok();
+        let number = named.or(epochs.iter().map(|epoch| epoch.epoch).max())?;
+        let mut current = Epoch::new(document, number);
         for epoch in epochs {
-            let is_current = Some(epoch.epoch) == current;
-            if is_current {
-                current_through = epoch.proof.through().seq;
-                self.counted.records += epoch.records;
-                self.counted.record_bytes += epoch.record_bytes;
+            if epoch.epoch == number {
+                current = epoch;
             } else {
-                self.counted.records_of_earlier_epochs += epoch.records;
-            }
-            let whole_through = epoch.proof.through().seq;
-            let head = head.ok().filter(|_| is_current);
-            let what = epoch.damage.clone().or_else(|| what_is_wrong(&epoch, head, is_current, bad_rows));
-            if let Some(what) = what {
-                // The hash rows know of changes that no record tells of any more.
-                let indexed = (epoch.rows_found.count > whole_through).then_some(epoch.rows_found.count);
-                self.counted.damaged.push(DocumentDamage {
-                    document: document.to_string(),
-                    epoch: epoch.epoch,
-                    whole_through,
-                    expected_through: head.map(|head| head.last_seq).max(indexed),
-                    what,
-                    records_behind: epoch.records_behind,
-                    bytes_behind: epoch.bytes_behind,
-                });
+                self.counted.records_of_other_epochs += epoch.records;
             }
         }
-        let is_damaged = self.counted.damaged.len() > damaged_before;
-        if let (Err(what), false) = (head, is_damaged) {
-            // Its records are all proven, but whether more of them followed is not known.
-            let what = what.to_owned();
+        self.counted.records += current.records;
+        self.counted.record_bytes += current.record_bytes;
+        let through = current.proof.through().seq;
+        let what = current.damage.clone().or_else(|| match head {
+            // Its records may all be proven, but whether more of them followed is not known.
+            Err(what) => Some(what.to_owned()),
+            Ok(head) => what_is_wrong(&current, head, bad_rows),
+        });
+        let past = is_past_damaged.then(|| {
+            "the row that says what its earlier epochs left behind is not what was written".to_owned()
+        });
+        if let Some(what) = what.or(past) {
+            // The rows of hashes know of changes that no record tells of any more.
+            let indexed = (current.rows_found.count > through).then_some(current.rows_found.count);
             self.counted.damaged.push(DocumentDamage {
                 document: document.to_string(),
-                epoch: current.unwrap_or_default(),
-                whole_through: current_through,
-                expected_through: None,
+                epoch: number,
+                whole_through: through,
+                expected_through: head.map(|head| head.last_seq).ok().max(indexed),
                 what,
-                records_behind: 0,
-                bytes_behind: 0,
+                records_behind: current.records_behind,
+                bytes_behind: current.bytes_behind,
             });
         }
-        self.counted.documents_damaged += u64::from(self.counted.damaged.len() > damaged_before);
+        let flags = head.map_or(0, |head| head.flags);
+        Some(Head { epoch: number, last_seq: through, flags })
     }
 
     fn count_row(&mut self) {
@@ -506,23 +503,18 @@ impl<'w> Walk<'w> {
     }
 }
 
-/// What is wrong with an epoch whose records are all proven.
-fn what_is_wrong(epoch: &Epoch, head: Option<Head>, is_current: bool, bad_rows: u64) -> Option<String> {
-    let through = epoch.proof.through().seq;
+/// What is wrong with a document's epoch whose records are all proven.
+fn what_is_wrong(epoch: &Epoch, head: Head, bad_rows: u64) -> Option<String> {
+    let (through, last) = (epoch.proof.through().seq, head.last_seq);
     if let Some(Err(what)) = &epoch.snapshot {
         return Some(what.clone());
     }
-    if let Some(head) = head {
-        let last = head.last_seq;
-        if through < last {
-            return Some(format!("the log ends here, but should go to {last}"));
-        }
-        if through > last {
-            return Some(format!("the log goes on beyond its end, which is said to be {last}"));
-        }
+    if through < last {
+        return Some(format!("the log ends here, but should go to {last}"));
     }
-    if epoch.rows != epoch.rows_found || (is_current && bad_rows > 0) {
-        return Some("rows that say where its changes stand are missing, or not what was written".to_owned());
+    if through > last {
+        return Some(format!("the log goes on beyond its end, which is said to be {last}"));
     }
-    None
+    (epoch.rows != epoch.rows_found || bad_rows > 0)
+        .then(|| "rows that say where its changes stand are missing, or not what was written".to_owned())
 }
