@@ -22,8 +22,8 @@ use super::directory::DataDirectory;
 use super::epoch::{Epochs, Turn};
 use super::index::{IndexRow, LogRow};
 use super::keys::{
-    COMMIT_KEY, CommitRow, DirectoryId, FILLER_KEY, Head, KeyspaceId, Lineage, change_key, decode_found, decode_past,
-    encode_found, hash_key, is_past_key, is_record, parse_change_key, past_key,
+    COMMIT_KEY, CommitRow, DirectoryId, FILLER_KEY, Head, KeyspaceId, Lineage, change_key, decode_found,
+    decode_past, encode_found, hash_key, is_past_key, is_record, parse_change_key, past_key,
 };
 use super::ledger::{Ledger, Mark};
 use super::piece::{Piece, StorePiece, Stored};

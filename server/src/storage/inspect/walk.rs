@@ -27,7 +27,8 @@ const PROGRESS_EACH_ROWS: u64 = 10_000;
 /// Is told what of each document is proven.
 pub trait Taker {
     /// The snapshot with which the document's epoch of now begins, before the rows of that epoch.
-    fn snapshot(&mut self, document: &DocumentId, anchor: AnchorRow, bytes: Vec<u8>) -> Result<(), OpenError>;
+    fn snapshot(&mut self, document: &DocumentId, anchor: AnchorRow, bytes: Vec<u8>)
+    -> Result<(), OpenError>;
     /// A record, or what stayed of it, in the order of epochs and positions. Epochs that are not the document's now
     /// are among them.
     fn row(&mut self, document: &DocumentId, epoch: u64, row: LogRow) -> Result<(), OpenError>;
