@@ -168,7 +168,7 @@ impl Inspector {
         }
         let kept = self.keep(&old, epoch, &culprits, &excluded)?;
         let new = Passage { reader, document, from, epoch, excluded: &excluded };
-        self.store(&new, &old, &culprits)?;
+        self.store(&new, &culprits)?;
         self.metrics.quarantined_documents.inc();
         self.metrics.quarantined_changes.inc_by(kept.changes_count);
         tracing::warn!(
@@ -212,7 +212,7 @@ impl Inspector {
     }
 
     /// Stores the passage and makes its epoch the document's.
-    fn store(&self, new: &Passage<'_>, old: &Passage<'_>, culprits: &[Culprit]) -> Result<(), LogError> {
+    fn store(&self, new: &Passage<'_>, culprits: &[Culprit]) -> Result<(), LogError> {
         let (document, epoch) = (new.document.clone(), new.epoch);
         let append = |records| Append { document: document.clone(), epoch, records };
         let mut last: Vec<Record> = Vec::new();
@@ -223,19 +223,12 @@ impl Inspector {
                 false => self.committer.begin_anew(Anew::Stage(append(before))),
             }
         })?;
-        let mut restated = None;
-        if last.is_empty() {
-            old.each(u64::MAX, |records| {
-                restated = records.into_iter().next_back();
-                Ok::<(), LogError>(())
-            })?;
-        }
         let mut past = self.reader.past(&document)?;
         past.excluded.retain(|actor| culprits.iter().all(|culprit| culprit.actor != *actor));
         past.excluded.extend(culprits.iter().map(|culprit| culprit.actor.clone()));
         past.excluded.dedup();
         let past = Past { reset_epoch: epoch, ..past };
-        let turn = Turn { document: document.clone(), from: new.from, append: append(last), past, restated };
+        let turn = Turn { document: document.clone(), from: new.from, append: append(last), past };
         self.committer.begin_anew(Anew::Turn(Box::new(turn)))
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! replica     one document as Automerge has it, up to a position of its log
 //! cut         a snapshot is made of a document
+//! squash      a document without its history
 //! whole       the log as if no snapshot covered any of it
 //! due         which documents have changes that their replica lacks
 //! resident    replicas in memory, under a budget
@@ -25,6 +26,7 @@ pub mod replica;
 #[cfg(test)]
 mod replica_tests;
 mod resident;
+pub mod squash;
 #[cfg(test)]
 mod testing;
 pub mod whole;

@@ -20,10 +20,10 @@ use fjall::{Database, Keyspace, PersistMode, Readable, Snapshot};
 use super::database::{Keyspaces, advice_for, is_damage, panic_text, wait_until_caught_up};
 use super::directory::DataDirectory;
 use super::epoch::{Epochs, Turn};
-use super::index::LogRow;
+use super::index::{IndexRow, LogRow};
 use super::keys::{
-    COMMIT_KEY, CommitRow, DirectoryId, Head, KeyspaceId, Lineage, change_key, decode_found, decode_past,
-    encode_found, hash_key, is_past_key, is_record, parse_change_key, past_key,
+    COMMIT_KEY, CommitRow, DirectoryId, FILLER_KEY, Head, KeyspaceId, Lineage, change_key, decode_found,
+    decode_past, encode_found, hash_key, is_past_key, is_record, parse_change_key, past_key,
 };
 use super::ledger::{Ledger, Mark};
 use super::piece::{Piece, StorePiece, Stored};
@@ -347,36 +347,73 @@ impl Writer {
         let batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), 3 * records + 1)
             .durability(Some(PersistMode::SyncData));
         let lineage = Lineage::after(self.last.lineage);
-        Ok(Rows { started, batch, lineage, records: 0, record_bytes: 0 })
+        Ok(Rows { started, batch, lineage, records: 0, record_bytes: 0, touched: 0 })
+    }
+
+    /// Sets one row.
+    pub(super) fn set(&self, rows: &mut Rows, id: KeyspaceId, key: &[u8], value: &[u8]) {
+        if id == KeyspaceId::Changes {
+            rows.lineage.record(key, value);
+            if is_record(key, value) {
+                rows.records += 1;
+                rows.record_bytes += value.len() as u64;
+            }
+        }
+        rows.touched |= 1 << id as u64;
+        rows.batch.insert(self.keyspaces.get(id), key, value);
+    }
+
+    /// Removes one row.
+    pub(super) fn remove(&self, rows: &mut Rows, id: KeyspaceId, key: &[u8]) {
+        rows.touched |= 1 << id as u64;
+        rows.batch.remove(self.keyspaces.get(id), key);
     }
 
     pub(super) fn add_record(&self, rows: &mut Rows, document: &DocumentId, epoch: u64, record: &Record) {
         let key = change_key(document, epoch, record.seq);
-        let stored = record.encode(document, epoch);
-        rows.lineage.record(&key, &stored);
-        rows.records += 1;
-        rows.record_bytes += stored.len() as u64;
-        add(&self.stats.records, 1);
-        rows.batch.insert(&self.keyspaces.changes, key, stored);
-        let key = hash_key(document, epoch, &record.hash);
-        let found = encode_found(&key, Found { seq: record.seq, max_op: record.max_op });
-        rows.batch.insert(&self.keyspaces.hashes, key, found.as_slice());
+        self.set(rows, KeyspaceId::Changes, &key, &record.encode(document, epoch));
+        let found = Found { seq: record.seq, max_op: record.max_op };
+        self.add_found(rows, document, epoch, (&record.hash, found));
+    }
+
+    pub(super) fn add_index(&self, rows: &mut Rows, document: &DocumentId, epoch: u64, row: &IndexRow) {
+        let key = change_key(document, epoch, row.seq);
+        self.set(rows, KeyspaceId::Changes, &key, &row.encode(document, epoch));
+        let found = Found { seq: row.seq, max_op: row.max_op };
+        self.add_found(rows, document, epoch, (&row.hash, found));
+    }
+
+    fn add_found(
+        &self,
+        rows: &mut Rows,
+        document: &DocumentId,
+        epoch: u64,
+        (hash, found): (&ChangeHash, Found),
+    ) {
+        let key = hash_key(document, epoch, hash);
+        self.set(rows, KeyspaceId::Hashes, &key, &encode_found(&key, found));
     }
 
     pub(super) fn add_head(&self, rows: &mut Rows, document: &DocumentId, head: Head) {
-        let row = head.encode(document);
-        rows.batch.insert(&self.keyspaces.documents, document.as_str(), row.as_slice());
+        self.set(rows, KeyspaceId::Documents, document.as_str().as_bytes(), &head.encode(document));
     }
 
     pub(super) fn add_past(&self, rows: &mut Rows, document: &DocumentId, past: &Past) {
         let key = past_key(document);
         let row = super::keys::encode_past(&key, past);
-        rows.batch.insert(&self.keyspaces.documents, key, row);
+        self.set(rows, KeyspaceId::Documents, &key, &row);
     }
 
     /// Makes a commit durable, and lets readers see it.
-    pub(super) fn finish(&mut self, rows: Rows) -> Result<(), LogError> {
-        let Rows { started, mut batch, lineage, records, record_bytes } = rows;
+    pub(super) fn finish(&mut self, mut rows: Rows) -> Result<(), LogError> {
+        // Every commit writes to every keyspace: see `Keyspaces::tables_end`.
+        let filler = (self.last.commit + 1).to_le_bytes();
+        for id in [KeyspaceId::Changes, KeyspaceId::Hashes, KeyspaceId::Documents] {
+            if rows.touched & (1 << id as u64) == 0 {
+                self.set(&mut rows, id, FILLER_KEY, &filler);
+            }
+        }
+        let Rows { started, mut batch, lineage, records, record_bytes, .. } = rows;
         let row = CommitRow {
             commit: self.last.commit + 1,
             total_records: self.last.total_records + records as u64,
@@ -398,6 +435,7 @@ impl Writer {
         self.publish();
 
         add(&self.stats.commits, 1);
+        add(&self.stats.records, records as u64);
         add(&self.stats.record_bytes, record_bytes);
         self.stats.commit_us.record(started.elapsed());
         Ok(())
@@ -456,22 +494,8 @@ pub(super) struct Rows {
     lineage: Lineage,
     records: usize,
     record_bytes: u64,
-}
-
-impl Rows {
-    /// Sets one row.
-    pub(super) fn set(&mut self, keyspaces: &Keyspaces, id: KeyspaceId, key: &[u8], value: &[u8]) {
-        if id == KeyspaceId::Changes {
-            self.lineage.record(key, value);
-            self.records += usize::from(is_record(key, value));
-        }
-        self.batch.insert(keyspaces.get(id), key, value);
-    }
-
-    /// Removes one row.
-    pub(super) fn remove(&mut self, keyspaces: &Keyspaces, id: KeyspaceId, key: &[u8]) {
-        self.batch.remove(keyspaces.get(id), key);
-    }
+    /// Keyspaces that it writes to, by their numbers.
+    touched: u64,
 }
 
 fn unavailable(why: String) -> LogError {

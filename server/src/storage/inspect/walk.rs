@@ -26,18 +26,13 @@ const PROGRESS_EACH_ROWS: u64 = 10_000;
 
 /// Is told what of each document is proven.
 pub trait Taker {
-    /// The snapshot that the document's rows begin with; its file is whole.
-    fn snapshot(
-        &mut self,
-        document: &DocumentId,
-        epoch: u64,
-        anchor: AnchorRow,
-        bytes: &[u8],
-    ) -> Result<(), OpenError>;
-    /// The row at its next position, in the order of epochs. Epochs that are not the document's now are among them,
-    /// without their snapshots.
+    /// The snapshot with which the document's epoch of now begins, before the rows of that epoch.
+    fn snapshot(&mut self, document: &DocumentId, anchor: AnchorRow, bytes: Vec<u8>)
+    -> Result<(), OpenError>;
+    /// A record, or what stayed of it, in the order of epochs and positions. Epochs that are not the document's now
+    /// are among them.
     fn row(&mut self, document: &DocumentId, epoch: u64, row: LogRow) -> Result<(), OpenError>;
-    /// The document's rows are all told. `head` names its epoch of now, and how far that is proven; `past` is
+    /// The document's records are all told. `head` names its epoch of now, and how far that is proven; `past` is
     /// what the epochs before left behind.
     fn end(&mut self, document: &DocumentId, head: Head, past: Option<Past>) -> Result<(), OpenError>;
 }
@@ -47,7 +42,7 @@ pub trait Taker {
 pub struct Nobody;
 
 impl Taker for Nobody {
-    fn snapshot(&mut self, _: &DocumentId, _: u64, _: AnchorRow, _: &[u8]) -> Result<(), OpenError> {
+    fn snapshot(&mut self, _: &DocumentId, _: AnchorRow, _: Vec<u8>) -> Result<(), OpenError> {
         Ok(())
     }
 
@@ -413,7 +408,7 @@ impl<'w> Walk<'w> {
         match self.snapshots.read_whole(document, &anchor) {
             Ok(bytes) => {
                 epoch.snapshot = Some(Ok(anchor.anchor.snapshot.cursor));
-                self.taker.snapshot(document, epoch.epoch, anchor, &bytes).map_err(Stopped::Taker)
+                self.taker.snapshot(document, anchor, bytes).map_err(Stopped::Taker)
             }
             Err(LogError::Damaged { what, .. }) => {
                 epoch.snapshot = Some(Err(what));
@@ -509,12 +504,12 @@ impl<'w> Walk<'w> {
     }
 }
 
-/// What is wrong with a document's epoch whose rows are all proven.
+/// What is wrong with a document's epoch whose records are all proven.
 fn what_is_wrong(epoch: &Epoch, head: Head, bad_rows: u64) -> Option<String> {
+    let (through, last) = (epoch.proof.through().seq, head.last_seq);
     if let Some(Err(what)) = &epoch.snapshot {
         return Some(what.clone());
     }
-    let (through, last) = (epoch.proof.through().seq, head.last_seq);
     if through < last {
         return Some(format!("the log ends here, but should go to {last}"));
     }
