@@ -197,12 +197,14 @@ impl Shard {
         }
         self.used(handle);
         self.cut_if_due(handle, effects);
+        self.delete_if_settled(handle, effects);
     }
 
     /// Storage failed: everything that is not durable is taken back and refused, and nothing more is taken.
     pub(super) fn commit_failed(&mut self, number: u64, why: String, effects: &mut Vec<Effect>) {
         debug_assert!(self.batches.front().is_none_or(|batch| batch.number == number));
         self.storage_failure = Some(why);
+        self.deletions_failed(effects);
         let open = std::mem::take(&mut self.open_batch);
         let failed: Vec<Entry> =
             self.batches.drain(..).chain([open]).flat_map(|batch| batch.entries).collect();
