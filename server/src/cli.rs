@@ -40,6 +40,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Write what is whole in a damaged data directory to a new one; changes nothing in the damaged one
     Repair(RepairArgs),
+    /// Delete a document of a running server for good
+    Delete(DeleteArgs),
 }
 
 /// How to serve.
@@ -246,6 +248,19 @@ pub struct RepairArgs {
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What to delete. It cannot be brought back, and its name stays taken.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// The document's name
+    pub document: String,
+    /// The control address of the running server, as http://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub control: String,
+    /// Its data directory, which holds the key that this asks for
+    #[arg(long, env = "ETHERPLY_DATA", value_name = "DIR")]
+    pub data: PathBuf,
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! allowlist     which pages may connect, and by which names the server is called
 //! control       health and metrics over HTTP
 //! administration   what operators do by the control plane
+//! operator      how commands ask for it
 //! export        documents out of a data directory
 //! backup        backups of a data directory, and a new one from them
 //! metrics       what is counted
@@ -28,6 +29,7 @@ pub mod export;
 pub mod history;
 pub mod materialise;
 pub mod metrics;
+pub mod operator;
 pub mod preflight;
 pub mod runtime;
 pub mod serve;

@@ -56,6 +56,7 @@ pub struct Metrics {
     /// Documents in memory, by core.
     pub documents: IntGaugeVec,
     storage: Option<Arc<StorageStats>>,
+    documents_deleted: IntGauge,
     fsyncs: IntGauge,
     commits: IntGauge,
     commit_failures: IntGauge,
@@ -108,6 +109,7 @@ impl Metrics {
             sends: counter("sends_total", "Calls that hand bytes to a socket")?,
             sent_bytes: counter("sent_bytes_total", "Bytes handed to sockets")?,
             frames: counter("frames_received_total", "Frames read from sockets")?,
+            documents_deleted: gauge("documents_deleted_total", "Documents deleted")?,
             fsyncs: gauge("fsyncs_total", "Syncs that commits waited for")?,
             commits: gauge("commits_total", "Commits made durable")?,
             commit_failures: gauge("commit_failures_total", "Commits that failed")?,
@@ -124,6 +126,7 @@ impl Metrics {
         use std::sync::atomic::Ordering::Relaxed;
         let set = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         if let Some(storage) = &self.storage {
+            set(&self.documents_deleted, storage.deleted.load(Relaxed));
             set(&self.fsyncs, storage.fsyncs.load(Relaxed));
             set(&self.commits, storage.commits.load(Relaxed));
             set(&self.commit_failures, storage.commits_failed.load(Relaxed));
@@ -148,6 +151,7 @@ mod tests {
             "etherply_connections_active",
             "etherply_operations_total",
             "etherply_sync_latency_ms_bucket",
+            "etherply_documents_deleted_total",
             "etherply_fsyncs_total",
             "etherply_sends_total",
         ] {

@@ -19,6 +19,7 @@ use crate::control::{Control, Observed};
 use crate::data_plane::limits::STOP_TIMEOUT;
 use crate::data_plane::{Acceptor, CoreSetup, Listener, Mailbox, Mailboxes, Message, Room, StopStage, run};
 use crate::metrics::Metrics;
+use crate::operator;
 use crate::preflight::{self, Problem};
 use crate::runtime::{self, CoreThread};
 use crate::storage::{self, StorageThread};
@@ -98,17 +99,18 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let metrics = Arc::new(metrics);
     let allowlist = Arc::new(Allowlist::new(args.allow_host.clone(), args.allow_origin.clone()));
     let is_serving = Arc::new(AtomicBool::new(false));
+    let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| Mailbox::new()).unzip();
+    let mailboxes: Mailboxes = mailboxes.into();
+    let key = operator::write_key(&args.data).map_err(Problem::system("write the key for operators"))?;
     let observed = Observed {
         metrics: Arc::clone(&metrics),
         storage: stats,
         is_serving: Arc::clone(&is_serving),
         allowlist: Arc::clone(&allowlist),
-        administration: Arc::new(Administration::new(operators_reader)),
+        administration: Arc::new(Administration::new(operators_reader, Arc::clone(&mailboxes), key)),
     };
     let control = Control::start(control, observed).map_err(Problem::system("start the control plane"))?;
 
-    let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| Mailbox::new()).unzip();
-    let mailboxes: Mailboxes = mailboxes.into();
     let (drained_sender, drained) = flume::unbounded();
     let mut threads = Vec::with_capacity(cores);
     let (started, open_connections) = (Instant::now(), Arc::new(AtomicU64::new(0)));

@@ -5,7 +5,7 @@
 //! mailbox, one that flushes at the end of a turn, one for the time.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use etherply_engine::change::ChangeLimits;
 use etherply_engine::faults::Faults;
 use etherply_engine::feed::Feeds;
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{Deleted, LogError};
 use etherply_engine::outgoing::Outgoing;
 use etherply_engine::peer::{Now, Peer};
 use etherply_engine::shard::{Effect, Input, Shard};
@@ -85,6 +87,10 @@ pub(super) struct State {
     pub(super) jobs: VecDeque<Job>,
     /// Questions that the reader thread's queue had no room for.
     pub(super) waiting_questions: VecDeque<Question>,
+    /// Deletions that the commit thread's queue had no room for.
+    pub(super) waiting_deletions: VecDeque<DocumentId>,
+    /// Who asked for deletions, by the tokens that the shard knows.
+    pub(super) deletions: BTreeMap<u64, flume::Sender<Result<Deleted, LogError>>>,
     /// What goes out in one send.
     pub(super) out: Vec<u8>,
     pub(super) pieces: Vec<bytes::Bytes>,
@@ -123,6 +129,8 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         paused: BTreeSet::new(),
         jobs: VecDeque::new(),
         waiting_questions: VecDeque::new(),
+        waiting_deletions: VecDeque::new(),
+        deletions: BTreeMap::new(),
         out: Vec::new(),
         pieces: Vec::new(),
         lengths: Vec::new(),
@@ -173,6 +181,15 @@ impl Core {
             Message::Move(moving) => return Some(Arrival::Moved(moving)),
             Message::Request(request) => state.serve(request, now),
             Message::Effect(effect) => effects::apply(&mut state, effect),
+            Message::Delete { document, answer } => {
+                let token = state.deletions.last_key_value().map_or(1, |(last, _)| last + 1);
+                state.deletions.insert(token, answer);
+                state.step(Input::Delete { document, token }, now);
+            }
+            Message::Deleted { document, result } => {
+                state.step(Input::Deleted { document, result }, now);
+                effects::retry_storage(&mut state);
+            }
             Message::Loaded { handle, result } => {
                 state.step(Input::Loaded { handle, result }, now);
                 effects::retry_storage(&mut state);
@@ -288,6 +305,8 @@ impl Core {
         state.setup.storage = None;
         state.jobs.clear();
         state.waiting_questions.clear();
+        state.waiting_deletions.clear();
+        state.deletions.clear();
     }
 }
 

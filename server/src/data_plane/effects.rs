@@ -103,6 +103,16 @@ fn carry_out_one(state: &mut State, effect: Effect) {
         Effect::Load { handle, document } | Effect::Rebuild { handle, document } => {
             load(state, handle, document)
         }
+        Effect::Delete { document } => {
+            state.waiting_deletions.push_back(document);
+            retry_storage(state);
+        }
+        Effect::DeletionAnswered { token, result } => {
+            if let Some(answer) = state.deletions.remove(&token) {
+                // An error means that nobody waits any more.
+                drop(answer.try_send(result));
+            }
+        }
         Effect::Find { handle, peer, document, epoch, asked_for, hashes } => {
             let mailbox = own_mailbox(state);
             let work = find(document, epoch, hashes);
@@ -292,6 +302,7 @@ pub(super) fn filled(
             tracing::error!("a member cannot be sent its document: {error}");
             let code = match error {
                 LogError::Damaged { .. } => ErrorCode::DocumentDamaged,
+                LogError::Deleted { .. } => ErrorCode::DocumentDeleted,
                 LogError::Unavailable { .. } => ErrorCode::StorageUnavailable,
             };
             let is_member = |connection: &mut Connection| {
@@ -327,6 +338,19 @@ pub(super) fn retry_storage(state: &mut State) {
                 let why = "the storage thread has ended".to_owned();
                 job.reply.committed(job.token, Err(LogError::Unavailable { why }));
             }
+        }
+    }
+    while let Some(document) = state.waiting_deletions.pop_front() {
+        let (mailbox, deleted) = (own_mailbox(state), document.clone());
+        let answer = move |result| mailbox.send(Message::Deleted { document: deleted, result });
+        match committer.delete(document, answer) {
+            Ok(()) => {}
+            Err(Refused::Full(document)) => {
+                state.waiting_deletions.push_front(document);
+                break;
+            }
+            // The server stops: nobody waits for the answer.
+            Err(Refused::Ended(_)) => {}
         }
     }
     while let Some(question) = state.waiting_questions.pop_front() {

@@ -80,6 +80,7 @@ impl HistoryError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Opening(OpeningError::Log(LogError::Damaged { .. })) => "document_damaged",
+            Self::Opening(OpeningError::Log(LogError::Deleted { .. })) => "document_deleted",
             Self::Opening(OpeningError::Log(LogError::Unavailable { .. })) => "storage_unavailable",
             Self::Opening(OpeningError::Poison(_)) => "history_unreadable",
             Self::NoSuchPosition { .. } => "history_no_such_position",

@@ -86,6 +86,16 @@ impl Keyspaces {
         })
     }
 
+    /// A keyspace by its number.
+    pub fn get(&self, id: KeyspaceId) -> &Keyspace {
+        match id {
+            KeyspaceId::Changes => &self.changes,
+            KeyspaceId::Hashes => &self.hashes,
+            KeyspaceId::Documents => &self.documents,
+            KeyspaceId::Meta => &self.meta,
+        }
+    }
+
     /// All of them.
     pub fn all(&self) -> [&Keyspace; 4] {
         [&self.changes, &self.hashes, &self.documents, &self.meta]
@@ -111,6 +121,16 @@ impl Keyspaces {
             .all()
             .map(|keyspace| keyspace.tree.get_highest_persisted_seqno().map_or(0, |seqno| seqno + 1));
         ends.into_iter().min().unwrap_or(0)
+    }
+
+    /// Writes everything to tables, and one table of each keyspace's.
+    #[cfg(test)]
+    pub fn flush_and_compact(&self) -> Result<(), fjall::Error> {
+        for keyspace in self.all() {
+            keyspace.rotate_memtable_and_wait()?;
+            keyspace.major_compact()?;
+        }
+        Ok(())
     }
 
     /// The row of the last commit, as stored.

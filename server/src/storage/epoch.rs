@@ -90,7 +90,28 @@ impl Epochs for Writer {
 
 impl Writer {
     fn standing(&self, document: &DocumentId) -> Result<Head, LogError> {
-        self.head(document)?.ok_or_else(|| refused(document, "nothing is stored of it"))
+        match self.head(document)? {
+            Some(head) if head.is_deleted() => Err(LogError::Deleted { document: document.clone() }),
+            Some(head) => Ok(head),
+            None => Err(refused(document, "nothing is stored of it")),
+        }
+    }
+
+    /// Sets what the epochs before a document's current one left behind; of a document that is not there yet as well.
+    pub(super) fn restore_past(
+        &mut self,
+        document: &DocumentId,
+        epoch: u64,
+        past: &Past,
+    ) -> Result<(), LogError> {
+        let head = self.head(document)?.unwrap_or(Head { epoch, last_seq: 0, flags: 0 });
+        self.guarded(|writer| {
+            let mut rows = writer.begin(1)?;
+            writer.fill(&mut rows);
+            writer.add_head(&mut rows, document, head);
+            writer.add_past(&mut rows, document, past);
+            writer.finish(rows)
+        })
     }
 }
 

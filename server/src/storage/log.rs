@@ -5,7 +5,7 @@
 //! publishes a snapshot once a commit is complete, and readers see nothing else: never a part of a batch,
 //! never records of a commit that failed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::ChangeHash;
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, FIRST_EPOCH, Found, Log, LogError, LogReader, Past};
+use etherply_engine::log::{Append, Deleted, FIRST_EPOCH, Found, Log, LogError, LogReader, Past};
 use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
 use fjall::{Database, Keyspace, PersistMode, Readable, Snapshot};
 
@@ -27,6 +27,7 @@ use super::keys::{
 use super::ledger::{Ledger, Mark};
 use super::snapshot::Snapshots;
 use super::stats::{StorageStats, add};
+use super::tombstone::{Purge, Tombstones};
 
 /// The log of a data directory; see [`super::open`].
 #[derive(Debug)]
@@ -54,6 +55,8 @@ impl FjallLog {
         };
         let writer = Writer {
             committed: Arc::clone(&reader.committed),
+            snapshots: Arc::clone(&reader.snapshots),
+            purges: VecDeque::new(),
             stats: Arc::default(),
             failed: None,
             last,
@@ -73,6 +76,12 @@ impl FjallLog {
         write: impl FnOnce(&mut Writer) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
         self.writer.guarded(write)
+    }
+
+    /// The same, and what an earlier start did not get done.
+    pub(super) fn with_purges(mut self) -> Result<Self, LogError> {
+        self.writer.find_purges()?;
+        Ok(self)
     }
 
     /// The two halves, for a thread each.
@@ -142,6 +151,35 @@ impl Epochs for FjallLog {
     }
 }
 
+impl Tombstones for FjallLog {
+    fn delete(&mut self, document: &DocumentId) -> Result<Deleted, LogError> {
+        self.writer.delete(document)
+    }
+
+    fn tidy(&mut self) -> bool {
+        self.writer.tidy()
+    }
+}
+
+impl FjallLog {
+    /// Puts back what a backup has of a deleted document: its tombstone.
+    ///
+    /// # Errors
+    /// See [`Log::commit`].
+    pub fn restore_tombstone(&mut self, document: &DocumentId, epoch: u64) -> Result<(), LogError> {
+        self.writer.bury(document, Head { epoch, last_seq: 0, flags: 0 })
+    }
+
+    /// Puts back what the epochs before a document's current one left behind, and the document itself if it has no
+    /// records.
+    ///
+    /// # Errors
+    /// See [`Log::commit`].
+    pub fn restore_past(&mut self, document: &DocumentId, epoch: u64, past: &Past) -> Result<(), LogError> {
+        self.writer.restore_past(document, epoch, past)
+    }
+}
+
 impl LogReader for Reader {
     fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
         Self::epoch(self, document)
@@ -171,8 +209,11 @@ impl LogReader for Reader {
 pub struct Writer {
     // In this order: the ledger syncs, then the database closes, then the lock ends.
     ledger: Ledger,
-    keyspaces: Keyspaces,
+    pub(super) keyspaces: Keyspaces,
     committed: Arc<Mutex<Snapshot>>,
+    pub(super) snapshots: Arc<Snapshots>,
+    /// Deleted documents of which rows are left.
+    pub(super) purges: VecDeque<Purge>,
     database: Database,
     _directory: Arc<DataDirectory>,
     id: DirectoryId,
@@ -213,7 +254,7 @@ impl Writer {
         add(&self.stats.commits_failed, 1);
         self.failed = Some(match &error {
             LogError::Unavailable { why } => format!("writes stopped after an earlier failure: {why}"),
-            LogError::Damaged { .. } => format!("writes stopped after an earlier failure: {error}"),
+            _ => format!("writes stopped after an earlier failure: {error}"),
         });
         Err(error)
     }
@@ -267,10 +308,7 @@ impl Writer {
     pub(super) fn add_record(&self, rows: &mut Rows, document: &DocumentId, epoch: u64, record: &Record) {
         let key = change_key(document, epoch, record.seq);
         let stored = record.encode(document, epoch);
-        rows.lineage.record(&key, &stored);
-        rows.records += 1;
-        rows.record_bytes += stored.len() as u64;
-        rows.batch.insert(&self.keyspaces.changes, key, stored);
+        rows.add_row(&self.keyspaces.changes, &key, &stored);
         let key = hash_key(document, epoch, &record.hash);
         let found = encode_found(&key, Found { seq: record.seq, max_op: record.max_op });
         rows.batch.insert(&self.keyspaces.hashes, key, found.as_slice());
@@ -327,8 +365,12 @@ impl Writer {
 
     /// Where a document stands now.
     pub(super) fn head(&self, document: &DocumentId) -> Result<Option<Head>, LogError> {
-        let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        head(&self.keyspaces.documents, &committed, document)
+        head(&self.keyspaces.documents, &self.committed_snapshot(), document)
+    }
+
+    /// What readers see.
+    pub(super) fn committed_snapshot(&self) -> Snapshot {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The engine gives out positions, so a record that does not follow is a bug of the server. Storing it
@@ -348,6 +390,7 @@ impl Writer {
             before => before,
         };
         match before {
+            Some(head) if head.is_deleted() => refuse("belongs to a deleted document"),
             Some(head) if head.epoch > append.epoch => refuse("belongs to an earlier epoch"),
             Some(head) if head.epoch == append.epoch && head.last_seq.checked_add(1) != Some(record.seq) => {
                 refuse(&format!("does not follow the last one, which has {}", head.last_seq))
@@ -366,10 +409,20 @@ impl Writer {
 /// What one commit writes.
 pub(super) struct Rows {
     started: Instant,
-    batch: fjall::OwnedWriteBatch,
+    pub(super) batch: fjall::OwnedWriteBatch,
     lineage: Lineage,
     records: usize,
     record_bytes: u64,
+}
+
+impl Rows {
+    /// Sets a row of `changes`, which the commit counts and its lineage takes in.
+    pub(super) fn add_row(&mut self, changes: &Keyspace, key: &[u8], stored: &[u8]) {
+        self.lineage.record(key, stored);
+        self.records += 1;
+        self.record_bytes += stored.len() as u64;
+        self.batch.insert(changes, key, stored);
+    }
 }
 
 fn unavailable(why: String) -> LogError {
@@ -380,7 +433,7 @@ fn write_failed(action: &str, error: &fjall::Error) -> LogError {
     unavailable(format!("cannot {action}: {}", advice_for(error)))
 }
 
-fn read_failed(error: &fjall::Error) -> LogError {
+pub(super) fn read_failed(error: &fjall::Error) -> LogError {
     unavailable(format!("cannot read the log: {}", advice_for(error)))
 }
 
@@ -412,6 +465,8 @@ pub struct DocumentEntry {
     pub epoch: u64,
     /// Position of its last record.
     pub last_seq: u64,
+    /// It was deleted: only its name is taken.
+    pub is_deleted: bool,
 }
 
 /// The half that reads: cheap to clone, usable from any thread. It sees whole, durable, acknowledged commits.
@@ -454,10 +509,18 @@ impl Reader {
 
     /// See [`LogReader::epoch`].
     pub fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
-        Ok(head(&self.keyspaces.documents, &self.committed(), document)?.map(|head| head.epoch))
+        Ok(self.living(&self.committed(), document)?.map(|head| head.epoch))
     }
 
-    /// Epoch and last position of a document, `None` if nothing was ever stored for it.
+    /// The head of a document that is not deleted.
+    fn living(&self, committed: &Snapshot, document: &DocumentId) -> Result<Option<Head>, LogError> {
+        match head(&self.keyspaces.documents, committed, document)? {
+            Some(head) if head.is_deleted() => Err(LogError::Deleted { document: document.clone() }),
+            head => Ok(head),
+        }
+    }
+
+    /// Epoch and last position of a document, or its tombstone; `None` if nothing was ever stored for it.
     pub fn head(&self, document: &DocumentId) -> Result<Option<Head>, LogError> {
         head(&self.keyspaces.documents, &self.committed(), document)
     }
@@ -500,7 +563,7 @@ impl Reader {
         bytes_max: usize,
     ) -> Result<Vec<Record>, LogError> {
         let committed = self.committed();
-        let head = head(&self.keyspaces.documents, &committed, document)?;
+        let head = self.living(&committed, document)?;
         let Some(head) = head.filter(|head| head.epoch == epoch) else { return Ok(Vec::new()) };
         let through_seq = through_seq.min(head.last_seq);
         if after_seq >= through_seq {
@@ -560,7 +623,7 @@ impl Reader {
         })
     }
 
-    /// Documents whose names begin with `prefix`, in the order of their bytes, at most `count_max` of them,
+    /// Documents, deleted ones included, whose names begin with `prefix`, in the order of their bytes, at most `count_max` of them,
     /// behind `after` if it is given: the next page begins behind the last one's end.
     pub fn documents(
         &self,
@@ -598,7 +661,8 @@ impl Reader {
                 seq: 0,
                 what: "the row that names its epoch is not what was written".to_owned(),
             })?;
-            page.push(DocumentEntry { document, epoch: head.epoch, last_seq: head.last_seq });
+            let Head { epoch, last_seq, .. } = head;
+            page.push(DocumentEntry { document, epoch, last_seq, is_deleted: head.is_deleted() });
         }
         Ok(page)
     }
@@ -606,6 +670,17 @@ impl Reader {
     /// The random id of the data directory.
     pub fn directory_id(&self) -> DirectoryId {
         self.directory.id()
+    }
+
+    /// The rows themselves, for tests of what stands in them.
+    #[cfg(test)]
+    pub(super) fn keyspaces(&self) -> &Keyspaces {
+        &self.keyspaces
+    }
+
+    #[cfg(test)]
+    pub(super) fn committed_snapshot(&self) -> Snapshot {
+        self.committed()
     }
 
     /// The snapshots of this data directory's documents.

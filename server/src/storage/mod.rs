@@ -13,6 +13,7 @@
 //! proof       one document's log, proven record by record
 //! inspect     a data directory, looked at from outside: what `verify` and `repair` see
 //! repair      what is proven, in a new data directory
+//! tombstone   deleted documents, and how their rows go
 //! thread      group commit, questions from other threads
 //! ```
 
@@ -39,6 +40,7 @@ pub mod stats;
 #[cfg(test)]
 mod testing;
 pub mod thread;
+pub mod tombstone;
 
 use std::fs;
 use std::path::Path;
@@ -52,6 +54,7 @@ pub use thread::{
     Anew, Committer, Durable, Gate, Handles, Job, LOOKUPS_PER_STEP_MAX, Question, Questions, Refused, Reply,
     StorageThread, spawn_committer, spawn_reader,
 };
+pub use tombstone::Tombstones;
 
 use database::Keyspaces;
 use directory::{DataDirectory, write_new_file};
@@ -77,7 +80,8 @@ pub fn open(path: &Path) -> Result<FjallLog, OpenError> {
     let seqno_end = keyspaces.seqno_end();
     let (newest_file, base) = (scan.ledger.newest_file, Mark::from(last));
     let ledger = Ledger::open(&directory.ledger_path(), directory.id(), newest_file, base)?;
-    Ok(FjallLog::new(database, keyspaces, ledger, directory, last, seqno_end))
+    let log = FjallLog::new(database, keyspaces, ledger, directory, last, seqno_end);
+    log.with_purges().map_err(|error| OpenError::Database { path: path.to_owned(), what: error.to_string() })
 }
 
 /// Name of the journal that [`settle`] replaced last, kept for whoever wants to know what stood there.

@@ -165,7 +165,7 @@ impl<'p> Copy<'p> {
         written.map_err(|error| {
             let what = match error {
                 LogError::Unavailable { why } => why,
-                damaged @ LogError::Damaged { .. } => damaged.to_string(),
+                other => other.to_string(),
             };
             OpenError::Database { path: self.path.to_owned(), what }
         })

@@ -210,8 +210,10 @@ impl Walk {
     }
 
     fn commit_row(&self, batch: &Batch<'_>) -> Result<CommitRow, String> {
-        let mut rows = batch.items.iter().filter(|item| item.keyspace == KeyspaceId::Meta as u64);
-        let row = rows.next().filter(|item| item.sets(KeyspaceId::Meta) && item.key == COMMIT_KEY);
+        let is_row =
+            |item: &&journal::Item<'_>| item.keyspace == KeyspaceId::Meta as u64 && item.key == COMMIT_KEY;
+        let mut rows = batch.items.iter().filter(is_row);
+        let row = rows.next().filter(|item| item.sets(KeyspaceId::Meta));
         let row = row.and_then(|item| CommitRow::decode(self.id, item.value));
         row.filter(|_| rows.next().is_none())
             .ok_or_else(|| "a batch is not a commit of this server".to_owned())

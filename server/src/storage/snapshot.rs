@@ -168,6 +168,17 @@ impl Snapshots {
         Ok(())
     }
 
+    /// Removes what is stored of a document.
+    pub fn remove(&self, document: &DocumentId) {
+        let path = self.path(document);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("cannot remove the snapshot {}: {error}", path.display());
+            }
+            _ => {}
+        }
+    }
+
     /// Begins to cut a snapshot of a document's log up to a place.
     pub fn cut(&self, document: DocumentId, through: Cursor) -> Cut {
         Cut { snapshots: self.clone(), document, through, seq: 0, covered_bytes: 0, writer: None }

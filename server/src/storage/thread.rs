@@ -13,13 +13,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use etherply_engine::log::{Append, Log, LogError};
-use flume::{Receiver, Sender, TrySendError};
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{Append, Deleted, Log, LogError};
+use flume::{Receiver, Sender, TryRecvError, TrySendError};
 
 use super::database::panic_text;
 use super::epoch::{Epochs, Turn};
 use super::log::Reader;
 use super::stats::{StorageStats, add};
+use super::tombstone::Tombstones;
 
 /// Most records that go into one commit, unless a single job has more.
 pub const COMMIT_RECORDS_MAX: usize = 4_096;
@@ -115,8 +117,12 @@ pub enum Anew {
 /// Gets the outcome of an [`Anew`]. Called on the commit thread: it must not block and not panic.
 type Answer = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
+/// Gets the outcome of a deletion. Called on the commit thread: it must not block and not panic.
+type DeletionAnswer = Box<dyn FnOnce(Result<Deleted, LogError>) + Send>;
+
 enum Work {
     Job(Queued),
+    Delete(DocumentId, DeletionAnswer),
     Anew(Anew, Answer),
 }
 
@@ -169,15 +175,27 @@ impl Committer {
                 Err(TrySendError::Full(Work::Job(queued))) => Refused::Full(queued.job),
                 Err(TrySendError::Disconnected(Work::Job(queued))) => Refused::Ended(queued.job),
                 // What comes back is what was sent.
-                Err(TrySendError::Full(Work::Anew(..)) | TrySendError::Disconnected(Work::Anew(..))) => {
-                    return Ok(());
-                }
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Ok(()),
             };
             self.stats.queued_jobs.fetch_sub(1, Ordering::Relaxed);
             refused
         };
         self.stats.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
         Err(refused)
+    }
+
+    /// Queues the deletion of a document; never blocks. One that was taken is answered exactly once.
+    pub fn delete(
+        &self,
+        document: DocumentId,
+        answer: impl FnOnce(Result<Deleted, LogError>) + Send + 'static,
+    ) -> Result<(), Refused<DocumentId>> {
+        match self.queue.try_send(Work::Delete(document, Box::new(answer))) {
+            Err(TrySendError::Full(Work::Delete(document, _))) => Err(Refused::Full(document)),
+            Err(TrySendError::Disconnected(Work::Delete(document, _))) => Err(Refused::Ended(document)),
+            // What comes back is what was sent.
+            _ => Ok(()),
+        }
     }
 
     /// Has a document begin anew by a step, behind what waits for a commit; waits for the outcome, which no
@@ -212,7 +230,7 @@ pub type Durable = Arc<dyn Fn(&[Append]) + Send + Sync>;
 
 /// Starts the thread that commits. `on_start` runs on it first: the place to set its priority. `durable` hears of
 /// every commit; `gate` holds jobs back.
-pub fn spawn_committer<L: Log + Epochs + Send + 'static>(
+pub fn spawn_committer<L: Log + Epochs + Tombstones + Send + 'static>(
     log: L,
     stats: Arc<StorageStats>,
     (gate, durable): (Arc<Gate>, Durable),
@@ -227,19 +245,40 @@ pub fn spawn_committer<L: Log + Epochs + Send + 'static>(
     Ok((committer, StorageThread(thread)))
 }
 
-fn commit_loop(mut log: impl Log + Epochs, jobs: &Receiver<Work>, stats: &StorageStats, durable: &Durable) {
+/// The next work; until it comes, the log is tidied. `None` if none will come.
+fn next_work(log: &mut impl Tombstones, jobs: &Receiver<Work>) -> Option<Work> {
+    loop {
+        match jobs.try_recv() {
+            Ok(work) => return Some(work),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) if log.tidy() => {}
+            Err(TryRecvError::Empty) => return jobs.recv().ok(),
+        }
+    }
+}
+
+fn commit_loop(
+    mut log: impl Log + Epochs + Tombstones,
+    jobs: &Receiver<Work>,
+    stats: &StorageStats,
+    durable: &Durable,
+) {
     let mut left_over = None;
     let mut replies: Vec<(u64, Arc<dyn Reply>)> = Vec::new();
     let mut appends: Vec<Append> = Vec::new();
-    while let Some(first) = left_over.take().or_else(|| jobs.recv().ok()) {
+    while let Some(first) = left_over.take().or_else(|| next_work(&mut log, jobs)) {
         let (mut records, mut bytes) = (0, 0);
         let mut next = Some(first);
         while let Some(work) = next {
             let queued = match work {
                 Work::Job(queued) => queued,
                 // In its place among the others: behind what was to be committed before it.
-                Work::Anew(..) if !replies.is_empty() => {
+                Work::Anew(..) | Work::Delete(..) if !replies.is_empty() => {
                     left_over = Some(work);
+                    break;
+                }
+                Work::Delete(document, answer) => {
+                    answer(log.delete(&document));
                     break;
                 }
                 Work::Anew(step, answer) => {
