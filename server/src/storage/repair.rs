@@ -138,12 +138,12 @@ impl<'p> Copy<'p> {
         }
         self.last = records.last().cloned().or(self.last.take());
         let ends = std::mem::take(&mut self.ends);
-        if records.is_empty() {
-            // Documents without any record, and none before them: there is nothing to keep.
-            return Ok(());
-        }
         let written = self.log.write(|writer| {
             let mut rows = writer.begin(records.len())?;
+            if records.is_empty() {
+                // Documents without any record, and none before them.
+                writer.fill(&mut rows);
+            }
             for (document, epoch, record) in &records {
                 writer.add_record(&mut rows, document, *epoch, record);
             }

@@ -1,6 +1,8 @@
 use etherply_engine::log::{Append, FIRST_EPOCH, Log, LogReader};
 
-use super::super::testing::{Author, document};
+use super::super::damage_tests::verify;
+use super::super::repair::repair;
+use super::super::testing::{Author, RealAuthor, document, journal_paths};
 use super::super::{FjallLog, open};
 use super::*;
 
@@ -147,4 +149,53 @@ fn what_an_epoch_has_staged_of_a_deleted_document_is_refused_and_removed() {
     tidy(&mut log);
     assert_eq!(rows(&log, "gone"), 0);
     log.commit(&[author.append("other", 1)]).unwrap();
+}
+
+#[test]
+fn verify_and_repair_know_deleted_documents() {
+    let root = tempfile::tempdir().unwrap();
+    let (data, to) = (root.path().join("data"), root.path().join("new"));
+    let mut author = RealAuthor::new();
+    let mut log = open(&data).unwrap();
+    log.commit(&[author.append("kept", 3)]).unwrap();
+    log.commit(&[author.append("gone", 4)]).unwrap();
+    log.delete(&document("gone")).unwrap();
+    drop(log);
+    // With its rows, without them, and with everything in tables.
+    for step in 0..3 {
+        let found = verify(&data);
+        assert!(found.whole, "step {step}: {found}");
+        assert_eq!((found.documents, found.documents_deleted, found.records), (1, 1, 3));
+        let mut log = open(&data).unwrap();
+        match step {
+            0 => assert_eq!(tidy(&mut log), 1),
+            _ => log.reader().keyspaces().flush_and_compact().unwrap(),
+        }
+    }
+    let repaired = repair(&data, &to, &mut |_| {}).unwrap();
+    assert!(repaired.kept_all && repaired.written.whole, "{}", repaired.found);
+    let log = open(&to).unwrap();
+    assert!(is_deleted(&log, "gone"));
+    assert_eq!(log.read(&document("kept"), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap().len(), 3);
+}
+
+#[test]
+fn a_damaged_tombstone_is_never_a_free_name_without_a_word() {
+    let data = tempfile::tempdir().unwrap();
+    let mut log = open(data.path()).unwrap();
+    log.commit(&[RealAuthor::new().append("gone", 1)]).unwrap();
+    log.delete(&document("gone")).unwrap();
+    tidy(&mut log);
+    drop(log);
+    let path = &journal_paths(data.path())[0];
+    let whole = std::fs::read(path).unwrap();
+    let used = whole.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+    for byte in 0..used {
+        let mut bad = whole.clone();
+        bad[byte] ^= 1;
+        std::fs::write(path, &bad).unwrap();
+        let found = verify(data.path());
+        // Either it is said, or what was changed means nothing.
+        assert!(!found.whole || found.documents_deleted == 1, "byte {byte}: {found}");
+    }
 }
