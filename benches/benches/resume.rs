@@ -45,8 +45,7 @@ fn room() -> Room {
     let mut log = MemoryLog::new();
     log.commit(&[Append { document: document.clone(), epoch: FIRST_EPOCH, records }]).unwrap();
     let end = Cursor { epoch: FIRST_EPOCH, seq: EDITS as u64, chain: chain.0 };
-    let snapshot =
-        Snapshot { cursor: end, total_bytes: bytes.len() as u64, covered_bytes: bytes.len() as u64 };
+    let snapshot = Snapshot::new(end, bytes.len() as u64, bytes.len() as u64, None);
     Room { document, log, end, snapshot, bytes }
 }
 
@@ -100,8 +99,7 @@ impl Room {
                         let offset = request.offset + n * SNAPSHOT_CHUNK_BYTES_MAX as u64;
                         Chunk::new(HANDLE, &self.snapshot, offset, part)
                     });
-                    let chunks = Some(chunks.collect());
-                    feeds.snapshot_read(HANDLE, &request.snapshot, chunks, |peer, number| {
+                    feeds.snapshot_read(HANDLE, &request.snapshot, chunks.collect(), |peer, number| {
                         next.push((number, peer));
                     });
                 }

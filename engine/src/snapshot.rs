@@ -1,8 +1,8 @@
-//! Snapshots: a document's log up to a position as one run of bytes in Automerge's format.
+//! Snapshots: a document up to a position of its log as one run of bytes in Automerge's format.
 //!
 //! The engine decides when one is cut and who is sent it; where its bytes come from, and how they are kept, is
-//! the driver's. A snapshot is a cache: the records that it covers stay in the log, and whoever cannot be sent
-//! it is sent those.
+//! the driver's. Once one is safely kept it takes the place of the records that it covers, but for the latest
+//! of them, which stay for members that lack no more than those.
 
 use etherply_wire::kinds::{self, Cursor};
 
@@ -26,13 +26,28 @@ pub struct Snapshot {
     pub total_bytes: u64,
     /// Bytes of the changes that it covers.
     pub covered_bytes: u64,
+    /// Changes up to this position are in the snapshot only; those behind it are in the log as well.
+    pub log_after_seq: u64,
 }
 
 impl Snapshot {
-    /// Whether a member that has everything up to `seq` should be sent it, rather than the records in between:
-    /// if it has at most a quarter more bytes than those are estimated to have. It is shared by all who are
-    /// sent it, while records are read, checked and encoded for each.
+    /// A snapshot that takes the place of `before`, and of as many records as members would not be sent anyway:
+    /// the latest are kept that are estimated to have four fifths of its own bytes.
+    pub fn new(cursor: Cursor, total_bytes: u64, covered_bytes: u64, before: Option<&Self>) -> Self {
+        let kept = (4 * u128::from(total_bytes)).saturating_mul(u128::from(cursor.seq));
+        let kept = kept.div_ceil(5 * u128::from(covered_bytes.max(1)));
+        let log_after_seq = cursor.seq.saturating_sub(u64::try_from(kept).unwrap_or(u64::MAX));
+        let log_after_seq = log_after_seq.max(before.map_or(0, |before| before.log_after_seq));
+        Self { cursor, total_bytes, covered_bytes, log_after_seq }
+    }
+
+    /// Whether a member that has everything up to `seq` is sent it, rather than the records in between: if those
+    /// are gone, or it has at most a quarter more bytes than they are estimated to have. It is shared by all
+    /// who are sent it, while records are read, checked and encoded for each.
     pub fn serves(&self, seq: u64) -> bool {
+        if seq < self.log_after_seq {
+            return true;
+        }
         let Some(missing) = self.cursor.seq.checked_sub(seq).filter(|missing| *missing > 0) else {
             return false;
         };
@@ -42,13 +57,14 @@ impl Snapshot {
     }
 }
 
-/// Whether a document with so many bytes of changes should get a new snapshot: when a quarter of its own bytes
-/// stand behind the last one. So a new member is sent a fifth of a long document from the log at the most, and
-/// all cutting together writes each byte five times, to a file that nobody syncs.
+/// Whether a document with so many bytes of changes should get a new snapshot: when behind the last one stand a
+/// quarter of its own bytes and a sixteenth of what it covers. The first bounds what a new member is sent from
+/// the log; the second, what all cutting together costs, because each one builds the whole document: each
+/// change takes part in about seventeen cuts, however long the document becomes.
 pub fn is_due(log_bytes: u64, last: Option<&Snapshot>, after_bytes: u64) -> bool {
     let (covered, total) = last.map_or((0, 0), |last| (last.covered_bytes, last.total_bytes));
     let behind = log_bytes.saturating_sub(covered);
-    behind > after_bytes.max(total / 4) && log_bytes <= SNAPSHOT_COVERED_BYTES_MAX
+    behind > after_bytes.max(total / 4).max(covered / 16) && log_bytes <= SNAPSHOT_COVERED_BYTES_MAX
 }
 
 /// A piece of a snapshot that a feed needs before it can send more of it.
@@ -89,7 +105,7 @@ mod tests {
     use super::*;
 
     fn snapshot(seq: u64, total_bytes: u64, covered_bytes: u64) -> Snapshot {
-        Snapshot { cursor: Cursor { epoch: 1, seq, chain: [0; 32] }, total_bytes, covered_bytes }
+        Snapshot::new(Cursor { epoch: 1, seq, chain: [0; 32] }, total_bytes, covered_bytes, None)
     }
 
     #[test]
@@ -104,12 +120,37 @@ mod tests {
     }
 
     #[test]
+    fn the_records_that_go_are_those_that_nobody_would_be_sent() {
+        for (seq, total, covered) in [
+            (1_000, 50_000, 50_000),
+            (1_000, 500, 50_000),
+            (7, 3, 1_000),
+            (250_000, 1 << 20, 25 << 20),
+            (1, 1, 1),
+        ] {
+            let snapshot = snapshot(seq, total, covered);
+            let gone = snapshot.log_after_seq;
+            assert!(gone == 0 || snapshot.serves(gone - 1), "{snapshot:?}");
+            assert!(!snapshot.serves(gone + 1), "{snapshot:?}");
+        }
+        // A longer snapshot does not bring back what went for the one before.
+        let first = snapshot(1_000, 500, 50_000);
+        assert_eq!(first.log_after_seq, 992);
+        let next = Snapshot::new(Cursor { seq: 1_100, ..first.cursor }, 40_000, 55_000, Some(&first));
+        assert_eq!(next.log_after_seq, 992);
+        assert!(next.serves(991) && !next.serves(992));
+    }
+
+    #[test]
     fn a_snapshot_is_due_when_the_tail_outgrows_it() {
         let min = SNAPSHOT_AFTER_BYTES_MIN;
         assert!(!is_due(min - 1, None, min) && !is_due(min, None, min) && is_due(min + 1, None, min));
         let last = snapshot(1, 40 * min, 40 * min);
         assert!(!is_due(50 * min - 1, Some(&last), min) && !is_due(50 * min, Some(&last), min));
         assert!(is_due(50 * min + 1, Some(&last), min));
+        // One that Automerge has made short.
+        let dense = snapshot(1, min, 160 * min);
+        assert!(!is_due(170 * min, Some(&dense), min) && is_due(170 * min + 1, Some(&dense), min));
         let max = SNAPSHOT_COVERED_BYTES_MAX;
         assert!(is_due(max - 1, None, min) && is_due(max, None, min) && !is_due(max + 1, None, min));
     }

@@ -12,9 +12,10 @@ mod common;
 use automerge::{AutoCommit, Change};
 use common::{Host, MEMBER, Told, Writer, document, peer};
 use etherply_engine::log::LogError;
+use etherply_engine::log::LogReader;
 use etherply_engine::shard::{Budget, Input};
-use etherply_wire::Rights;
 use etherply_wire::kinds::{Cursor, resume};
+use etherply_wire::{ErrorCode, Rights};
 
 const AFTER_BYTES: u64 = 5_000;
 
@@ -224,10 +225,11 @@ fn a_newer_snapshot_takes_the_place_of_one_that_is_being_sent() {
 }
 
 #[test]
-fn a_lost_snapshot_is_replaced_by_the_log_and_then_by_a_new_one() {
+fn a_lost_snapshot_is_told_to_those_who_need_it_and_to_nobody_else() {
     let (mut host, mut writer, _) = written(200);
     // Without room for more than a chunk.
     host.feeds = std::mem::take(&mut host.feeds).with_limits(usize::MAX, 0);
+    let handle = host.handle(peer(1));
     open(&mut host, 2, None);
     let mut copy = Copy::default();
     for chunks in 0..3 {
@@ -241,14 +243,18 @@ fn a_lost_snapshot_is_replaced_by_the_log_and_then_by_a_new_one() {
         let (handle, request) = host.asked_snapshots.pop_front().unwrap();
         host.read_snapshot(handle, &request);
     }
-    copy.follow(&mut host, 2);
-    assert_eq!((copy.seq, copy.snapshots), (200, 0));
-    assert_eq!(copy.doc.get_heads(), writer.doc.get_heads());
-    assert_eq!(open(&mut host, 3, None), resume::START);
+    // What the snapshot held is nowhere else: never a part of a document as if it were whole.
+    assert_eq!(host.take(peer(2)).remove(0).close().code, ErrorCode::DocumentDamaged as u16);
+    assert_eq!((copy.seq, copy.snapshots), (0, 0));
+    // Whoever has it goes on.
     host.acked(peer(1), 1, &[writer.put("next", 1)]);
-    assert_eq!(host.cuts.len(), 1, "the log is long, and has none");
-    host.cut();
-    assert_eq!(open(&mut host, 4, None), resume::SNAPSHOT);
+    assert_eq!(host.handle(peer(1)), handle);
+    // The next one hears it as well.
+    assert_eq!(open(&mut host, 3, None), resume::SNAPSHOT);
+    assert!(host.gather_turn(peer(3), usize::MAX).0.is_empty());
+    let (handle, request) = host.asked_snapshots.pop_front().unwrap();
+    host.read_snapshot(handle, &request);
+    assert_eq!(host.take(peer(3)).remove(0).close().code, ErrorCode::DocumentDamaged as u16);
 }
 
 #[test]
@@ -274,24 +280,135 @@ fn a_cut_that_fails_is_tried_again_when_the_log_has_grown() {
     assert_eq!(host.gather_changes(peer(2)).len(), 300);
 }
 
-#[test]
-fn a_document_that_is_read_again_keeps_its_snapshot_only_if_the_log_agrees() {
-    let (host, ..) = written(200);
+/// The host after a restart, with the log and the snapshots that it has.
+fn restarted(host: &Host) -> Host {
     let budget = Budget { snapshot_after_bytes: u64::MAX, ..Budget::default() };
-    let stored = host.snapshots[&document()].clone();
-    let other = Cursor { chain: [1; 32], ..stored.0.cursor };
-    let ahead = Cursor { seq: 201, ..stored.0.cursor };
-    for (cursor, how) in [(stored.0.cursor, resume::SNAPSHOT), (other, resume::START), (ahead, resume::START)]
-    {
-        let mut again = Host::new(host.log.clone()).with_budget(budget);
-        let mut snapshot = stored.0;
-        snapshot.cursor = cursor;
-        again.snapshots.insert(document(), (snapshot, stored.1.clone()));
-        assert_eq!(open(&mut again, 2, None), how);
-        let mut copy = Copy::default();
-        copy.follow(&mut again, 2);
-        assert_eq!(copy.seq, 200);
+    let mut again = Host::new(host.log.clone()).with_budget(budget);
+    again.snapshots = host.snapshots.clone();
+    again
+}
+
+#[test]
+fn a_document_is_opened_from_its_snapshot_and_the_records_behind_it() {
+    let (host, mut writer, changes) = written(200);
+    let snapshot = host.snapshots[&document()].0;
+    assert!(snapshot.log_after_seq > 0);
+    let mut again = restarted(&host);
+    // Not one record of those that are covered: here they would not even parse.
+    again.join(1);
+    assert_eq!(again.end(), host.end());
+    // A push that builds on what is in the snapshot needs no look at the log.
+    let next = writer.put("next", 1);
+    assert_eq!(again.acked(peer(1), 1, &[next]).cursor.seq, 201);
+    assert_eq!(again.finds, 0);
+    // A push of what is in the snapshot is a duplicate, at its old position.
+    let ack = again.acked(peer(1), 2, &changes[3..5]);
+    assert_eq!((ack.positions, again.finds), (vec![4, 5], 1));
+    // An actor that was cloned before is found out.
+    let mut fork = Writer::new(1);
+    fork.put("another", 7);
+    let forked = fork.puts(3).pop().unwrap();
+    again.push(peer(1), 1, 3, &[forked]);
+    assert_eq!(again.take(peer(1)).remove(0).refused().0, ErrorCode::ActorForked);
+    assert_eq!(open(&mut again, 2, None), resume::SNAPSHOT);
+    let mut copy = Copy::default();
+    copy.follow(&mut again, 2);
+    assert_eq!((copy.seq, copy.doc.get_heads()), (201, writer.doc.get_heads()));
+}
+
+#[test]
+fn a_snapshot_of_another_place_than_its_log_is_damage() {
+    let (host, ..) = written(200);
+    let anchor = host.log.anchor(&document(), 1).unwrap().unwrap();
+    for seq in [anchor.summary.cursor.seq - 1, 201] {
+        let mut again = restarted(&host);
+        let mut other = anchor.clone();
+        other.snapshot.cursor.seq = seq;
+        again.log.cover(&document(), other);
+        again.open(peer(2), MEMBER, None);
+        assert_eq!(again.take(peer(2)).remove(0).error().code, ErrorCode::DocumentDamaged as u16);
     }
+}
+
+#[test]
+fn a_member_for_which_the_log_is_gone_on_the_way_gets_the_snapshot() {
+    let (mut host, mut writer, _) = written(100);
+    host.hold_cuts = true;
+    let first = host.snapshots[&document()].0;
+    // It is slow, and the log that it is being sent goes.
+    let at = first.log_after_seq + 1;
+    let chain = host.log.records(&document())[at as usize - 1].chain.0;
+    assert_eq!(open(&mut host, 2, Some(Cursor { epoch: 1, seq: at, chain })), resume::CURSOR);
+    let mut copy = Copy { seq: at, ..Copy::default() };
+    copy.doc = {
+        let mut doc = AutoCommit::new();
+        let upto = host.log.records(&document())[..at as usize].iter();
+        doc.apply_changes(upto.map(|record| Change::from_bytes(record.change.to_vec()).unwrap())).unwrap();
+        doc
+    };
+    let mut seq = 100;
+    while host.cuts.is_empty() {
+        host.acked(peer(1), 1, &[writer.put("more", seq)]);
+        seq += 1;
+    }
+    // The tail in memory is let go, as when it has grown.
+    host.feeds = std::mem::take(&mut host.feeds).with_limits(0, usize::MAX);
+    host.acked(peer(1), 1, &[writer.put("more", seq)]);
+    seq += 1;
+    host.cut();
+    let newer = host.snapshots[&document()].0;
+    assert!(newer.log_after_seq > at);
+    let read = host.gather_turn(peer(2), 1).2.unwrap();
+    assert_eq!(read.after_seq, at);
+    assert!(host.fill(peer(2), &read), "it goes on with the snapshot");
+    copy.follow(&mut host, 2);
+    assert_eq!((copy.seq, copy.snapshots), (seq as u64, 1));
+    assert_eq!(copy.doc.get_heads(), writer.doc.get_heads());
+}
+
+#[test]
+fn a_core_that_hears_late_of_a_newer_snapshot_learns_of_it_from_the_read() {
+    let (mut host, mut writer, _) = written(100);
+    open(&mut host, 2, None);
+    host.gather_turn(peer(2), 1);
+    let (handle, request) = host.asked_snapshots.pop_front().unwrap();
+    host.hold_cuts = true;
+    let mut seq = 100;
+    while host.cuts.is_empty() {
+        host.acked(peer(1), 1, &[writer.put("more", seq)]);
+        seq += 1;
+    }
+    // Its home's word of the newer one is on its way.
+    let (home, snapshot) = host.cut_unheard();
+    host.read_snapshot(handle, &request);
+    let mut copy = Copy::default();
+    copy.follow(&mut host, 2);
+    assert_eq!((copy.seq, copy.snapshots), (seq as u64, 1));
+    // Once more, or an older one, changes nothing.
+    host.turn(Input::SnapshotCut { handle: home, result: Ok(snapshot) });
+    host.turn(Input::SnapshotCut { handle: home, result: Ok(request.snapshot) });
+    copy.follow(&mut host, 2);
+    assert_eq!((copy.seq, copy.snapshots), (seq as u64, 1));
+}
+
+#[test]
+fn a_member_of_another_log_gets_the_snapshot_and_what_it_lacks_behind_it() {
+    let (mut host, mut writer, _) = written(200);
+    let foreign = Cursor { epoch: 1, seq: 150, chain: [9; 32] };
+    assert_eq!(open_foreign(&mut host, 2, foreign), resume::RECONCILE);
+    let handle = host.handle(peer(2));
+    // It says that it has nothing of what the server has.
+    host.turn(Input::Reconcile { peer: peer(2), handle, more: false, clock: Vec::new() });
+    let mut copy = Copy::default();
+    copy.follow(&mut host, 2);
+    assert_eq!((copy.seq, copy.snapshots), (200, 1));
+    assert_eq!(copy.doc.get_heads(), writer.doc.get_heads());
+}
+
+/// Opens with a cursor of another log; the server's clock comes with the answer.
+fn open_foreign(host: &mut Host, id: u64, cursor: Cursor) -> u8 {
+    host.open(peer(id), MEMBER, Some(cursor));
+    host.take(peer(id)).remove(0).opened().resume
 }
 
 #[test]

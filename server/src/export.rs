@@ -88,16 +88,21 @@ fn export_one(reader: &Reader, id: &DocumentId, out: &Path, file: String) -> Res
     let path = out.join(&file);
     let written = |reason| ExportError::Write { path: path.clone(), reason };
     let mut target = BufWriter::new(File::create(&path).map_err(written)?);
-    let (mut seq, mut changes) = (0, 0);
+    // What the snapshot has, as Automerge saved it, and the changes behind it.
+    let mut seq = 0;
+    if let Some((anchor, bytes)) = reader.snapshot(id, end.epoch)? {
+        target.write_all(&bytes).map_err(written)?;
+        seq = anchor.anchor.snapshot.cursor.seq;
+    }
     while seq < end.seq {
         let records = reader.read(id, end.epoch, seq, end.seq, READ_BYTES_MAX)?;
         let Some(last) = records.last() else { break };
         seq = last.seq;
         for record in &records {
-            changes += 1;
             target.write_all(&record.change).map_err(written)?;
         }
     }
+    let changes = seq;
     target.flush().map_err(written)?;
     let heads = document.heads().iter().map(|head| head.hash.to_string()).collect();
     Ok(Exported { document: id.to_string(), file, epoch: end.epoch, seq: end.seq, changes, heads })

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use etherply_engine::document::{Anchor, Recovery};
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, Log, LogReader, MemoryLog};
+use etherply_engine::log::{Append, Log, LogError, LogReader, MemoryLog};
 use etherply_engine::record::Record;
 use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
 use etherply_wire::kinds::Cursor;
 
 use crate::rng::Rng;
+use crate::server::SnapshotRead;
 
 /// Appends on their way, with the core that waits for them.
 #[derive(Debug)]
@@ -60,33 +62,52 @@ impl Disk {
         (told, !self.poisoned)
     }
 
-    /// Writes a snapshot of a document's changes up to a place.
-    pub fn cut(&mut self, document: &DocumentId, through: Cursor) -> Snapshot {
+    /// Writes a snapshot of a document's changes up to a place, and anchors the log in it as if it were shorter by
+    /// a factor.
+    pub fn cut(
+        &mut self,
+        document: &DocumentId,
+        through: Cursor,
+        density: u64,
+    ) -> Result<Snapshot, LogError> {
+        let mut recovery = Recovery::through(document.clone(), through.seq);
+        let recovered = loop {
+            if let Some(recovered) = recovery.step(&self.log)? {
+                break recovered;
+            }
+        };
+        let summary = recovered.document.summary().filter(|summary| summary.cursor == through);
+        let Some(summary) = summary else {
+            return Err(LogError::Unavailable { why: "another history stands there".to_owned() });
+        };
         let records = self.log.records(document).iter().take_while(|record| record.seq <= through.seq);
         let bytes: Vec<u8> = records.flat_map(|record| record.change.to_vec()).collect();
-        let (total_bytes, covered_bytes) = (bytes.len() as u64, bytes.len() as u64);
-        let snapshot = Snapshot { cursor: through, total_bytes, covered_bytes };
+        let total_bytes = bytes.len() as u64;
+        let before = recovered.snapshot.as_ref();
+        let dense = Snapshot::new(through, total_bytes / density, summary.log_bytes(), before);
+        let snapshot = Snapshot { total_bytes, ..dense };
         self.snapshots.insert(document.clone(), (snapshot, bytes));
-        snapshot
+        self.log.cover(document, Anchor { snapshot, summary });
+        Ok(snapshot)
     }
 
     /// Reads a piece of a snapshot, in chunks of this size, if it is still the one that is asked for.
-    pub fn read_snapshot(
-        &self,
-        handle: u32,
-        request: &SnapshotRequest,
-        chunk_bytes: usize,
-    ) -> Option<Vec<Chunk>> {
-        let (snapshot, bytes) = self.snapshots.get(&request.document)?;
-        let mut offset = usize::try_from(request.offset).ok()?;
+    pub fn read_snapshot(&self, handle: u32, request: &SnapshotRequest, chunk_bytes: usize) -> SnapshotRead {
+        let Some((snapshot, bytes)) = self.snapshots.get(&request.document) else {
+            return SnapshotRead::Failed;
+        };
+        if *snapshot != request.snapshot {
+            return SnapshotRead::Replaced(*snapshot);
+        }
+        let mut offset = usize::try_from(request.offset).unwrap_or(usize::MAX);
         let (mut chunks, mut read) = (Vec::new(), 0);
-        while *snapshot == request.snapshot && offset < bytes.len() && (read < request.bytes_max) {
+        while offset < bytes.len() && read < request.bytes_max {
             let part = &bytes[offset..bytes.len().min(offset + chunk_bytes)];
             chunks.push(Chunk::new(handle, snapshot, offset as u64, part));
             offset += part.len();
             read += part.len();
         }
-        (*snapshot == request.snapshot).then_some(chunks)
+        SnapshotRead::Chunks(chunks)
     }
 
     /// Power is gone: what was under way is on disk or not, the rest is lost.
@@ -115,9 +136,16 @@ impl Disk {
             let kept = |record: &&Record| other != *document || record.seq <= through_seq;
             let records: Vec<Record> = records.filter(kept).cloned().collect();
             let epoch = self.log.epoch(&other).ok().flatten().unwrap_or(etherply_engine::log::FIRST_EPOCH);
-            if !records.is_empty() {
-                let append = Append { document: other, epoch, records };
-                log.commit(&[append]).expect("a log in memory does not fail");
+            if records.is_empty() {
+                continue;
+            }
+            let anchor = self.log.anchor(&other, epoch).ok().flatten();
+            let append = Append { document: other.clone(), epoch, records };
+            log.commit(&[append]).expect("a log in memory does not fail");
+            // The older copy has the snapshot that it had then: none, if the last one is younger.
+            match anchor.filter(|anchor| other != *document || anchor.summary.cursor.seq <= through_seq) {
+                Some(anchor) => log.cover(&other, anchor),
+                None => drop(self.snapshots.remove(&other)),
             }
         }
         self.log = log;

@@ -2,17 +2,16 @@
 
 use etherply_engine::document::Recovery;
 use etherply_engine::feed::{Gathered, StartAt};
-use etherply_engine::ids::ChainHash;
 use etherply_engine::log::{LogError, LogReader};
 use etherply_engine::peer::{Now, Peer};
 use etherply_engine::placement::shard_of;
 use etherply_engine::shard::{Effect, Input, Observation, OpenRequest, PushRequest, Shard};
 use etherply_wire::kinds::{BroadcastSend, Open, PresenceSet, Push, Reconcile};
-use etherply_wire::{Kind, Rights};
+use etherply_wire::{ErrorCode, Kind, Rights};
 
 use crate::disk::Waiting;
 use crate::frames::{body, parse};
-use crate::server::{Connection, Message, Query, Server};
+use crate::server::{Connection, Message, Query, Read, Server, SnapshotRead};
 use crate::world::{Event, Link, World};
 
 /// How often a core is told the time.
@@ -109,35 +108,44 @@ impl World {
         let out = &mut effects;
         match message {
             Message::Effect(effect) => return self.apply(number, effect),
-            Message::Read { handle, number: member, peer, records } => {
-                if core.feeds.fill(handle, member, peer, &records)
-                    && let Some(connection) = core.connections.get_mut(&peer.id)
-                {
+            Message::Read { handle, number: member, peer, read } => {
+                let has_news = match read {
+                    Read::Records(records) => core.feeds.fill(handle, member, peer, &records),
+                    Read::Covered(snapshot) => core.feeds.covered(handle, member, peer, snapshot),
+                };
+                if has_news && let Some(connection) = core.connections.get_mut(&peer.id) {
                     connection.ready.insert(handle);
                 }
                 return Ok(());
             }
-            Message::SnapshotRead { handle, request, chunks } => {
-                let is_lost = chunks.is_none();
+            Message::SnapshotRead { handle, request, read } => {
                 let mut woken = Vec::new();
-                core.feeds.snapshot_read(handle, &request.snapshot, chunks, |peer, _| woken.push(peer));
+                let wake = |peer, _| woken.push(peer);
+                let mut failed = Vec::new();
+                match read {
+                    SnapshotRead::Chunks(chunks) => {
+                        core.feeds.snapshot_read(handle, &request.snapshot, chunks, wake);
+                    }
+                    SnapshotRead::Replaced(newer) => core.feeds.snapshot_replaced(handle, newer, wake),
+                    SnapshotRead::Failed => failed = core.feeds.snapshot_failed(handle, &request.snapshot),
+                }
                 for peer in woken {
                     if let Some(connection) = core.connections.get_mut(&peer.id) {
                         connection.ready.insert(handle);
                     }
                 }
-                if is_lost {
-                    let home = Shard::home_of(handle, self.server.as_ref().map_or(1, Server::shards));
-                    let snapshot = request.snapshot;
-                    self.post(number, home, Message::SnapshotLost { handle, snapshot });
+                let home = Shard::home_of(handle, self.server.as_ref().map_or(1, Server::shards));
+                for (peer, _) in failed {
+                    self.post(number, home, Message::Fail { handle, peer });
                 }
                 return Ok(());
             }
+            Message::Fail { handle, peer } => {
+                let (code, message) = (ErrorCode::StorageUnavailable, "a read failed".to_owned());
+                shard.step(Input::Fail { peer, handle, code, message }, now, out);
+            }
             Message::SnapshotCut { handle, result } => {
                 shard.step(Input::SnapshotCut { handle, result }, now, out);
-            }
-            Message::SnapshotLost { handle, snapshot } => {
-                shard.step(Input::SnapshotLost { handle, snapshot }, now, out);
             }
             Message::Open(request) => shard.step(Input::Open(request), now, out),
             Message::Frame { peer, bytes } => step_frame(shard, peer, &bytes, now, out)?,
@@ -234,12 +242,11 @@ impl World {
     }
 
     pub(crate) fn answer(&mut self, core: u16, query: Query) {
-        let is_damaged = self.rng.below(100) < self.config.damage;
+        let is_damaged = self.rng.below(100) < self.config.damage && !self.healing;
         let log = &self.disk.log;
         let message = match query {
             Query::Load { handle, document } => {
-                let snapshot = self.disk.snapshots.get(&document).map(|(snapshot, _)| *snapshot);
-                let mut recovery = Recovery::new(document, snapshot);
+                let mut recovery = Recovery::new(document);
                 let result = loop {
                     if let Some(result) = recovery.step(log).transpose() {
                         break Box::new(result);
@@ -253,19 +260,24 @@ impl World {
                 Message::SnapshotCut { handle, result: Err(LogError::Unavailable { why }) }
             }
             Query::Cut { handle, document, through } => {
-                let result = Ok(self.disk.cut(&document, through));
+                let result = self.disk.cut(&document, through, self.config.density);
+                self.count(if result.is_ok() { "cut" } else { "cut failed" });
                 Message::SnapshotCut { handle, result }
             }
             Query::Snapshot { handle, request } => {
-                let chunks = self.disk.read_snapshot(handle, &request, self.config.chunk_bytes);
-                let chunks = chunks.filter(|_| !is_damaged);
-                self.count(if chunks.is_some() { "snapshot read" } else { "snapshot lost" });
-                Message::SnapshotRead { handle, request, chunks }
+                let read = match self.disk.read_snapshot(handle, &request, self.config.chunk_bytes) {
+                    _ if is_damaged => SnapshotRead::Failed,
+                    read => read,
+                };
+                self.count(match read {
+                    SnapshotRead::Chunks(_) => "snapshot read",
+                    SnapshotRead::Replaced(_) => "snapshot replaced",
+                    SnapshotRead::Failed => "snapshot failed",
+                });
+                Message::SnapshotRead { handle, request, read }
             }
             Query::Chain { handle, peer, document, at } => {
-                let before = at.seq.saturating_sub(1);
-                let records = log.read(&document, at.epoch, before, at.seq, 1).unwrap_or_default();
-                let result: Option<ChainHash> = records.first().map(|record| record.chain);
+                let result = log.chain_at(&document, at.epoch, at.seq).unwrap_or_default();
                 Message::ChainRead { handle, peer, result }
             }
             Query::Find { handle, peer, asked_for, document, epoch, hashes } => {
@@ -276,8 +288,17 @@ impl World {
             Query::Read { handle, number, peer, request } => {
                 let (after, through) = (request.after_seq, request.through_seq);
                 let bytes_max = request.bytes_max;
-                let read = log.read(&request.document, request.epoch, after, through, bytes_max);
-                Message::Read { handle, number, peer, records: read.unwrap_or_default() }
+                let read = match log.read(&request.document, request.epoch, after, through, bytes_max) {
+                    Err(LogError::Covered { .. }) => {
+                        let anchor = log.anchor(&request.document, request.epoch).ok().flatten();
+                        anchor.map(|anchor| Read::Covered(anchor.snapshot))
+                    }
+                    read => read.ok().map(Read::Records),
+                };
+                if matches!(read, Some(Read::Covered(_))) {
+                    self.count("read of what is covered");
+                }
+                Message::Read { handle, number, peer, read: read.unwrap_or(Read::Records(Vec::new())) }
             }
         };
         self.deliver(core, message);

@@ -14,6 +14,26 @@ use etherply_engine::shard::{Budget, Effect, FindFor, OpenRequest, Shard};
 use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
 use etherply_wire::kinds::Cursor;
 
+/// What came of reading the log for a member.
+#[derive(Debug)]
+pub enum Read {
+    /// These records.
+    Records(Vec<Record>),
+    /// They are only in this snapshot.
+    Covered(Snapshot),
+}
+
+/// What came of reading a snapshot.
+#[derive(Debug)]
+pub enum SnapshotRead {
+    /// A piece of it.
+    Chunks(Vec<Chunk>),
+    /// This one took its place.
+    Replaced(Snapshot),
+    /// It cannot be read.
+    Failed,
+}
+
 /// Something for a core.
 #[derive(Debug)]
 pub enum Message {
@@ -50,15 +70,15 @@ pub enum Message {
         handle: u32,
         /// What was asked for.
         request: SnapshotRequest,
-        /// The chunks, `None` if it cannot be read.
-        chunks: Option<Vec<Chunk>>,
+        /// What came of it.
+        read: SnapshotRead,
     },
-    /// A core could not read a snapshot.
-    SnapshotLost {
+    /// A member cannot be sent its document.
+    Fail {
         /// The handle.
         handle: u32,
-        /// The snapshot.
-        snapshot: Snapshot,
+        /// The member.
+        peer: Peer,
     },
     /// An answer to [`Effect::ReadChain`].
     ChainRead {
@@ -95,8 +115,8 @@ pub enum Message {
         number: u32,
         /// The member.
         peer: Peer,
-        /// The records.
-        records: Vec<Record>,
+        /// What came of it.
+        read: Read,
     },
     /// Time passes.
     Tick,

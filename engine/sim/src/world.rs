@@ -119,7 +119,10 @@ pub struct Config {
     pub feeds: (usize, usize),
     /// Length of a snapshot's chunks.
     pub chunk_bytes: usize,
-    /// Percent of reads that find a snapshot damaged.
+    /// By how much snapshots are taken to be shorter than what they cover, so that as much of the log goes as when
+    /// Automerge has compacted it.
+    pub density: u64,
+    /// Percent of snapshots that cannot be written, and of reads of snapshots that fail.
     pub damage: u64,
     /// How often something goes wrong, at most.
     pub nemesis_us: u64,
@@ -227,6 +230,7 @@ impl World {
                 [usize::MAX, 0].get(rng.index(2)).copied().unwrap_or(0),
             ),
             chunk_bytes: [64, 500, 65_536].get(rng.index(3)).copied().unwrap_or(1),
+            density: [1, 20].get(rng.index(2)).copied().unwrap_or(1),
             damage: [0, 0, 5].get(rng.index(3)).copied().unwrap_or(0),
             nemesis_us: rng.range(10, 500) * 1_000,
         };

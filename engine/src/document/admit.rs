@@ -290,9 +290,10 @@ impl Document {
     fn check_deps(&self, change: &Change<'_>, resolved: &Resolved) -> Result<u64, Stop> {
         let mut max_op = 0;
         for dep in change.deps.iter() {
-            let known = self.known(&dep).or_else(|| self.answer(resolved, &dep));
+            let known = self.known(&dep);
+            let known = known.or_else(|| Some(self.answer(resolved, &dep)?.map(|found| found.max_op)));
             match known {
-                Some(Some(found)) => max_op = max_op.max(found.max_op),
+                Some(Some(dep_max_op)) => max_op = max_op.max(dep_max_op),
                 Some(None) => {
                     let message = format!("the change depends on {dep}, which is not here: push it first");
                     return Err(Stop::refuse(ErrorCode::MissingDependencies, message));
@@ -321,8 +322,15 @@ impl Document {
         Err(Stop::refuse(ErrorCode::ActorForked, message))
     }
 
-    fn known(&self, hash: &ChangeHash) -> Option<Option<Found>> {
-        self.window.get(hash).map(Some)
+    /// The highest operation counter of a change of which the log need not be asked.
+    fn known(&self, hash: &ChangeHash) -> Option<Option<u64>> {
+        if let Some(found) = self.window.get(hash) {
+            return Some(Some(found.max_op));
+        }
+        // Right after the document was opened from its snapshot the window is empty, and pushes build on heads.
+        let head =
+            self.heads.binary_search_by(|head| head.hash.cmp(hash)).ok().and_then(|at| self.heads.get(at));
+        head.map(|head| Some(head.max_op))
     }
 
     /// A change's operations are counted on from what its author had seen: at least from its dependencies,
@@ -475,7 +483,12 @@ impl Document {
             if self.clock.get(change.actor).is_some_and(|state| change.seq <= state.seq) {
                 unknown.extend(Some(change.hash).filter(is_open));
             }
-            unknown.extend(change.deps.iter().filter(|dep| !own.contains(dep) && is_open(dep)));
+            unknown.extend(
+                change
+                    .deps
+                    .iter()
+                    .filter(|dep| !own.contains(dep) && is_open(dep) && self.known(dep).is_none()),
+            );
             if unknown.len() >= LOOKUPS_MAX {
                 break;
             }

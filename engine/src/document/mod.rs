@@ -7,10 +7,12 @@
 mod admit;
 mod recover;
 mod refusal;
+mod summary;
 mod window;
 
 pub use admit::{AdmitError, Admitted, Fresh, LOOKUPS_MAX, LOOKUPS_PER_PUSH_MAX, Resolved};
 pub use recover::{RECOVERY_STEP_BYTES_MAX, Recovered, Recovery, recover};
+pub use summary::{Anchor, SUMMARY_VERSION, Summary};
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,6 @@
 //! Rebuilds a document's state from its stored records, and proves on the way that they are whole.
 
-use super::{ActorState, Document, GENESIS_ACTOR};
+use super::{ActorState, Anchor, Document, GENESIS_ACTOR};
 use crate::chain::chain_next;
 use crate::change::{ChangeLimits, parse_header};
 use crate::ids::{ChainHash, DocumentId};
@@ -16,27 +16,31 @@ pub const RECOVERY_STEP_BYTES_MAX: usize = 256 * 1024;
 pub struct Recovered {
     /// The document.
     pub document: Document,
-    /// Its snapshot, if one is stored and the log agrees with it.
+    /// Its snapshot, if it has one.
     pub snapshot: Option<Snapshot>,
 }
 
 /// Reads a document from the log, step by step, so that a large one does not hold up other readers.
 ///
-/// Every record is checked against its own checksum (by the log), against its place, against the hash of its
-/// change, and against the chain. The first that does not fit makes the document damaged.
+/// It begins with what a snapshot covers, if there is one, and reads only the records behind it. Every record is
+/// checked against its own checksum (by the log), against its place, against the hash of its change, and against
+/// the chain. The first that does not fit makes the document damaged.
 #[derive(Debug)]
 pub struct Recovery {
     id: DocumentId,
-    document: Option<Document>,
-    /// A snapshot that may be the document's, and whether the log was seen to go through its cursor.
-    snapshot: Option<(Snapshot, bool)>,
+    through_seq: u64,
+    begun: Option<(Document, Option<Snapshot>)>,
 }
 
 impl Recovery {
-    /// Of a document that has this snapshot, or none. The log decides whether the snapshot belongs to it: after
-    /// a data directory was rolled back, another history may stand at its position.
-    pub fn new(id: DocumentId, snapshot: Option<Snapshot>) -> Self {
-        Self { id, document: None, snapshot: snapshot.map(|snapshot| (snapshot, false)) }
+    /// Of a document's current epoch.
+    pub fn new(id: DocumentId) -> Self {
+        Self::through(id, u64::MAX)
+    }
+
+    /// Of a document's current epoch, up to a position.
+    pub fn through(id: DocumentId, through_seq: u64) -> Self {
+        Self { id, through_seq, begun: None }
     }
 
     /// Reads on; `None` until all is read.
@@ -44,27 +48,47 @@ impl Recovery {
     /// # Errors
     /// What the log says, or [`LogError::Damaged`] at the first record that does not fit.
     pub fn step(&mut self, log: &impl LogReader) -> Result<Option<Recovered>, LogError> {
-        let mut document = match self.document.take() {
-            Some(document) => document,
-            None => Document::new(self.id.clone(), log.epoch(&self.id)?.unwrap_or(FIRST_EPOCH))
-                .with_past(log.past(&self.id)?),
-        };
-        let (epoch, after_seq) = (document.admitted.epoch, document.admitted.seq);
-        let records = log.read(&self.id, epoch, after_seq, u64::MAX, RECOVERY_STEP_BYTES_MAX)?;
-        if records.is_empty() {
-            let snapshot = self.snapshot.filter(|(_, is_confirmed)| *is_confirmed);
-            return Ok(Some(Recovered { document, snapshot: snapshot.map(|(snapshot, _)| snapshot) }));
+        if !self.records(log)?.is_empty() {
+            return Ok(None);
         }
+        Ok(self.begun.take().map(|(document, snapshot)| Recovered { document, snapshot }))
+    }
+
+    /// Reads the next records, and proves them; none when all are read, which is when [`Recovery::step`] gives the
+    /// document.
+    ///
+    /// # Errors
+    /// See [`Recovery::step`].
+    pub fn records(&mut self, log: &impl LogReader) -> Result<Vec<Record>, LogError> {
+        let (document, snapshot) = match self.begun.take() {
+            Some(begun) => begun,
+            None => self.begin(log)?,
+        };
+        let (document, snapshot) = self.begun.insert((document, snapshot));
+        let (epoch, after_seq) = (document.admitted.epoch, document.admitted.seq);
+        debug_assert!(snapshot.is_none_or(|snapshot| snapshot.cursor.seq <= after_seq));
+        let records = log.read(&self.id, epoch, after_seq, self.through_seq, RECOVERY_STEP_BYTES_MAX)?;
         for record in &records {
             document.replay(record)?;
-            if let Some((snapshot, is_confirmed)) = &mut self.snapshot {
-                *is_confirmed |= document.admitted == snapshot.cursor;
-            }
         }
         let cursor = document.admitted;
         document.commit(cursor);
-        self.document = Some(document);
-        Ok(None)
+        Ok(records)
+    }
+
+    fn begin(&self, log: &impl LogReader) -> Result<(Document, Option<Snapshot>), LogError> {
+        let epoch = log.epoch(&self.id)?.unwrap_or(FIRST_EPOCH);
+        let past = log.past(&self.id)?;
+        let Some(anchor) = log.anchor(&self.id, epoch)? else {
+            return Ok((Document::new(self.id.clone(), epoch).with_past(past), None));
+        };
+        let Anchor { snapshot, summary } = anchor;
+        let cursor = summary.cursor;
+        if cursor != snapshot.cursor || cursor.epoch != epoch || cursor.seq > self.through_seq {
+            let what = "its snapshot is of another place than its log begins with".to_owned();
+            return Err(LogError::Damaged { document: self.id.clone(), seq: cursor.seq, what });
+        }
+        Ok((Document::from_summary(self.id.clone(), summary).with_past(past), Some(snapshot)))
     }
 }
 
@@ -73,7 +97,7 @@ impl Recovery {
 /// # Errors
 /// See [`Recovery::step`].
 pub fn recover(log: &impl LogReader, id: &DocumentId) -> Result<Document, LogError> {
-    let mut recovery = Recovery::new(id.clone(), None);
+    let mut recovery = Recovery::new(id.clone());
     loop {
         if let Some(recovered) = recovery.step(log)? {
             return Ok(recovered.document);

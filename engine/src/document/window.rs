@@ -25,6 +25,8 @@ pub(super) struct Window {
     by_hash: BTreeMap<ChangeHash, Entry>,
     in_order: VecDeque<(u64, ChangeHash)>,
     bytes: usize,
+    /// Changes up to this position never were here: a snapshot covers them.
+    after_seq: u64,
 }
 
 impl Entry {
@@ -34,6 +36,11 @@ impl Entry {
 }
 
 impl Window {
+    /// A window of a document of which a snapshot covers everything up to a position.
+    pub(super) fn behind(after_seq: u64) -> Self {
+        Self { after_seq, ..Self::default() }
+    }
+
     /// Bytes in memory, about.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -41,7 +48,8 @@ impl Window {
 
     /// Whether every change behind this position is here.
     pub(super) fn reaches_back_to(&self, seq: u64) -> bool {
-        self.in_order.front().is_none_or(|(first, _)| *first <= seq + 1)
+        let first = self.in_order.front().map_or(self.after_seq + 1, |(first, _)| *first);
+        first <= seq + 1
     }
 
     pub(super) fn get(&self, hash: &ChangeHash) -> Option<Found> {
@@ -71,7 +79,7 @@ impl Window {
                 return true;
             }
             let Some(entry) = self.by_hash.get(&hash) else {
-                let starts_at = self.in_order.front().map_or(u64::MAX, |(seq, _)| *seq);
+                let starts_at = self.in_order.front().map_or(self.after_seq + 1, |(seq, _)| *seq);
                 if position < starts_at {
                     return true;
                 }

@@ -141,12 +141,8 @@ impl<S: FnMut(&Outgoing)> Turn<'_, S> {
         is_short: bool,
     ) -> bool {
         let Some(mut sending) = member.snapshot else { return true };
-        let Some(latest) = feed.latest else {
-            // It cannot be read any more: the log has everything from the beginning.
-            member.snapshot = None;
-            feed.left();
-            return true;
-        };
+        // Nobody is to be sent one before there is one.
+        let Some(latest) = feed.latest else { return false };
         if sending.cursor != Some(latest.cursor) {
             // The first, or a newer one, which takes the place of what the member has of the one before.
             sending = Sending { cursor: Some(latest.cursor), offset: 0 };

@@ -35,7 +35,7 @@ use broadcasts::Broadcasts;
 pub use broadcasts::Sent;
 use member::Member;
 use presence::Presence;
-use snapshot::SnapshotFeed;
+use snapshot::{Sending, SnapshotFeed};
 
 /// Most bytes that a member is sent in one turn before the others have theirs.
 pub const QUANTUM_BYTES: usize = 64 * 1024;
@@ -69,8 +69,8 @@ pub enum FeedEvent {
     Presence(PresenceChange),
     /// A member broadcast something.
     Broadcast(Arc<Sent>),
-    /// A snapshot takes the place of the one before, or cannot be read any more.
-    Snapshot(Option<Snapshot>),
+    /// A snapshot takes the place of the one before.
+    Snapshot(Snapshot),
 }
 
 #[derive(Debug)]
@@ -245,37 +245,62 @@ impl Feeds {
                 feed.broadcasts.push(sent);
                 feed.wake_present(wake, |member| member.peer != from);
             }
-            FeedEvent::Snapshot(latest) => {
-                self.snapshot_bytes -= feed.snapshot.bytes();
-                feed.snapshot.replace(latest);
-                feed.wake(wake, |member| member.snapshot.is_some());
-            }
+            FeedEvent::Snapshot(latest) => self.snapshot_replaced(handle, latest, wake),
         }
     }
 
-    /// Takes what was read of a snapshot, `None` if it cannot be read; members go on without it then. Calls
-    /// `wake(peer, number)` as [`Feeds::publish`] does.
+    /// A newer snapshot took the place of the one that members are being sent: they are sent it from its beginning.
+    /// Calls `wake(peer, number)` as [`Feeds::publish`] does.
+    pub fn snapshot_replaced(&mut self, handle: u32, newer: Snapshot, wake: impl FnMut(Peer, u32)) {
+        let Some(feed) = self.feeds.get_mut(&handle) else { return };
+        self.snapshot_bytes -= feed.snapshot.bytes();
+        if feed.snapshot.replace(newer) {
+            feed.wake(wake, |member| member.snapshot.is_some());
+        }
+        self.snapshot_bytes += feed.snapshot.bytes();
+    }
+
+    /// Takes what was read of a snapshot. Calls `wake(peer, number)` as [`Feeds::publish`] does.
     pub fn snapshot_read(
         &mut self,
         handle: u32,
         snapshot: &Snapshot,
-        chunks: Option<Vec<Chunk>>,
+        chunks: Vec<Chunk>,
         wake: impl FnMut(Peer, u32),
     ) {
         let Some(feed) = self.feeds.get_mut(&handle) else { return };
         let others_bytes = self.snapshot_bytes - feed.snapshot.bytes();
-        let is_news = match chunks {
-            Some(chunks) => feed.snapshot.fill(snapshot, chunks, others_bytes, self.snapshot_bytes_max),
-            None if feed.snapshot.latest.as_ref() == Some(snapshot) => {
-                feed.snapshot.replace(None);
-                true
-            }
-            None => false,
-        };
+        let is_news = feed.snapshot.fill(snapshot, chunks, others_bytes, self.snapshot_bytes_max);
         self.snapshot_bytes = others_bytes + feed.snapshot.bytes();
         if is_news {
             feed.wake(wake, |member| member.snapshot.is_some());
         }
+    }
+
+    /// A snapshot cannot be read, and what it covers is nowhere else: the members that wait for it, which are to
+    /// be told.
+    pub fn snapshot_failed(&mut self, handle: u32, snapshot: &Snapshot) -> Vec<(Peer, u32)> {
+        let Some(feed) = self.feeds.get_mut(&handle) else { return Vec::new() };
+        feed.snapshot.failed(snapshot);
+        let waits = |member: &&Member| member.snapshot.is_some();
+        let members = (0..).zip(&feed.members);
+        members.filter_map(|(number, slot)| Some((slot.as_ref().filter(waits)?.peer, number))).collect()
+    }
+
+    /// What a member lacks of the log is in this snapshot only: it is sent that, and the log behind it. Returns
+    /// whether it was idle and has something to be sent now.
+    pub fn covered(&mut self, handle: u32, number: u32, peer: Peer, latest: Snapshot) -> bool {
+        self.snapshot_replaced(handle, latest, |_, _| ());
+        let Some(feed) = self.feeds.get_mut(&handle) else { return false };
+        let slot = feed.members.get_mut(number as usize).and_then(Option::as_mut);
+        let Some(member) = slot.filter(|member| member.peer == peer) else { return false };
+        member.reading = false;
+        if !member.must_reconcile && member.snapshot.is_none() && member.seq < latest.log_after_seq {
+            member.fill = None;
+            member.snapshot = Some(Sending { cursor: None, offset: 0 });
+            feed.snapshot.joined();
+        }
+        member.wake()
     }
 
     /// Hands a member records that were read back for it. Returns whether it was idle and has something to be

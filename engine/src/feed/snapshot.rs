@@ -43,18 +43,28 @@ impl SnapshotFeed {
         self.bytes
     }
 
-    /// Another snapshot, or none, takes this one's place; members begin anew.
-    pub(super) fn replace(&mut self, latest: Option<Snapshot>) {
+    /// A newer snapshot takes this one's place; members begin anew. Whether it is newer: a core may hear of the
+    /// same one twice, from the document's home and from a read that came too late for the one before.
+    pub(super) fn replace(&mut self, newer: Snapshot) -> bool {
+        if self.latest.is_some_and(|latest| latest.cursor.seq >= newer.cursor.seq) {
+            return false;
+        }
         self.drop_chunks();
         self.is_reading = false;
-        self.latest = latest;
+        self.latest = Some(newer);
+        true
+    }
+
+    /// What was asked for cannot be read: it may be asked for again.
+    pub(super) fn failed(&mut self, snapshot: &Snapshot) {
+        self.is_reading &= self.latest.as_ref() != Some(snapshot);
     }
 
     pub(super) fn joined(&mut self) {
         self.members += 1;
     }
 
-    /// A member has it, or goes without. Nobody else is known to want it: then it is read again when needed.
+    /// A member has it, or is gone. Nobody else is known to want it: then it is read again when needed.
     pub(super) fn left(&mut self) {
         self.members = self.members.saturating_sub(1);
         if self.members == 0 {
@@ -123,7 +133,7 @@ mod tests {
 
     fn snapshot(seq: u64) -> Snapshot {
         let cursor = Cursor { epoch: 1, seq, chain: [0; 32] };
-        Snapshot { cursor, total_bytes: u64::MAX, covered_bytes: u64::MAX }
+        Snapshot { cursor, total_bytes: u64::MAX, covered_bytes: u64::MAX, log_after_seq: 0 }
     }
 
     fn chunks(from: u64, count: u64) -> Vec<Chunk> {
@@ -163,7 +173,8 @@ mod tests {
         let request = feed.request(&document, 65_536, false).unwrap();
         assert_eq!((request.offset, request.bytes_max), (65_536, SNAPSHOT_READ_BYTES_MAX));
         assert_eq!(feed.request(&document, 0, false), None);
-        feed.replace(Some(snapshot(2)));
+        assert!(!feed.replace(snapshot(1)), "the same");
+        assert!(feed.replace(snapshot(2)) && !feed.replace(snapshot(1)), "the one before");
         assert_eq!(feed.bytes(), 0);
         assert!(!feed.fill(&snapshot(1), chunks(1, 1), 0, usize::MAX), "of the one before");
         assert_eq!(feed.request(&document, 0, true).map(|request| request.bytes_max), Some(1));

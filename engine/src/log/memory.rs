@@ -3,8 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Append, Deleted, Found, Log, LogError, LogReader, Past};
+use crate::chain::chain_start;
 use crate::change::ChangeHash;
-use crate::ids::DocumentId;
+use crate::document::Anchor;
+use crate::ids::{ChainHash, DocumentId};
 use crate::record::Record;
 
 #[derive(Debug, Default, Clone)]
@@ -13,6 +15,7 @@ struct Stored {
     past: Past,
     records: Vec<Record>,
     by_hash: HashMap<ChangeHash, Found>,
+    anchor: Option<Anchor>,
 }
 
 /// Records by document; nothing survives the process.
@@ -33,7 +36,14 @@ impl MemoryLog {
         self.documents.keys()
     }
 
-    /// All records of a document, in order.
+    /// Anchors a document in a snapshot: what that holds alone can no longer be read.
+    pub fn cover(&mut self, document: &DocumentId, anchor: Anchor) {
+        if let Some(stored) = self.documents.get_mut(document) {
+            stored.anchor = Some(anchor);
+        }
+    }
+
+    /// All records of a document, in order, also those that a snapshot covers.
     pub fn records(&self, document: &DocumentId) -> &[Record] {
         self.documents.get(document).map_or(&[], |stored| stored.records.as_slice())
     }
@@ -97,6 +107,10 @@ impl LogReader for MemoryLog {
         let Some(stored) = self.documents.get(document).filter(|stored| stored.epoch == epoch) else {
             return Ok(Vec::new());
         };
+        let gone = stored.anchor.as_ref().map_or(0, |anchor| anchor.snapshot.log_after_seq);
+        if after_seq < gone && after_seq < through_seq {
+            return Err(LogError::Covered { document: document.clone(), seq: after_seq + 1 });
+        }
         let mut bytes = 0;
         let mut records = Vec::new();
         for record in stored.records.iter().filter(|r| r.seq > after_seq && r.seq <= through_seq) {
@@ -116,5 +130,19 @@ impl LogReader for MemoryLog {
     fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
         let stored = self.documents.get(document).filter(|stored| stored.epoch == epoch);
         Ok(stored.and_then(|stored| stored.by_hash.get(hash).copied()))
+    }
+
+    fn anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<Anchor>, LogError> {
+        let stored = self.documents.get(document).filter(|stored| stored.epoch == epoch);
+        Ok(stored.and_then(|stored| stored.anchor.clone()))
+    }
+
+    fn chain_at(&self, document: &DocumentId, epoch: u64, seq: u64) -> Result<Option<ChainHash>, LogError> {
+        if seq == 0 {
+            return Ok(Some(chain_start(document, epoch)));
+        }
+        let stored = self.documents.get(document).filter(|stored| stored.epoch == epoch);
+        let record = stored.and_then(|stored| stored.records.iter().find(|record| record.seq == seq));
+        Ok(record.map(|record| record.chain))
     }
 }

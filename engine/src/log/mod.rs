@@ -9,7 +9,8 @@ mod memory;
 pub use memory::MemoryLog;
 
 use crate::change::{ActorId, ChangeHash};
-use crate::ids::DocumentId;
+use crate::document::Anchor;
+use crate::ids::{ChainHash, DocumentId};
 use crate::record::Record;
 
 /// Epoch of a document that was never squashed, restored or quarantined.
@@ -75,6 +76,14 @@ pub enum LogError {
         /// The document.
         document: DocumentId,
     },
+    /// The record asked for is in the document's snapshot, and no longer in the log.
+    #[error("document {document}: position {seq} is only in the document's snapshot")]
+    Covered {
+        /// The document concerned.
+        document: DocumentId,
+        /// The first position of those asked for.
+        seq: u64,
+    },
     /// Storage does not work: a failed write or sync, a full disk.
     #[error("storage is not available: {why}")]
     Unavailable {
@@ -93,6 +102,9 @@ pub trait LogReader {
 
     /// Durable records after position `after_seq` up to `through_seq`, in order and without gaps: at least
     /// one if there is one, then as many as keep the sum of their changes within `bytes_max`.
+    ///
+    /// # Errors
+    /// [`LogError::Covered`] if the first of them went when a snapshot took over what it held.
     fn read(
         &self,
         document: &DocumentId,
@@ -105,8 +117,15 @@ pub trait LogReader {
     /// What the epochs before the current one left behind.
     fn past(&self, document: &DocumentId) -> Result<Past, LogError>;
 
-    /// Where a change stands, by its hash.
+    /// Where a change stands, by its hash, also if a snapshot holds it.
     fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError>;
+
+    /// What an epoch of a document begins with, if a snapshot covers its beginning. That the snapshot is there is
+    /// proven as far as a look at it can.
+    fn anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<Anchor>, LogError>;
+
+    /// The chain at a position, also if a snapshot holds the change there; `None` if there is no such position.
+    fn chain_at(&self, document: &DocumentId, epoch: u64, seq: u64) -> Result<Option<ChainHash>, LogError>;
 }
 
 /// A durable store of records.

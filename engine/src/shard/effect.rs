@@ -117,7 +117,8 @@ pub enum Effect {
         /// The position.
         at: Cursor,
     },
-    /// Cut a snapshot of a document's log up to a place, some time; answered by [`super::Input::SnapshotCut`].
+    /// Cut a snapshot of a document's log up to a place, some time, and anchor the log in it; answered by
+    /// [`super::Input::SnapshotCut`].
     CutSnapshot {
         /// What the answer repeats.
         handle: u32,

@@ -61,15 +61,8 @@ pub enum Input<'a> {
     SnapshotCut {
         /// The handle of the effect.
         handle: u32,
-        /// The snapshot; it can be read from now on.
+        /// The snapshot; it anchors the log, and can be read from now on.
         result: Result<Snapshot, LogError>,
-    },
-    /// A snapshot cannot be read any more.
-    SnapshotLost {
-        /// The document.
-        handle: u32,
-        /// The snapshot.
-        snapshot: Snapshot,
     },
     /// Answer to [`super::Effect::ReadChain`].
     ChainRead {

@@ -136,7 +136,6 @@ impl Shard {
             Input::Loaded { handle, .. }
             | Input::ChainRead { handle, .. }
             | Input::SnapshotCut { handle, .. }
-            | Input::SnapshotLost { handle, .. }
             | Input::Found { handle, .. }
             | Input::Reconcile { handle, .. }
             | Input::PresenceSet { handle, .. }
@@ -171,7 +170,6 @@ impl Shard {
             Input::ChainRead { peer, result, .. } => self.chain_read(handle, peer, result, effects),
             Input::Deleted { result, .. } => self.deleted(handle, &result, now, effects),
             Input::SnapshotCut { result, .. } => self.snapshot_cut(handle, result, effects),
-            Input::SnapshotLost { snapshot, .. } => self.snapshot_lost(handle, &snapshot, effects),
             Input::Push(push) => self.push(push, now, effects),
             Input::Found { peer, asked_for, result, .. } => {
                 self.found(handle, peer, asked_for, result, now, effects);

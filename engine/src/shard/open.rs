@@ -371,6 +371,8 @@ pub(super) fn refusal(error: &LogError) -> (ErrorCode, u32) {
     match error {
         LogError::Damaged { .. } => (ErrorCode::DocumentDamaged, 0),
         LogError::Deleted { .. } => (ErrorCode::DocumentDeleted, 0),
+        // Nobody asks for what is covered, other than a feed, which knows what to do.
+        LogError::Covered { .. } => (ErrorCode::Internal, super::STORAGE_RETRY_MS),
         LogError::Unavailable { .. } => (ErrorCode::StorageUnavailable, super::STORAGE_RETRY_MS),
     }
 }

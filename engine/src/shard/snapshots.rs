@@ -54,23 +54,15 @@ impl Shard {
         hosted.snapshot.is_cutting = false;
         let log_bytes = hosted.document().map_or(0, |document| document.log_bytes());
         match result {
-            Ok(snapshot) => self.take_snapshot(handle, Some(snapshot), effects),
-            // Members are sent the log meanwhile; it is tried again when the log has grown by as much once more.
+            Ok(snapshot) => self.take_snapshot(handle, snapshot, effects),
+            // It is tried again when the log has grown by as much once more.
             Err(_) => hosted.snapshot.not_before_bytes = log_bytes + after_bytes,
         }
     }
 
-    /// A snapshot turned out not to be there any more, or to be damaged. The next one replaces it.
-    pub(super) fn snapshot_lost(&mut self, handle: u32, lost: &Snapshot, effects: &mut Vec<Effect>) {
-        let hosted = self.hosted.get(&handle);
-        if hosted.is_some_and(|hosted| hosted.snapshot.latest.as_ref() == Some(lost)) {
-            self.take_snapshot(handle, None, effects);
-        }
-    }
-
-    fn take_snapshot(&mut self, handle: u32, latest: Option<Snapshot>, effects: &mut Vec<Effect>) {
+    fn take_snapshot(&mut self, handle: u32, latest: Snapshot, effects: &mut Vec<Effect>) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        hosted.snapshot.latest = latest;
+        hosted.snapshot.latest = Some(latest);
         for &core in hosted.cores.keys() {
             effects.push(Effect::Publish { core, handle, event: FeedEvent::Snapshot(latest) });
         }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{ActorId, AutoCommit, Change, ExpandedChange, ROOT};
 use etherply_engine::change::ChangeLimits;
-use etherply_engine::document::{Recovery, recover};
+use etherply_engine::document::{Anchor, Recovery, Summary, recover};
 use etherply_engine::feed::{Feeds, QUANTUM_BYTES, ReadRequest};
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Append, Deleted, Log, LogError, LogReader, MemoryLog};
@@ -95,6 +95,20 @@ impl Told {
         match self {
             Self::Refused(refused, tail) => (ErrorCode::from_number(refused.code).unwrap(), refused, tail),
             other => panic!("not refused, but {other:?}"),
+        }
+    }
+
+    pub fn close(self) -> Close {
+        match self {
+            Self::Close(close) => close,
+            other => panic!("not closed, but {other:?}"),
+        }
+    }
+
+    pub fn error(self) -> Error {
+        match self {
+            Self::Error(error) => error,
+            other => panic!("no error, but {other:?}"),
         }
     }
 
@@ -209,36 +223,55 @@ impl Host {
 
     /// Cuts the oldest snapshot that was asked for.
     pub fn cut(&mut self) {
-        let (handle, document, through) = self.cuts.pop_front().expect("a cut waits");
-        let records = &self.log.records(&document)[..through.seq as usize];
-        let bytes: Vec<u8> = records.iter().flat_map(|record| record.change.to_vec()).collect();
-        let (total_bytes, covered_bytes) = (bytes.len() as u64, bytes.len() as u64);
-        let snapshot = Snapshot { cursor: through, total_bytes, covered_bytes };
-        self.snapshots.insert(document, (snapshot, bytes));
+        let (handle, snapshot) = self.cut_unheard();
         self.turn(Input::SnapshotCut { handle, result: Ok(snapshot) });
     }
 
-    /// Answers a feed's question for a piece of a snapshot.
-    pub fn read_snapshot(&mut self, handle: u32, request: &SnapshotRequest) {
-        let stored = self.snapshots.get(&request.document);
-        let stored = stored.filter(|(snapshot, _)| *snapshot == request.snapshot);
-        let chunks = stored.map(|(snapshot, bytes)| {
-            let mut chunks: Vec<Chunk> = Vec::new();
-            for (n, part) in bytes.chunks(self.chunk_bytes).enumerate() {
-                let offset = (n * self.chunk_bytes) as u64;
-                let is_wanted = chunks.is_empty() || chunks.len() * self.chunk_bytes < request.bytes_max;
-                if offset >= request.offset && is_wanted {
-                    chunks.push(Chunk::new(handle, snapshot, offset, part));
-                }
+    /// Cuts the oldest snapshot that was asked for; the document's home has not heard of it yet.
+    pub fn cut_unheard(&mut self) -> (u32, Snapshot) {
+        let (handle, document, through) = self.cuts.pop_front().expect("a cut waits");
+        let mut recovery = Recovery::through(document.clone(), through.seq);
+        let recovered = loop {
+            if let Some(recovered) = recovery.step(&self.log).unwrap() {
+                break recovered;
             }
-            chunks
-        });
-        let is_lost = chunks.is_none();
+        };
+        let summary = recovered.document.summary().unwrap();
+        assert_eq!(summary.cursor, through);
+        let records = &self.log.records(&document)[..through.seq as usize];
+        let bytes: Vec<u8> = records.iter().flat_map(|record| record.change.to_vec()).collect();
+        let total_bytes = bytes.len() as u64;
+        assert_eq!(summary.log_bytes(), total_bytes);
+        let snapshot = Snapshot::new(through, total_bytes, total_bytes, recovered.snapshot.as_ref());
+        self.snapshots.insert(document.clone(), (snapshot, bytes));
+        let summary = Summary::decode(&summary.encode()).unwrap();
+        self.log.cover(&document, Anchor { snapshot, summary });
+        (handle, snapshot)
+    }
+
+    /// Answers a feed's question for a piece of a snapshot. The members that cannot be served are told.
+    pub fn read_snapshot(&mut self, handle: u32, request: &SnapshotRequest) {
         let woken = &mut self.woken;
-        self.feeds.snapshot_read(handle, &request.snapshot, chunks, |peer, _| woken.push((peer, handle)));
-        if is_lost {
-            self.turn(Input::SnapshotLost { handle, snapshot: request.snapshot });
+        let wake = |peer, _| woken.push((peer, handle));
+        let Some((snapshot, bytes)) = self.snapshots.get(&request.document) else {
+            let (code, message) = (ErrorCode::DocumentDamaged, "the snapshot is missing".to_owned());
+            for (peer, _) in self.feeds.snapshot_failed(handle, &request.snapshot) {
+                self.turn(Input::Fail { peer, handle, code, message: message.clone() });
+            }
+            return;
+        };
+        if *snapshot != request.snapshot {
+            return self.feeds.snapshot_replaced(handle, *snapshot, wake);
         }
+        let mut chunks: Vec<Chunk> = Vec::new();
+        for (n, part) in bytes.chunks(self.chunk_bytes).enumerate() {
+            let offset = (n * self.chunk_bytes) as u64;
+            let is_wanted = chunks.is_empty() || chunks.len() * self.chunk_bytes < request.bytes_max;
+            if offset >= request.offset && is_wanted {
+                chunks.push(Chunk::new(handle, snapshot, offset, part));
+            }
+        }
+        self.feeds.snapshot_read(handle, &request.snapshot, chunks, wake);
     }
 
     /// One input, and everything that follows from it.
@@ -360,8 +393,7 @@ impl Host {
         match self.questions.pop_front().expect("a question waits") {
             // Whoever asks for a rebuild holds it back, and puts the new epoch into the log.
             Effect::Load { handle, document } | Effect::Rebuild { handle, document } => {
-                let snapshot = self.snapshots.get(&document).map(|(snapshot, _)| *snapshot);
-                let mut recovery = Recovery::new(document, snapshot);
+                let mut recovery = Recovery::new(document);
                 let result = loop {
                     match recovery.step(&self.log).transpose() {
                         Some(result) => break Box::new(result),
@@ -376,8 +408,7 @@ impl Host {
                 self.turn(Input::Found { handle, peer, asked_for, result });
             }
             Effect::ReadChain { handle, peer, document, at } => {
-                let records = self.log.read(&document, at.epoch, at.seq - 1, at.seq, 1);
-                let result = records.map(|records| records.first().map(|record| record.chain));
+                let result = self.log.chain_at(&document, at.epoch, at.seq);
                 self.turn(Input::ChainRead { handle, peer, result });
             }
             other => panic!("{other:?} is no question"),
@@ -477,8 +508,14 @@ impl Host {
         let handle = self.handle(peer);
         let number = self.members[&(peer, handle)];
         let (after, through) = (read.after_seq, read.through_seq);
-        let records = self.log.read(&read.document, read.epoch, after, through, read.bytes_max).unwrap();
-        self.feeds.fill(handle, number, peer, &records)
+        match self.log.read(&read.document, read.epoch, after, through, read.bytes_max) {
+            Ok(records) => self.feeds.fill(handle, number, peer, &records),
+            Err(LogError::Covered { .. }) => {
+                let anchor = self.log.anchor(&read.document, read.epoch).unwrap().unwrap();
+                self.feeds.covered(handle, number, peer, anchor.snapshot)
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Everything that a member lacks, in as many turns as it takes.

@@ -9,6 +9,7 @@ use etherply_engine::log::{LogError, Past};
 
 use super::format::{Begin, DocumentHeader, End, SectionWriter};
 use super::{BackupError, Summary};
+use crate::materialise::whole::WholeLog;
 use crate::storage::{DocumentEntry, Reader};
 
 /// Documents that are listed at once.
@@ -30,6 +31,8 @@ pub fn take(
     path: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Summary, BackupError> {
+    // The log of now names snapshots of now: they must be there until the end.
+    let _held = reader.snapshots().hold();
     let pinned = reader.pinned();
     let (directory, commit) = pinned.commit()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -100,8 +103,9 @@ impl<W: Write> Taking<'_, W> {
         }
         self.summary.documents += 1;
         let (mut seq, mut through, mut damage) = (0, last_seq, damage);
+        let mut log = WholeLog::new(document.clone(), epoch);
         while seq < through {
-            let records = match self.reader.read(document, epoch, seq, through, READ_BYTES_MAX) {
+            let records = match log.next(self.reader, through, READ_BYTES_MAX) {
                 Ok(records) => records,
                 // What stands before the damage is read again, without it.
                 Err(LogError::Damaged { seq, what, .. }) => {

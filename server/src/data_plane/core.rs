@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use etherply_engine::change::ChangeLimits;
+use etherply_engine::document::Recovered;
 use etherply_engine::faults::Faults;
 use etherply_engine::feed::Feeds;
 use etherply_engine::ids::DocumentId;
@@ -191,17 +192,20 @@ impl Core {
                 effects::retry_storage(&mut state);
             }
             Message::Loaded { handle, result } => {
+                // A start may have been interrupted while records that a snapshot covers went.
+                if let Ok(Recovered { document, snapshot: Some(_) }) = &*result {
+                    effects::cover(&state, document.id().clone());
+                }
                 state.step(Input::Loaded { handle, result }, now);
                 effects::retry_storage(&mut state);
             }
-            Message::SnapshotCut { handle, result } => effects::snapshot_cut(&mut state, handle, result, now),
+            Message::SnapshotCut { handle, document, result } => {
+                effects::snapshot_cut(&mut state, handle, document, result, now);
+            }
             Message::SnapshotRead { handle, request, result } => {
                 contain::run(&mut state, Scope::Feed(handle), |state| {
-                    effects::snapshot_read(state, handle, &request, result);
+                    effects::snapshot_read(state, handle, &request, result, now);
                 });
-            }
-            Message::SnapshotLost { handle, snapshot } => {
-                state.step(Input::SnapshotLost { handle, snapshot }, now);
             }
             Message::Found { handle, peer, asked_for, result } => {
                 state.step(Input::Found { handle, peer, asked_for, result }, now);

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use etherply_engine::change::ChangeHash;
 use etherply_engine::document::Recovery;
-use etherply_engine::feed::FeedEvent;
+use etherply_engine::feed::{FeedEvent, ReadRequest};
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Found, LogError};
 use etherply_engine::peer::{Now, Peer};
 use etherply_engine::record::Record;
 use etherply_engine::shard::{Attach, Effect, Input, Observation, Shard};
-use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
+use etherply_engine::snapshot::{Snapshot, SnapshotRequest};
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::{Cursor, resume};
 
@@ -21,7 +21,9 @@ use super::due::{Due, DueQueues};
 use super::limits::BULK_MEMBERS_MIN;
 use super::mailbox::Message;
 use super::slab::Slab;
-use crate::storage::snapshot::Cut;
+use crate::materialise::cut::Cut;
+use crate::storage::cover::{Cover, CoverError};
+use crate::storage::snapshot::SnapshotRead;
 use crate::storage::{Handles, Job, LOOKUPS_PER_STEP_MAX, Question, Reader, Refused};
 
 /// Carries out everything that the last step asked for, in order; but what says that a request is done goes
@@ -121,10 +123,7 @@ fn carry_out_one(state: &mut State, effect: Effect) {
         }
         Effect::ReadChain { handle, peer, document, at } => {
             let mailbox = own_mailbox(state);
-            let work = move |reader: &Reader| {
-                let records = reader.read(&document, at.epoch, at.seq.saturating_sub(1), at.seq, 1)?;
-                Ok(Some(records.first().map(|record| record.chain)))
-            };
+            let work = move |reader: &Reader| reader.chain_at(&document, at.epoch, at.seq).map(Some);
             let answer = move |result| mailbox.send(Message::ChainRead { handle, peer, result });
             ask(state, Question::new(work, answer));
         }
@@ -192,10 +191,8 @@ fn wake(connections: &mut Slab<Connection>, due: &mut DueQueues, peer: Peer, han
 fn load(state: &mut State, handle: u32, document: DocumentId) {
     let mailbox = own_mailbox(state);
     let mut recovery: Option<Recovery> = None;
-    let work = move |reader: &Reader| {
-        let begin = || Recovery::new(document.clone(), reader.snapshots().latest(&document));
-        recovery.get_or_insert_with(begin).step(reader)
-    };
+    let work =
+        move |reader: &Reader| recovery.get_or_insert_with(|| Recovery::new(document.clone())).step(reader);
     let answer = move |result| mailbox.send(Message::Loaded { handle, result: Box::new(result) });
     ask(state, Question::new(work, answer));
 }
@@ -221,12 +218,10 @@ fn find(
 
 fn cut_snapshot(state: &mut State, handle: u32, document: DocumentId, through: Cursor) {
     let mailbox = own_mailbox(state);
-    let mut cut: Option<Cut> = None;
-    let work = move |reader: &Reader| {
-        cut.get_or_insert_with(|| reader.snapshots().cut(document.clone(), through)).step(reader)
-    };
-    let answer = move |result| mailbox.send(Message::SnapshotCut { handle, result });
     let Some(storage) = &state.setup.storage else { return };
+    let (mut cut, mut committer) = (Cut::new(document.clone(), through), storage.committer.clone());
+    let work = move |reader: &Reader| cut.step(reader, &mut committer);
+    let answer = move |result| mailbox.send(Message::SnapshotCut { handle, document, result });
     if let Err(Refused::Full(question) | Refused::Ended(question)) =
         storage.background.ask(Question::new(work, answer))
     {
@@ -236,51 +231,108 @@ fn cut_snapshot(state: &mut State, handle: u32, document: DocumentId, through: C
 }
 
 /// A snapshot was cut, or could not be.
-pub(super) fn snapshot_cut(state: &mut State, handle: u32, result: Result<Snapshot, LogError>, now: Now) {
+pub(super) fn snapshot_cut(
+    state: &mut State,
+    handle: u32,
+    document: DocumentId,
+    result: Result<Snapshot, LogError>,
+    now: Now,
+) {
     if let Err(error) = &result {
-        tracing::warn!("no snapshot was cut, members are sent the log: {error}");
+        tracing::warn!("no snapshot was cut, the log stays as it is: {error}");
     }
     let outcome = if result.is_ok() { "cut" } else { "failed" };
     state.setup.metrics.snapshots.with_label_values(&[outcome]).inc();
+    if result.is_ok() {
+        cover(state, document);
+    }
     state.step(Input::SnapshotCut { handle, result }, now);
+}
+
+/// Lets the records go that a document's snapshot covers, in the background: nobody waits for it.
+pub(super) fn cover(state: &State, document: DocumentId) {
+    let Some(storage) = &state.setup.storage else { return };
+    let mut committer = storage.committer.clone();
+    let (mut covering, named): (Option<Cover>, _) = (None, document.clone());
+    let work = move |reader: &Reader| {
+        let cover = match &mut covering {
+            Some(cover) => cover,
+            None => match Cover::resume(reader, &document)? {
+                Some(cover) => covering.insert(cover),
+                None => return Ok(Some(())),
+            },
+        };
+        match cover.step(reader, &mut committer) {
+            Ok(is_done) => Ok(is_done.then_some(())),
+            Err(CoverError::Log(error)) => Err(error),
+            Err(CoverError::Superseded(_)) => Ok(Some(())),
+        }
+    };
+    let answer = move |result: Result<(), LogError>| {
+        if let Err(error) = result {
+            tracing::warn!("records of {named} stay that its snapshot covers: {error}");
+        }
+    };
+    // Without room for it now, the next snapshot's covering goes on from here.
+    drop(storage.background.ask(Question::new(work, answer)));
 }
 
 /// Reads a piece of a snapshot for all members of a feed that are being sent it.
 pub(super) fn ask_for_snapshot(state: &mut State, handle: u32, request: SnapshotRequest) {
     let mailbox = own_mailbox(state);
     let asked = request.clone();
-    let work = move |reader: &Reader| {
-        let chunks = reader.snapshots().read(handle, &asked);
-        chunks.map(Some).map_err(|error| LogError::Unavailable { why: error.to_string() })
-    };
+    let work = move |reader: &Reader| reader.read_snapshot(handle, &asked).map(Some);
     let answer = move |result| mailbox.send(Message::SnapshotRead { handle, request, result });
     ask(state, Question::new(work, answer));
 }
 
-/// A piece of a snapshot was read, or cannot be: then members are sent the log.
+/// A piece of a snapshot was read, or cannot be: what it covers is nowhere else, so members that wait for it are
+/// told.
 pub(super) fn snapshot_read(
     state: &mut State,
     handle: u32,
     request: &SnapshotRequest,
-    result: Result<Vec<Chunk>, LogError>,
+    result: Result<SnapshotRead, LogError>,
+    now: Now,
 ) {
     let snapshot = request.snapshot;
-    let chunks = match result {
-        Ok(chunks) => Some(chunks),
-        Err(error) => {
-            tracing::warn!("members are sent the log of {} instead: {error}", request.document);
-            state.setup.metrics.snapshots.with_label_values(&["lost"]).inc();
-            let home = Shard::home_of(handle, state.setup.cores);
-            if let Some(mailbox) = state.setup.mailboxes.get(usize::from(home)) {
-                mailbox.send(Message::SnapshotLost { handle, snapshot });
-            }
-            None
-        }
-    };
     let State { feeds, connections, due, .. } = state;
-    feeds.snapshot_read(handle, &snapshot, chunks, |peer, _| wake(connections, due, peer, handle, Due::Bulk));
+    let wake = |peer, _| wake(connections, due, peer, handle, Due::Bulk);
+    match result {
+        Ok(SnapshotRead::Chunks(chunks)) => feeds.snapshot_read(handle, &snapshot, chunks, wake),
+        Ok(SnapshotRead::Replaced(newer)) => feeds.snapshot_replaced(handle, newer, wake),
+        Err(error) => {
+            tracing::error!("members cannot be sent their document: {error}");
+            state.setup.metrics.snapshots.with_label_values(&["lost"]).inc();
+            for (peer, number) in state.feeds.snapshot_failed(handle, &snapshot) {
+                fail_member(state, (handle, number), peer, &error, now);
+            }
+        }
+    }
     state.request_flush();
     retry_storage(state);
+}
+
+/// What was read of the log for a member.
+#[derive(Debug)]
+pub enum Fill {
+    /// These records.
+    Records(Vec<Record>),
+    /// They went when this snapshot took their place.
+    Covered(Snapshot),
+}
+
+/// Reads a piece of the log for a member.
+pub(super) fn read_fill(reader: &Reader, request: &ReadRequest) -> Result<Fill, LogError> {
+    let ReadRequest { document, epoch, after_seq, through_seq, bytes_max } = request;
+    match reader.read(document, *epoch, *after_seq, *through_seq, *bytes_max) {
+        Ok(records) => Ok(Fill::Records(records)),
+        Err(error @ LogError::Covered { .. }) => {
+            let anchor = reader.anchor(document, *epoch)?;
+            anchor.map(|anchor| Fill::Covered(anchor.anchor.snapshot)).ok_or(error)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The log was read for a member.
@@ -289,33 +341,42 @@ pub(super) fn filled(
     handle: u32,
     number: u32,
     peer: Peer,
-    result: Result<Vec<Record>, LogError>,
+    result: Result<Fill, LogError>,
     now: Now,
 ) {
     match result {
-        Ok(records) => {
-            if state.feeds.fill(handle, number, peer, &records) {
+        Ok(fill) => {
+            let has_news = match fill {
+                Fill::Records(records) => state.feeds.fill(handle, number, peer, &records),
+                Fill::Covered(snapshot) => state.feeds.covered(handle, number, peer, snapshot),
+            };
+            if has_news {
                 make_ready(state, peer, handle);
             }
         }
         Err(error) => {
             tracing::error!("a member cannot be sent its document: {error}");
-            let code = match error {
-                LogError::Damaged { .. } => ErrorCode::DocumentDamaged,
-                LogError::Deleted { .. } => ErrorCode::DocumentDeleted,
-                LogError::Unavailable { .. } => ErrorCode::StorageUnavailable,
-            };
-            let is_member = |connection: &mut Connection| {
-                connection.stream(handle).is_some_and(|stream| stream.number == number)
-            };
-            if state.connections.get_mut(peer.id).is_some_and(is_member) {
-                let home = Shard::home_of(handle, state.setup.cores);
-                let message = error.to_string();
-                state.request(home, Input::Fail { peer, handle, code, message }, now);
-            }
+            fail_member(state, (handle, number), peer, &error, now);
         }
     }
     retry_storage(state);
+}
+
+/// Ends a member's stream, because its document cannot be read.
+fn fail_member(state: &mut State, (handle, number): (u32, u32), peer: Peer, error: &LogError, now: Now) {
+    let code = match error {
+        LogError::Damaged { .. } => ErrorCode::DocumentDamaged,
+        LogError::Covered { .. } => ErrorCode::Internal,
+        LogError::Deleted { .. } => ErrorCode::DocumentDeleted,
+        LogError::Unavailable { .. } => ErrorCode::StorageUnavailable,
+    };
+    let is_member =
+        |connection: &mut Connection| connection.stream(handle).is_some_and(|stream| stream.number == number);
+    if state.connections.get_mut(peer.id).is_some_and(is_member) {
+        let home = Shard::home_of(handle, state.setup.cores);
+        let message = error.to_string();
+        state.request(home, Input::Fail { peer, handle, code, message }, now);
+    }
 }
 
 /// Asks the reader thread, now or when it has room.

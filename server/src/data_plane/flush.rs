@@ -162,10 +162,7 @@ fn us_to_ms(us: u64) -> f64 {
 
 fn ask_for(state: &mut State, peer: Peer, handle: u32, number: u32, read: ReadRequest) {
     let mailbox = effects::own_mailbox(state);
-    let work = move |reader: &Reader| {
-        let ReadRequest { document, epoch, after_seq, through_seq, bytes_max } = &read;
-        reader.read(document, *epoch, *after_seq, *through_seq, *bytes_max).map(Some)
-    };
+    let work = move |reader: &Reader| effects::read_fill(reader, &read).map(Some);
     let answer = move |result| mailbox.send(Message::Filled { handle, number, peer, result });
     effects::ask(state, Question::new(work, answer));
 }

@@ -13,13 +13,14 @@ use etherply_engine::document::Recovered;
 use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::{Deleted, Found, LogError};
 use etherply_engine::peer::Peer;
-use etherply_engine::record::Record;
 use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest};
-use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
+use etherply_engine::snapshot::{Snapshot, SnapshotRequest};
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::ClockEntry;
 
+use super::effects::Fill;
 use super::handover::Moving;
+use crate::storage::snapshot::SnapshotRead;
 
 /// How far a stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub enum Message {
     SnapshotCut {
         /// The document's handle.
         handle: u32,
+        /// The document.
+        document: DocumentId,
         /// The snapshot.
         result: Result<Snapshot, LogError>,
     },
@@ -75,15 +78,8 @@ pub enum Message {
         handle: u32,
         /// What was asked for.
         request: SnapshotRequest,
-        /// The chunks.
-        result: Result<Vec<Chunk>, LogError>,
-    },
-    /// Another core found that a snapshot of a document whose home is here cannot be read.
-    SnapshotLost {
-        /// The document's handle.
-        handle: u32,
-        /// The snapshot.
-        snapshot: Snapshot,
+        /// What came of it.
+        result: Result<SnapshotRead, LogError>,
     },
     /// Changes were looked up in the log.
     Found {
@@ -113,8 +109,8 @@ pub enum Message {
         number: u32,
         /// The member.
         peer: Peer,
-        /// The records.
-        result: Result<Vec<Record>, LogError>,
+        /// What came of it.
+        result: Result<Fill, LogError>,
     },
     /// A batch of this core's shard is durable, or failed.
     Committed {

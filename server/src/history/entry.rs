@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::HistoryError;
 use super::timeline::Timeline;
-use crate::materialise::replica::{Replica, STEP_BYTES_MAX};
+use crate::materialise::replica::Replica;
 use crate::storage::Reader;
 
 /// Most changes that one page of a history lists.
@@ -47,7 +47,7 @@ pub fn entries(
     let mut page = Vec::new();
     let mut at = after;
     while at < through {
-        let records = reader.read(document, cursor.epoch, at, through, STEP_BYTES_MAX)?;
+        let records = reader.index(document, cursor.epoch, at, through, ENTRIES_PER_PAGE_MAX)?;
         if records.is_empty() {
             let what = "the log ends before the document does".to_owned();
             return Err(LogError::Damaged { document: document.clone(), seq: at + 1, what }.into());

@@ -81,7 +81,9 @@ impl HistoryError {
         match self {
             Self::Opening(OpeningError::Log(LogError::Damaged { .. })) => "document_damaged",
             Self::Opening(OpeningError::Log(LogError::Deleted { .. })) => "document_deleted",
-            Self::Opening(OpeningError::Log(LogError::Unavailable { .. })) => "storage_unavailable",
+            Self::Opening(OpeningError::Log(LogError::Unavailable { .. } | LogError::Covered { .. })) => {
+                "storage_unavailable"
+            }
             Self::Opening(OpeningError::Poison(_)) => "history_unreadable",
             Self::NoSuchPosition { .. } => "history_no_such_position",
             Self::NoSuchChange { .. } => "history_no_such_change",

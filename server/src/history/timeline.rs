@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use automerge::ChangeHash;
 use etherply_engine::log::LogError;
 
-use crate::materialise::replica::{Replica, STEP_BYTES_MAX};
+use crate::materialise::replica::Replica;
 use crate::storage::Reader;
+use crate::storage::index::INDEX_ROWS_MAX;
 
 /// A document's changes in their order.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ impl Timeline {
         let mut by_hash = HashMap::new();
         while (changes.len() as u64) < cursor.seq {
             let after = changes.len() as u64;
-            let page = reader.read(document, cursor.epoch, after, cursor.seq, STEP_BYTES_MAX)?;
+            let page = reader.index(document, cursor.epoch, after, cursor.seq, INDEX_ROWS_MAX)?;
             if page.is_empty() {
                 let what = "the log ends before the document does".to_owned();
                 return Err(LogError::Damaged { document: document.clone(), seq: after + 1, what });

@@ -11,9 +11,9 @@ use etherply_engine::chain::chain_start;
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{FIRST_EPOCH, LogError};
 use etherply_engine::record::Record;
-use etherply_engine::snapshot::{Snapshot, SnapshotRequest};
 use etherply_wire::kinds::Cursor;
 
+use super::whole::WholeLog;
 use crate::storage::Reader;
 use crate::storage::database::panic_text;
 
@@ -171,6 +171,11 @@ impl Replica {
         &self.automerge
     }
 
+    /// The document itself, for whoever takes it apart.
+    pub fn into_automerge(self) -> Automerge {
+        self.automerge
+    }
+
     /// How many bytes of memory it takes, estimated. Columns are compressed, so it is less than this for most.
     pub fn bytes(&self) -> u64 {
         let stats = self.automerge.stats();
@@ -196,8 +201,8 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
     format!("it panicked: {}", panic_text(panic))
 }
 
-/// A replica that is being built, in bounded steps: from the document's snapshot if one is stored, then from its
-/// log.
+/// A replica that is being built, in bounded steps: from the document's snapshot and the records behind it, or,
+/// up to a position within the snapshot, from all records.
 #[derive(Debug)]
 pub struct Opening {
     document: DocumentId,
@@ -208,8 +213,8 @@ pub struct Opening {
 #[derive(Debug)]
 enum State {
     Begin,
-    Snapshot { snapshot: Snapshot, saved: Vec<u8> },
-    Log(Box<Replica>),
+    Log { replica: Box<Replica>, log: WholeLog },
+    Tail(Box<Replica>),
 }
 
 impl Opening {
@@ -226,71 +231,47 @@ impl Opening {
     /// Goes on; `None` until it is done. After an error it begins anew.
     ///
     /// # Errors
-    /// [`OpeningError`]. A snapshot that cannot be read is none: the log has what it covers.
+    /// [`OpeningError`]
     pub fn step(&mut self, reader: &Reader) -> Result<Option<Replica>, OpeningError> {
         match std::mem::replace(&mut self.state, State::Begin) {
             State::Begin => self.begin(reader)?,
-            State::Snapshot { snapshot, saved } => self.read_snapshot(reader, snapshot, saved)?,
-            State::Log(replica) => return self.read_log(reader, *replica),
+            State::Log { replica, mut log } => {
+                let records = log.next(reader, self.through_seq, STEP_BYTES_MAX)?;
+                if records.is_empty() {
+                    return Ok(Some(*replica));
+                }
+                self.state = State::Log { replica: Box::new(replica.apply(&records)?), log };
+            }
+            State::Tail(replica) => return self.read_tail(reader, *replica),
         }
         Ok(None)
     }
 
-    fn begin(&mut self, reader: &Reader) -> Result<(), LogError> {
+    fn begin(&mut self, reader: &Reader) -> Result<(), OpeningError> {
         let epoch = reader.epoch(&self.document)?.unwrap_or(FIRST_EPOCH);
-        let snapshot = reader
-            .snapshots()
-            .latest(&self.document)
-            .filter(|snapshot| snapshot.cursor.epoch == epoch && snapshot.cursor.seq <= self.through_seq);
-        self.state = match snapshot {
-            Some(snapshot) if passes_through(reader, &self.document, &snapshot.cursor)? => {
-                State::Snapshot { snapshot, saved: Vec::new() }
+        let stored = reader.snapshot(&self.document, epoch)?;
+        let stored = stored.filter(|(anchor, _)| anchor.anchor.snapshot.cursor.seq <= self.through_seq);
+        self.state = match stored {
+            Some((anchor, bytes)) => {
+                let cursor = anchor.anchor.snapshot.cursor;
+                let replica = Replica::from_saved(self.document.clone(), cursor, &bytes)?;
+                State::Tail(Box::new(replica))
             }
-            _ => State::Log(Box::new(Replica::new(self.document.clone(), epoch))),
+            None => State::Log {
+                replica: Box::new(Replica::new(self.document.clone(), epoch)),
+                log: WholeLog::new(self.document.clone(), epoch),
+            },
         };
         Ok(())
     }
 
-    fn read_snapshot(
-        &mut self,
-        reader: &Reader,
-        snapshot: Snapshot,
-        mut saved: Vec<u8>,
-    ) -> Result<(), OpeningError> {
-        let (document, cursor) = (self.document.clone(), snapshot.cursor);
-        if (saved.len() as u64) < snapshot.total_bytes {
-            let (offset, bytes_max) = (saved.len() as u64, STEP_BYTES_MAX);
-            let request = SnapshotRequest { document, snapshot, offset, bytes_max };
-            self.state = match reader.snapshots().read_bytes(&request) {
-                Ok(bytes) => {
-                    saved.extend_from_slice(&bytes);
-                    State::Snapshot { snapshot, saved }
-                }
-                Err(error) => {
-                    tracing::warn!("{} is built from its log instead: {error}", self.document);
-                    State::Log(Box::new(Replica::new(self.document.clone(), cursor.epoch)))
-                }
-            };
-            return Ok(());
-        }
-        let replica = Replica::from_saved(document, cursor, &saved)?;
-        self.state = State::Log(Box::new(replica));
-        Ok(())
-    }
-
-    fn read_log(&mut self, reader: &Reader, replica: Replica) -> Result<Option<Replica>, OpeningError> {
+    fn read_tail(&mut self, reader: &Reader, replica: Replica) -> Result<Option<Replica>, OpeningError> {
         let Cursor { epoch, seq, .. } = replica.cursor;
         let records = reader.read(&self.document, epoch, seq, self.through_seq, STEP_BYTES_MAX)?;
         if records.is_empty() {
             return Ok(Some(replica));
         }
-        self.state = State::Log(Box::new(replica.apply(&records)?));
+        self.state = State::Tail(Box::new(replica.apply(&records)?));
         Ok(None)
     }
-}
-
-/// Does the log have another history at a snapshot's end, then the snapshot is not this document's.
-fn passes_through(reader: &Reader, document: &DocumentId, cursor: &Cursor) -> Result<bool, LogError> {
-    let records = reader.read(document, cursor.epoch, cursor.seq.saturating_sub(1), cursor.seq, 1)?;
-    Ok(records.first().is_some_and(|record| record.seq == cursor.seq && record.chain.0 == cursor.chain))
 }

@@ -1,48 +1,10 @@
-use std::path::Path;
-use std::sync::Arc;
-
-use automerge::transaction::Transactable;
-use automerge::{ActorId, Automerge, ROOT, ReadDoc};
+use automerge::{Automerge, ReadDoc};
 use bytes::Bytes;
-use etherply_engine::chain::{chain_next, chain_start};
-use etherply_engine::change::ChangeHash;
-use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, FIRST_EPOCH, Log};
-use etherply_engine::record::Record;
+use etherply_engine::log::FIRST_EPOCH;
 
 use super::replica::{Opening, OpeningError, Replica};
+use super::testing::{cut, document, history, store};
 use crate::storage::{self, FjallLog};
-
-fn document() -> DocumentId {
-    DocumentId::new("notes").unwrap()
-}
-
-/// A document and its changes, as the log has them.
-fn history(edits: u64) -> (Automerge, Vec<Record>) {
-    let mut automerge = Automerge::new().with_actor(ActorId::from(vec![7; 16]));
-    for edit in 0..edits {
-        let mut transaction = automerge.transaction();
-        transaction.put(ROOT, format!("key {}", edit % 50), i64::try_from(edit).unwrap()).unwrap();
-        transaction.commit();
-    }
-    let mut chain = chain_start(&document(), FIRST_EPOCH);
-    let records = automerge.get_changes(&[]).into_iter().zip(1..).map(|(change, seq)| {
-        let hash = ChangeHash(change.hash().0);
-        chain = chain_next(&chain, seq, &hash);
-        let (max_op, pusher) = (change.max_op(), Arc::from(""));
-        let change = Bytes::copy_from_slice(change.raw_bytes());
-        Record { seq, hash, chain, max_op, time_ms: 0, pusher, change }
-    });
-    let records = records.collect();
-    (automerge, records)
-}
-
-fn store(path: &Path, records: &[Record]) -> FjallLog {
-    let mut log = storage::open(path).unwrap();
-    let append = Append { document: document(), epoch: FIRST_EPOCH, records: records.to_vec() };
-    log.commit(&[append]).unwrap();
-    log
-}
 
 fn open(log: &FjallLog, mut opening: Opening) -> (Result<Replica, OpeningError>, usize) {
     for steps in 1..10_000 {
@@ -53,12 +15,6 @@ fn open(log: &FjallLog, mut opening: Opening) -> (Result<Replica, OpeningError>,
         }
     }
     panic!("it does not end");
-}
-
-fn cut(log: &FjallLog, last: &Record) {
-    let through = etherply_wire::kinds::Cursor { epoch: FIRST_EPOCH, seq: last.seq, chain: last.chain.0 };
-    let mut cut = log.reader().snapshots().cut(document(), through);
-    while cut.step(log.reader()).unwrap().is_none() {}
 }
 
 #[test]
@@ -90,31 +46,14 @@ fn a_document_that_nobody_wrote_is_empty() {
 fn a_snapshot_saves_reading_the_log() {
     let directory = tempfile::tempdir().unwrap();
     let (automerge, records) = history(5_000);
-    let log = store(directory.path(), &records);
-    cut(&log, &records[3_999]);
+    let mut log = store(directory.path(), &records);
+    cut(&mut log, &records[3_999]).unwrap();
     let replica = open(&log, Opening::new(document())).0.unwrap();
     assert_eq!(replica.heads(), automerge.get_heads());
     assert_eq!(replica.cursor().seq, 5_000);
     // One that lies beyond what is wanted is of no use.
     let replica = open(&log, Opening::through(document(), 3_000)).0.unwrap();
     assert_eq!(replica.automerge().stats().num_changes, 3_000);
-}
-
-#[test]
-fn a_damaged_snapshot_is_passed_over() {
-    let directory = tempfile::tempdir().unwrap();
-    let (automerge, records) = history(2_000);
-    let log = store(directory.path(), &records);
-    cut(&log, &records[1_999]);
-    for entry in std::fs::read_dir(directory.path().join("snapshots")).unwrap() {
-        let path = entry.unwrap().path();
-        let mut bytes = std::fs::read(&path).unwrap();
-        let at = bytes.len() - 100;
-        bytes[at] ^= 1;
-        std::fs::write(&path, bytes).unwrap();
-    }
-    let replica = open(&log, Opening::new(document())).0.unwrap();
-    assert_eq!(replica.heads(), automerge.get_heads());
 }
 
 #[test]

@@ -13,8 +13,9 @@ use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Append, LogError, Past};
 use etherply_engine::record::Record;
 
-use super::keys::Head;
+use super::keys::{Head, KeyspaceId, encode_past, past_key};
 use super::log::Writer;
+use super::piece::{Expect, Piece};
 
 /// The step into a new epoch.
 #[derive(Debug, Clone)]
@@ -105,13 +106,12 @@ impl Writer {
         past: &Past,
     ) -> Result<(), LogError> {
         let head = self.head(document)?.unwrap_or(Head { epoch, last_seq: 0, flags: 0 });
-        self.guarded(|writer| {
-            let mut rows = writer.begin(1)?;
-            writer.fill(&mut rows);
-            writer.add_head(&mut rows, document, head);
-            writer.add_past(&mut rows, document, past);
-            writer.finish(rows)
-        })
+        let mut piece = Piece::new(document.clone(), Expect::Anything);
+        let key = past_key(document);
+        let value = encode_past(&key, past);
+        piece.set(KeyspaceId::Documents, key, value);
+        piece.head = Some(head);
+        self.store(&piece).map(drop)
     }
 }
 

@@ -10,18 +10,19 @@ use etherply_engine::log::{Found, Past};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::fields::{Fields, put};
+use super::index::is_index;
 
 /// Number of a keyspace in the journal; fixed by the order of creation in a new data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum KeyspaceId {
-    /// document, epoch, seq → record.
+    /// document, epoch, seq → record, or the index row that took its place.
     Changes = 1,
     /// document, epoch, hash → position.
     Hashes = 2,
     /// document → [`Head`], and document, 0, `past` → what [`encode_past`] makes, where there is something.
     Documents = 3,
-    /// [`COMMIT_KEY`] → [`CommitRow`]; [`deleted_key`]s.
+    /// [`COMMIT_KEY`] → [`CommitRow`]; [`anchor_key`]s; [`deleted_key`]s.
     Meta = 4,
 }
 
@@ -49,6 +50,7 @@ pub const FILLER_KEY: &[u8] = &[0];
 pub const DELETED_PREFIX: &[u8] = b"deleted\0";
 /// Flag of a [`Head`]: the document was deleted.
 const FLAG_DELETED: u8 = 1;
+const ANCHOR_PREFIX: &[u8] = b"anchor\0";
 /// Bytes of an encoded [`CommitRow`].
 pub const COMMIT_ROW_BYTES: usize = 1 + 8 + 8 + 8 + 8 + 4 + 4;
 const COMMIT_ROW_VERSION: u8 = 1;
@@ -120,6 +122,26 @@ pub fn hash_key(document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Vec<u8>
     key
 }
 
+/// Key of the row that anchors an epoch of a document in its snapshot, in [`KeyspaceId::Meta`].
+pub fn anchor_key(document: &DocumentId, epoch: u64) -> Vec<u8> {
+    let name = document.as_str().as_bytes();
+    [ANCHOR_PREFIX, name, &[0], &epoch.to_be_bytes()].concat()
+}
+
+/// The parts of such a key: document and epoch. `None` if it is not one.
+pub fn parse_anchor_key(key: &[u8]) -> Option<(DocumentId, u64)> {
+    let (rest, epoch) = key.strip_prefix(ANCHOR_PREFIX)?.split_last_chunk::<8>()?;
+    let (&0, name) = rest.split_last()? else { return None };
+    let document = DocumentId::new(std::str::from_utf8(name).ok()?).ok()?;
+    Some((document, u64::from_be_bytes(*epoch)))
+}
+
+/// Whether a row of [`KeyspaceId::Changes`] counts as a record of its commit, and is not what took the place of
+/// one.
+pub fn is_record(key: &[u8], value: &[u8]) -> bool {
+    key != FILLER_KEY && !is_index(value)
+}
+
 /// The parts of such a key: document, epoch, hash. `None` if it is not one.
 pub fn parse_hash_key(key: &[u8]) -> Option<(DocumentId, u64, ChangeHash)> {
     let (rest, hash) = key.split_last_chunk::<32>()?;
@@ -150,7 +172,7 @@ pub fn past_key(document: &DocumentId) -> Vec<u8> {
     key
 }
 
-/// Whether a key of [`KeyspaceId::Documents`] is one of [`past_key`].
+/// Whether a key of [`KeyspaceId::Documents`] is one of [`past_key`], or [`FILLER_KEY`], and no document's name.
 pub fn is_past_key(key: &[u8]) -> bool {
     key.contains(&0)
 }
@@ -239,7 +261,7 @@ pub struct CommitRow {
     pub commit: u64,
     /// Rows of [`KeyspaceId::Changes`] that all commits up to this one set: records, and [`FILLER_KEY`].
     pub total_records: u64,
-    /// Such rows in this commit.
+    /// Records in this commit: see [`is_record`].
     pub records: u32,
     /// Chain over all such rows committed so far: see [`Lineage`].
     pub lineage: u64,
@@ -281,8 +303,9 @@ impl CommitRow {
     }
 }
 
-/// Chain over the records of all commits: `lineage(n) = xxh3(lineage(n-1), for each record its key and its
-/// checksum)`. Two directories whose commit `n` has the same lineage hold the same records up to there.
+/// Chain over the records of all commits, and the rows that took their place: `lineage(n) = xxh3(lineage(n-1), for
+/// each row its key and its checksum)`. Two directories whose commit `n` has the same lineage hold the same records
+/// up to there.
 pub struct Lineage(Xxh3);
 
 impl Lineage {
@@ -305,7 +328,8 @@ impl Lineage {
     }
 }
 
-fn checksum(place: &[u8], bytes: &[u8]) -> u32 {
+/// Checksum over a row and its place.
+pub fn checksum(place: &[u8], bytes: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(place);
     crc.update(bytes);

@@ -9,10 +9,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::ChangeHash;
-use etherply_engine::ids::DocumentId;
+use etherply_engine::document::Anchor;
+use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::{Append, Deleted, FIRST_EPOCH, Found, Log, LogError, LogReader, Past};
 use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
 use fjall::{Database, Keyspace, PersistMode, Readable, Snapshot};
@@ -20,11 +20,13 @@ use fjall::{Database, Keyspace, PersistMode, Readable, Snapshot};
 use super::database::{Keyspaces, advice_for, is_damage, panic_text, wait_until_caught_up};
 use super::directory::DataDirectory;
 use super::epoch::{Epochs, Turn};
+use super::index::LogRow;
 use super::keys::{
-    COMMIT_KEY, CommitRow, DirectoryId, Head, Lineage, change_key, decode_found, decode_past, encode_found,
-    hash_key, is_past_key, parse_change_key, past_key,
+    COMMIT_KEY, CommitRow, DirectoryId, Head, KeyspaceId, Lineage, change_key, decode_found, decode_past,
+    encode_found, hash_key, is_past_key, is_record, parse_change_key, past_key,
 };
 use super::ledger::{Ledger, Mark};
+use super::piece::{Piece, StorePiece, Stored};
 use super::snapshot::Snapshots;
 use super::stats::{StorageStats, add};
 use super::tombstone::{Purge, Tombstones};
@@ -116,6 +118,12 @@ impl Log for FjallLog {
     }
 }
 
+impl StorePiece for FjallLog {
+    fn store(&mut self, piece: &Piece) -> Result<Stored, LogError> {
+        self.writer.store(piece)
+    }
+}
+
 impl LogReader for FjallLog {
     fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
         self.reader.epoch(document)
@@ -138,6 +146,14 @@ impl LogReader for FjallLog {
 
     fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
         self.reader.find(document, epoch, hash)
+    }
+
+    fn anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<Anchor>, LogError> {
+        LogReader::anchor(&self.reader, document, epoch)
+    }
+
+    fn chain_at(&self, document: &DocumentId, epoch: u64, seq: u64) -> Result<Option<ChainHash>, LogError> {
+        self.reader.chain_at(document, epoch, seq)
     }
 }
 
@@ -203,6 +219,14 @@ impl LogReader for Reader {
     fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
         Self::find(self, document, epoch, hash)
     }
+
+    fn anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<Anchor>, LogError> {
+        Ok(self.checked_anchor(document, epoch)?.map(|stored| stored.anchor))
+    }
+
+    fn chain_at(&self, document: &DocumentId, epoch: u64, seq: u64) -> Result<Option<ChainHash>, LogError> {
+        Self::chain_at(self, document, epoch, seq)
+    }
 }
 
 /// The half that commits. Dropping it, and all readers, closes the data directory.
@@ -217,7 +241,7 @@ pub struct Writer {
     database: Database,
     _directory: Arc<DataDirectory>,
     id: DirectoryId,
-    last: CommitRow,
+    pub(super) last: CommitRow,
     seqno_end: u64,
     failed: Option<String>,
     stats: Arc<StorageStats>,
@@ -235,11 +259,16 @@ impl Writer {
         self.guarded(|writer| writer.try_commit(appends))
     }
 
+    /// Stores a piece: see [`StorePiece::store`].
+    pub fn store(&mut self, piece: &Piece) -> Result<Stored, LogError> {
+        self.guarded(|writer| writer.try_store(piece))
+    }
+
     /// Does what writes. A failure ends all writing.
-    pub(super) fn guarded(
+    pub(super) fn guarded<T>(
         &mut self,
-        write: impl FnOnce(&mut Self) -> Result<(), LogError>,
-    ) -> Result<(), LogError> {
+        write: impl FnOnce(&mut Self) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
         if let Some(why) = &self.failed {
             add(&self.stats.commits_failed, 1);
             return Err(LogError::Unavailable { why: why.clone() });
@@ -247,7 +276,7 @@ impl Writer {
         // A panic in the database leaves its locks poisoned: the writer is as dead as after a failed sync.
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| write(self)));
         let error = match done {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => error,
             Err(panic) => unavailable(format!("the database panicked: {}", panic_text(&*panic))),
         };
@@ -308,7 +337,11 @@ impl Writer {
     pub(super) fn add_record(&self, rows: &mut Rows, document: &DocumentId, epoch: u64, record: &Record) {
         let key = change_key(document, epoch, record.seq);
         let stored = record.encode(document, epoch);
-        rows.add_row(&self.keyspaces.changes, &key, &stored);
+        rows.lineage.record(&key, &stored);
+        rows.records += 1;
+        rows.record_bytes += stored.len() as u64;
+        add(&self.stats.records, 1);
+        rows.batch.insert(&self.keyspaces.changes, key, stored);
         let key = hash_key(document, epoch, &record.hash);
         let found = encode_found(&key, Found { seq: record.seq, max_op: record.max_op });
         rows.batch.insert(&self.keyspaces.hashes, key, found.as_slice());
@@ -349,7 +382,6 @@ impl Writer {
         self.publish();
 
         add(&self.stats.commits, 1);
-        add(&self.stats.records, records as u64);
         add(&self.stats.record_bytes, record_bytes);
         self.stats.commit_us.record(started.elapsed());
         Ok(())
@@ -416,12 +448,18 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Sets a row of `changes`, which the commit counts and its lineage takes in.
-    pub(super) fn add_row(&mut self, changes: &Keyspace, key: &[u8], stored: &[u8]) {
-        self.lineage.record(key, stored);
-        self.records += 1;
-        self.record_bytes += stored.len() as u64;
-        self.batch.insert(changes, key, stored);
+    /// Sets one row.
+    pub(super) fn set(&mut self, keyspaces: &Keyspaces, id: KeyspaceId, key: &[u8], value: &[u8]) {
+        if id == KeyspaceId::Changes {
+            self.lineage.record(key, value);
+            self.records += usize::from(is_record(key, value));
+        }
+        self.batch.insert(keyspaces.get(id), key, value);
+    }
+
+    /// Removes one row.
+    pub(super) fn remove(&mut self, keyspaces: &Keyspaces, id: KeyspaceId, key: &[u8]) {
+        self.batch.remove(keyspaces.get(id), key);
     }
 }
 
@@ -438,7 +476,7 @@ pub(super) fn read_failed(error: &fjall::Error) -> LogError {
 }
 
 /// The error of a read that concerns one document: damage is that document's alone.
-fn document_read_failed(document: &DocumentId, seq: u64, error: &fjall::Error) -> LogError {
+pub(super) fn document_read_failed(document: &DocumentId, seq: u64, error: &fjall::Error) -> LogError {
     if !is_damage(error) {
         return read_failed(error);
     }
@@ -472,7 +510,7 @@ pub struct DocumentEntry {
 /// The half that reads: cheap to clone, usable from any thread. It sees whole, durable, acknowledged commits.
 #[derive(Clone)]
 pub struct Reader {
-    keyspaces: Keyspaces,
+    pub(super) keyspaces: Keyspaces,
     committed: Arc<Mutex<Snapshot>>,
     snapshots: Arc<Snapshots>,
     // In this order behind the others: the database closes, then the lock ends.
@@ -503,7 +541,7 @@ impl Reader {
             .ok_or_else(|| unavailable("the last commit's row is not readable".to_owned()))
     }
 
-    fn committed(&self) -> Snapshot {
+    pub(super) fn committed(&self) -> Snapshot {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -582,12 +620,10 @@ impl Reader {
             if parse_change_key(&key).map(|(_, _, seq)| seq) != Some(seq) {
                 return Err(damaged(seq, "the record is missing".to_owned()));
             }
-            // Copied, because the stored bytes would keep the whole block in memory that they came with.
-            let record = Record::decode(&Bytes::copy_from_slice(&stored), document, epoch)
-                .map_err(|error| damaged(seq, error.to_string()))?;
-            if record.seq != seq {
-                return Err(damaged(seq, format!("another record, {}, stands there", record.seq)));
-            }
+            let row = LogRow::decode(&stored, document, epoch, seq).map_err(|what| damaged(seq, what))?;
+            let LogRow::Record(record) = row else {
+                return Err(LogError::Covered { document: document.clone(), seq });
+            };
             let linked = chain.is_none_or(|chain| chain_next(&chain, seq, &record.hash) == record.chain);
             if !linked {
                 return Err(damaged(seq, "the record does not follow the one before".to_owned()));

@@ -9,14 +9,20 @@
 //! scan        may this directory be opened? journals against ledger
 //! log         commit, read, find
 //! epoch       a document begins anew
-//! snapshot    snapshots: a cache in files beside the database
-//! proof       one document's log, proven record by record
+//! index       what stays of a record that a snapshot covers
+//! anchor      what ties a document to its snapshot
+//! snapshot    snapshots: files beside the database
+//! piece       bounded sets of rows that go between ordinary commits
+//! cover       a snapshot takes the place of records
+//! proof       one document's log, proven row by row
 //! inspect     a data directory, looked at from outside: what `verify` and `repair` see
 //! repair      what is proven, in a new data directory
 //! tombstone   deleted documents, and how their rows go
 //! thread      group commit, questions from other threads
 //! ```
 
+pub mod anchor;
+pub mod cover;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
@@ -26,12 +32,14 @@ pub mod directory;
 pub mod epoch;
 pub mod error;
 pub(crate) mod fields;
+pub mod index;
 pub mod inspect;
 mod journal;
 pub mod keys;
 pub mod ledger;
 pub mod log;
 mod manifest;
+pub mod piece;
 mod proof;
 pub mod repair;
 mod scan;

@@ -1,10 +1,14 @@
-//! One document's log, proven record by record: what a start, a scrub, `verify` and `repair` mean by *whole*.
+//! One document's log, proven row by row: what a start, a scrub, `verify` and `repair` mean by *whole*.
+//!
+//! A row is a record, or what stayed of it once a snapshot covered it. Of those the chain proves the hash and the
+//! order, and the snapshot, which whoever asks for the proof has to look at, the changes themselves.
 
 use bytes::Bytes;
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::{ChangeLimits, parse_header};
 use etherply_engine::ids::{ChainHash, DocumentId};
-use etherply_engine::record::Record;
+
+use super::index::LogRow;
 
 /// A place in a document's log up to which everything is known to be good: the beginning, or the cursor of a
 /// snapshot that was verified.
@@ -43,28 +47,28 @@ impl Proof {
         self.through
     }
 
-    /// Takes the record that is stored at position `seq`: its checksum over its place and its bytes, its
-    /// position, the hash of its change, and its link to the record before must fit. What does not fit is said
-    /// in words; then the proof stays where it was.
-    pub fn take(&mut self, seq: u64, stored: &Bytes) -> Result<Record, String> {
+    /// Takes the row that is stored at position `seq`: its checksum over its place and its bytes, its position,
+    /// the hash of its change, and its link to the row before must fit. What does not fit is said in words; then
+    /// the proof stays where it was.
+    pub fn take(&mut self, seq: u64, stored: &Bytes) -> Result<LogRow, String> {
         let Anchor { epoch, seq: before, chain } = self.through;
         if before.checked_add(1) != Some(seq) {
             return Err("the record is missing".to_owned());
         }
-        let record = Record::decode(stored, &self.document, epoch).map_err(|error| error.to_string())?;
-        if record.seq != seq {
-            return Err(format!("another record, {}, stands there", record.seq));
+        let row = LogRow::decode(stored, &self.document, epoch, seq)?;
+        if let LogRow::Record(record) = &row {
+            let change =
+                parse_header(&record.change, &ChangeLimits::DEFAULT).map_err(|error| error.to_string())?;
+            if change.hash != record.hash {
+                return Err("the change's hash is not the one in its record".to_owned());
+            }
         }
-        let change =
-            parse_header(&record.change, &ChangeLimits::DEFAULT).map_err(|error| error.to_string())?;
-        if change.hash != record.hash {
-            return Err("the change's hash is not the one in its record".to_owned());
-        }
-        if chain_next(&chain, seq, &record.hash) != record.chain {
+        let next = chain_next(&chain, seq, row.hash());
+        if row.chain().is_some_and(|chain| chain != next) {
             return Err("the record does not follow the one before".to_owned());
         }
-        self.through = Anchor { epoch, seq, chain: record.chain };
-        Ok(record)
+        self.through = Anchor { epoch, seq, chain: next };
+        Ok(row)
     }
 }
 
@@ -72,6 +76,7 @@ impl Proof {
 mod tests {
     use super::super::testing::{RealAuthor, document};
     use super::*;
+    use etherply_engine::record::Record;
 
     #[test]
     fn a_log_is_proven_from_its_beginning_and_from_every_anchor() {
@@ -83,7 +88,7 @@ mod tests {
             let mut behind = Proof::from(a.clone(), anchor);
             for record in &append.records[index..] {
                 let stored = Bytes::from(record.encode(&a, append.epoch));
-                assert_eq!(behind.take(record.seq, &stored).as_ref(), Ok(record));
+                assert_eq!(behind.take(record.seq, &stored), Ok(LogRow::Record(record.clone())));
             }
             proof.take(record.seq, &Bytes::from(record.encode(&a, append.epoch))).unwrap();
         }

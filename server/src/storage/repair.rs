@@ -9,17 +9,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{LogError, Past};
-use etherply_engine::record::Record;
+use etherply_engine::log::{Found, LogError, Past};
+use etherply_engine::snapshot::Snapshot;
 use serde::Serialize;
 
+use super::anchor::AnchorRow;
 use super::directory::sync_directory;
 use super::error::OpenError;
+use super::index::LogRow;
 use super::inspect::report::Report;
 use super::inspect::walk::{Nobody, Taker};
 use super::inspect::{Inspection, Progress};
-use super::keys::Head;
+use super::keys::{Head, KeyspaceId, anchor_key, change_key, encode_found, encode_past, hash_key, past_key};
 use super::log::FjallLog;
+use super::piece::Row;
 use super::thread::{COMMIT_BYTES_MAX, COMMIT_RECORDS_MAX};
 
 /// What a repair did.
@@ -58,7 +61,8 @@ fn write(
 ) -> Result<Repaired, OpenError> {
     let mut copy = Copy::new(part)?;
     let found = inspection.walk(&mut copy, progress)?;
-    copy.finish()?;
+    copy.commit()?;
+    drop(copy);
     let written = Inspection::open(part)?.walk(&mut Nobody, &mut |_| {})?;
     if !written.whole {
         let what =
@@ -97,85 +101,83 @@ fn begin(data: &Path, to: &Path) -> Result<PathBuf, OpenError> {
     Ok(part)
 }
 
-/// The new directory as it is written.
+/// The new directory as it is written: rows as they were, or made anew of what they say, many documents in one
+/// commit.
 struct Copy<'p> {
     log: FjallLog,
     path: &'p Path,
-    records: Vec<(DocumentId, u64, Record)>,
+    rows: Vec<Row>,
     bytes: usize,
-    ends: Vec<(DocumentId, Head, Option<Past>)>,
-    last: Option<(DocumentId, u64, Record)>,
+    /// How far the document goes that is begun and not ended.
+    begun: Option<(DocumentId, Head)>,
 }
 
 impl Taker for Copy<'_> {
-    fn record(&mut self, document: &DocumentId, epoch: u64, record: Record) -> Result<(), OpenError> {
-        if self.records.len() >= COMMIT_RECORDS_MAX || self.bytes + record.change.len() > COMMIT_BYTES_MAX {
-            self.commit()?;
-        }
-        self.bytes += record.change.len();
-        self.records.push((document.clone(), epoch, record));
-        Ok(())
+    /// The file names the directory, so it is written anew.
+    fn snapshot(
+        &mut self,
+        document: &DocumentId,
+        epoch: u64,
+        anchor: AnchorRow,
+        bytes: &[u8],
+    ) -> Result<(), OpenError> {
+        let Snapshot { cursor, covered_bytes, .. } = anchor.anchor.snapshot;
+        let snapshots = self.log.reader().snapshots();
+        let written = snapshots.write(document, anchor.slot, (cursor, covered_bytes), bytes);
+        written.map_err(|error| self.failed(error))?;
+        self.set(KeyspaceId::Meta, anchor_key(document, epoch), anchor.encode(document))
+    }
+
+    fn row(&mut self, document: &DocumentId, epoch: u64, row: LogRow) -> Result<(), OpenError> {
+        let (seq, key) = (row.seq(), hash_key(document, epoch, row.hash()));
+        let found = encode_found(&key, Found { seq, max_op: row.max_op() });
+        self.set(KeyspaceId::Hashes, key, found.to_vec())?;
+        self.begun = Some((document.clone(), Head { epoch, last_seq: seq, flags: 0 }));
+        self.set(KeyspaceId::Changes, change_key(document, epoch, seq), row.encode(document, epoch))
     }
 
     fn end(&mut self, document: &DocumentId, head: Head, past: Option<Past>) -> Result<(), OpenError> {
-        self.ends.push((document.clone(), head, past));
-        if self.ends.len() >= COMMIT_RECORDS_MAX { self.commit() } else { Ok(()) }
+        self.begun = None;
+        if let Some(past) = past {
+            let key = past_key(document);
+            let value = encode_past(&key, &past);
+            self.set(KeyspaceId::Documents, key, value)?;
+        }
+        self.set(KeyspaceId::Documents, document.as_str().into(), head.encode(document).to_vec())
     }
 }
 
 impl<'p> Copy<'p> {
     fn new(path: &'p Path) -> Result<Self, OpenError> {
         let log = super::open(path)?;
-        Ok(Self { log, path, records: Vec::new(), bytes: 0, ends: Vec::new(), last: None })
+        Ok(Self { log, path, rows: Vec::new(), bytes: 0, begun: None })
     }
 
-    /// Every commit writes to every keyspace, so one without records restates the last one.
+    fn set(&mut self, keyspace: KeyspaceId, key: Vec<u8>, value: Vec<u8>) -> Result<(), OpenError> {
+        self.bytes += key.len() + value.len();
+        self.rows.push(Row { keyspace, key, value: Some(value) });
+        let is_full = self.rows.len() >= COMMIT_RECORDS_MAX || self.bytes >= COMMIT_BYTES_MAX;
+        if is_full { self.commit() } else { Ok(()) }
+    }
+
     fn commit(&mut self) -> Result<(), OpenError> {
         self.bytes = 0;
-        let mut records = std::mem::take(&mut self.records);
-        if records.is_empty() {
-            records.extend(self.last.take());
-        }
-        self.last = records.last().cloned().or(self.last.take());
-        let ends = std::mem::take(&mut self.ends);
-        let written = self.log.write(|writer| {
-            let mut rows = writer.begin(records.len())?;
-            if records.is_empty() {
-                // Documents without any record, and none before them.
-                writer.fill(&mut rows);
-            }
-            for (document, epoch, record) in &records {
-                writer.add_record(&mut rows, document, *epoch, record);
-            }
-            for (document, head, past) in &ends {
-                writer.add_head(&mut rows, document, *head);
-                if let Some(past) = past {
-                    writer.add_past(&mut rows, document, past);
-                }
-            }
-            // A document that is only begun: its end comes with a later commit.
-            if let Some((document, epoch, record)) = records.last()
-                && !ends.iter().any(|(ended, ..)| ended == document)
-            {
-                let head = Head { epoch: *epoch, last_seq: record.seq, flags: 0 };
-                writer.add_head(&mut rows, document, head);
-            }
-            writer.finish(rows)
-        });
-        written.map_err(|error| {
-            let what = match error {
-                LogError::Unavailable { why } => why,
-                other => other.to_string(),
-            };
-            OpenError::Database { path: self.path.to_owned(), what }
-        })
-    }
-
-    fn finish(mut self) -> Result<(), OpenError> {
-        if self.records.is_empty() && self.ends.is_empty() {
+        let rows = std::mem::take(&mut self.rows);
+        if rows.is_empty() {
             return Ok(());
         }
-        self.commit()
+        // Its end comes with a later commit.
+        let head = self.begun.as_ref().map(|(document, head)| (document, *head));
+        let written = self.log.write(|writer| writer.write_rows(&rows, head));
+        written.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: LogError) -> OpenError {
+        let what = match error {
+            LogError::Unavailable { why } => why,
+            damaged => damaged.to_string(),
+        };
+        OpenError::Database { path: self.path.to_owned(), what }
     }
 }
 

@@ -25,7 +25,7 @@ fn what_is_behind_a_damaged_record_stays_and_is_named() {
     assert!(damage.whole_through < 12 && damage.records_behind >= 3, "{damage}");
     assert!(!repaired.kept_all && repaired.written.whole);
     assert_eq!(repaired.written.records, repaired.found.records);
-    let log = super::super::open(&to).unwrap();
+    let log = super::super::testing::unlocked(|| super::super::open(&to)).unwrap();
     let kept = log.read(&document("long"), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap();
     assert_eq!(kept.len() as u64, damage.whole_through);
     // It goes on behind that; the chain there is another one than clients with more of it have.
@@ -91,7 +91,7 @@ fn an_interrupted_repair_leaves_no_directory_that_could_be_taken_for_whole() {
     let part = begin(&root, &to).unwrap();
     let mut copy = Copy::new(&part).unwrap();
     let append = MADE.acknowledged[0].clone();
-    copy.record(&append.document, append.epoch, append.records[0].clone()).unwrap();
+    copy.row(&append.document, append.epoch, LogRow::Record(append.records[0].clone())).unwrap();
     copy.commit().unwrap();
     assert!(!to.exists());
 }
@@ -131,7 +131,7 @@ fn epochs_and_what_they_left_behind_go_over_as_they_are() {
     let repaired = repair(&root, &to, &mut |_| {}).unwrap();
     assert!(repaired.kept_all);
     assert_eq!(repaired.written.records_of_other_epochs, 5);
-    let log = super::super::open(&to).unwrap();
+    let log = super::super::testing::unlocked(|| super::super::open(&to)).unwrap();
     assert_eq!(log.read(&a, 7, 0, u64::MAX, usize::MAX).unwrap(), again.records);
     for (id, last_seq) in [(&a, 2), (&b, 0)] {
         let head = log.reader().head(id).unwrap().unwrap();

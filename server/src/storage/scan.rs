@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use super::directory::DataDirectory;
 use super::error::{Damage, OpenError, REPORT_DOCUMENTS_MAX};
 use super::journal::{self, Batch};
-use super::keys::{COMMIT_KEY, CommitRow, DirectoryId, KeyspaceId, Lineage};
+use super::keys::{COMMIT_KEY, CommitRow, DirectoryId, KeyspaceId, Lineage, is_record};
 use super::ledger::{self, LedgerScan, Mark};
 use super::manifest;
 
@@ -177,7 +177,8 @@ impl Walk {
 
     fn take(&mut self, batch: &Batch<'_>) -> Result<(), String> {
         let row = self.commit_row(batch)?;
-        let records = batch.items.iter().filter(|item| item.sets(KeyspaceId::Changes)).count();
+        let sets = batch.items.iter().filter(|item| item.sets(KeyspaceId::Changes));
+        let records = sets.filter(|item| is_record(item.key, item.value)).count();
         if usize::try_from(row.records) != Ok(records) {
             return Err(format!("commit {} says {} records and holds {records}", row.commit, row.records));
         }

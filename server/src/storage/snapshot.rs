@@ -1,52 +1,54 @@
-//! Snapshots on disk: one file for each document that has one, beside the database.
+//! Snapshots on disk: files beside the database, each with a document up to a position of its log.
 //!
-//! They are a cache. Every change that one covers stays in the log, so a file that is missing, torn or damaged
-//! costs time and nothing else: it is passed over, members are sent the log, and the next snapshot replaces it.
-//! Nothing is synced for that reason, and an operator may delete them all. No part is served unless its checksum
-//! is right, and none at all unless the log goes through its cursor, which [`super::log`]'s readers prove.
+//! A snapshot takes the place of the records that it covers, so it is as much of the data as those were: written
+//! beside the one in use, synced (file, name, directory), and only then named by the anchor in the database
+//! ([`super::anchor`]), whose commit makes it the document's. The file before stays until then. A file that no
+//! anchor names is left over from an interrupted start: the next snapshot of its document writes over it. A file
+//! that an anchor names and that is missing, torn or other than what was written is damage of that document: no
+//! part is served unless its checksum is right.
 //!
 //! Layout, little-endian: `"EPSN" | u8 version | directory id × 16 | u64 epoch | u64 seq | chain × 32 |
-//! u64 bytes | u64 bytes covered | u16 length of name | name | u64 xxh3`, then chunks of
+//! u64 bytes | u64 bytes covered | u64 xxh3 of the bytes | u16 length of name | name | u64 xxh3`, then chunks of
 //! [`SNAPSHOT_CHUNK_BYTES_MAX`] bytes, the last one shorter, each followed by the xxh3 of its cursor's chain, its
-//! offset and its bytes. What the bytes are is for whoever cuts: here, the document's changes one behind the
-//! other, as Automerge loads them.
+//! offset and its bytes. The bytes are what Automerge's `save` made.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
-use etherply_engine::ids::{ChainHash, DocumentId};
+use etherply_engine::ids::DocumentId;
 use etherply_engine::log::LogError;
 use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
 use etherply_wire::kinds::Cursor;
 use etherply_wire::limits::{DOCUMENT_ID_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
+use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use super::anchor::{AnchorRow, Slot};
+use super::directory::{make_directory, sync_directory};
+use super::error::advice;
 use super::fields::Fields;
 use super::keys::DirectoryId;
 use super::log::Reader;
 
-const DIRECTORY: &str = "snapshots";
+/// The directory of snapshots in a data directory.
+pub const SNAPSHOTS_DIRECTORY: &str = "snapshots";
 const MAGIC: [u8; 4] = *b"EPSN";
 const VERSION: u8 = 1;
-const FIXED_BYTES: usize = 4 + 1 + 16 + 8 + 8 + 32 + 8 + 8 + 2;
+const FIXED_BYTES: usize = 4 + 1 + 16 + 8 + 8 + 32 + 8 + 8 + 8 + 2;
 const CHECKSUM_BYTES: usize = 8;
 const CHUNK_BYTES: u64 = SNAPSHOT_CHUNK_BYTES_MAX as u64;
 const STORED_CHUNK_BYTES: u64 = CHUNK_BYTES + CHECKSUM_BYTES as u64;
-/// Bytes of changes that are read from the log in one step of a cut.
-pub const CUT_STEP_BYTES_MAX: usize = 256 * 1024;
-/// Bytes that stay free on the disk: a cache must not take the log's last room.
-pub const CUT_ROOM_BYTES_MIN: u64 = 512 * 1024 * 1024;
+/// Bytes that stay free on the disk: a new snapshot must not take the log's last room.
+pub const SNAPSHOT_ROOM_BYTES_MIN: u64 = 512 * 1024 * 1024;
 
 /// Why a snapshot cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// There is none, or another one.
-    #[error("the snapshot was replaced or removed")]
-    Gone,
-    /// The bytes are not what was written.
-    #[error("the snapshot {} is damaged: {what}; the log has everything that it covers", path.display())]
+    /// The file is missing, or its bytes are not what was written.
+    #[error("the snapshot {} is damaged: {what}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -54,7 +56,7 @@ pub enum SnapshotError {
         what: &'static str,
     },
     /// The file cannot be read.
-    #[error("cannot read the snapshot {}: {source}", path.display())]
+    #[error("cannot read the snapshot {}: {source}: {}", path.display(), advice(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -63,103 +65,126 @@ pub enum SnapshotError {
     },
 }
 
-/// The snapshots of a data directory.
+impl SnapshotError {
+    /// As the log says it of a document.
+    fn of(self, document: &DocumentId) -> LogError {
+        match self {
+            Self::Damaged { .. } => {
+                LogError::Damaged { document: document.clone(), seq: 1, what: self.to_string() }
+            }
+            Self::Io { .. } => LogError::Unavailable { why: self.to_string() },
+        }
+    }
+}
+
+/// The snapshot files of a data directory.
 #[derive(Debug, Clone)]
 pub struct Snapshots {
     directory: PathBuf,
     id: DirectoryId,
+    /// Held for reading by whoever needs the files to stay, for writing by whoever changes one.
+    hold: Arc<RwLock<()>>,
+}
+
+/// What a file says of itself in its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Header {
+    cursor: Cursor,
+    total_bytes: u64,
+    covered_bytes: u64,
+    checksum: u64,
+}
+
+impl Header {
+    fn of(anchor: &AnchorRow) -> Self {
+        let Snapshot { cursor, total_bytes, covered_bytes, .. } = anchor.anchor.snapshot;
+        Self { cursor, total_bytes, covered_bytes, checksum: anchor.checksum }
+    }
 }
 
 impl Snapshots {
     /// Those of the data directory at `path`. Nothing is read or made yet.
     pub fn new(path: &Path, id: DirectoryId) -> Self {
-        Self { directory: path.join(DIRECTORY), id }
+        Self { directory: path.join(SNAPSHOTS_DIRECTORY), id, hold: Arc::default() }
     }
 
-    fn path(&self, document: &DocumentId) -> PathBuf {
-        // Names have characters that file names have not. Two documents with one file would only replace each
-        // other's snapshots: the name stands in it.
-        self.directory.join(format!("{:032x}.snapshot", xxh3_128(document.as_str().as_bytes())))
+    /// Keeps every file as it is until this is let go, for whoever reads many of them as of one commit: meanwhile
+    /// none is written or removed. Waits for one that is being written.
+    pub fn hold(&self) -> RwLockReadGuard<'_, ()> {
+        self.hold.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is stored of a document, if it is all there; chunks are checked when they are read.
-    pub fn latest(&self, document: &DocumentId) -> Option<Snapshot> {
-        match self.open(document) {
-            Ok((_, snapshot)) => Some(snapshot),
-            Err(SnapshotError::Gone) => None,
-            Err(error) => {
-                tracing::warn!("{error}");
-                None
-            }
+    /// The right to change files, unless somebody holds them.
+    fn change(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        match self.hold.try_write() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 
-    fn open(&self, document: &DocumentId) -> Result<(File, Snapshot), SnapshotError> {
-        let path = self.path(document);
+    /// The file of one of a document's slots.
+    pub fn path(&self, document: &DocumentId, slot: Slot) -> PathBuf {
+        // Names have characters that file names have not, and whoever chooses names must not find two with one
+        // file. Spread over directories, because a million entries in one make some file systems slow.
+        let hash: [u8; 32] = Sha256::digest(document.as_str()).into();
+        let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let suffix = match slot {
+            Slot::A => "a",
+            Slot::B => "b",
+        };
+        self.directory.join(hex.get(..2).unwrap_or_default()).join(format!("{hex}.{suffix}"))
+    }
+
+    /// Opens the file that an anchor names, and checks all but its chunks.
+    fn open(&self, document: &DocumentId, anchor: &AnchorRow) -> Result<(File, PathBuf), SnapshotError> {
+        let path = self.path(document, anchor.slot);
         let io_error = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => SnapshotError::Gone,
+            io::ErrorKind::NotFound => SnapshotError::Damaged { path: path.clone(), what: "it is missing" },
             _ => SnapshotError::Io { path: path.clone(), source },
         };
         let damaged = |what| SnapshotError::Damaged { path: path.clone(), what };
         let file = File::open(&path).map_err(io_error)?;
         let mut header = Vec::with_capacity(FIXED_BYTES + DOCUMENT_ID_BYTES_MAX + CHECKSUM_BYTES);
-        let header_bytes = FIXED_BYTES + document.as_str().len() + CHECKSUM_BYTES;
-        (&file).take(header_bytes as u64).read_to_end(&mut header).map_err(io_error)?;
-        let snapshot = decode(self.id, document, &header)
+        let header_bytes = header_bytes(document);
+        (&file).take(header_bytes).read_to_end(&mut header).map_err(io_error)?;
+        let found = decode(self.id, document, &header)
             .ok_or_else(|| damaged("its header is not what was written"))?;
-        let bytes = file.metadata().map_err(io_error)?.len();
-        if bytes != header_bytes as u64 + stored_bytes(snapshot.total_bytes) {
-            return Err(damaged("it is cut short"));
+        if found != Header::of(anchor) {
+            return Err(damaged("it is another one than the document's"));
         }
-        Ok((file, snapshot))
+        let bytes = file.metadata().map_err(io_error)?.len();
+        if bytes != header_bytes + stored_bytes(found.total_bytes) {
+            return Err(damaged("its length is not what was written"));
+        }
+        Ok((file, path))
     }
 
-    /// Reads the chunks that a feed asks for, encoded for the members of the document with this handle.
-    ///
-    /// # Errors
-    /// [`SnapshotError`]; then no chunk is handed out, not even those before the damage.
-    pub fn read(&self, handle: u32, request: &SnapshotRequest) -> Result<Vec<Chunk>, SnapshotError> {
-        let mut chunks = Vec::new();
-        self.for_each_chunk(request, |offset, chunk| {
-            chunks.push(Chunk::new(handle, &request.snapshot, offset, chunk));
-        })?;
-        Ok(chunks)
-    }
-
-    /// Reads the same as [`Self::read`] as it is.
-    ///
-    /// # Errors
-    /// [`SnapshotError`].
-    pub fn read_bytes(&self, request: &SnapshotRequest) -> Result<Vec<u8>, SnapshotError> {
-        let mut bytes = Vec::new();
-        self.for_each_chunk(request, |_, chunk| bytes.extend_from_slice(chunk))?;
-        Ok(bytes)
-    }
-
+    /// Reads chunks from an offset on, at least one if there is one, then as many as stay within `bytes_max`.
     fn for_each_chunk(
         &self,
-        request: &SnapshotRequest,
+        document: &DocumentId,
+        anchor: &AnchorRow,
+        (from, bytes_max): (u64, usize),
         mut each: impl FnMut(u64, &[u8]),
     ) -> Result<(), SnapshotError> {
-        let (file, snapshot) = self.open(&request.document)?;
-        if snapshot != request.snapshot || !request.offset.is_multiple_of(CHUNK_BYTES) {
-            return Err(SnapshotError::Gone);
-        }
-        let header_bytes = (FIXED_BYTES + request.document.as_str().len() + CHECKSUM_BYTES) as u64;
+        let (file, path) = self.open(document, anchor)?;
+        let Snapshot { cursor, total_bytes, .. } = anchor.anchor.snapshot;
+        let (header_bytes, mut read_bytes) = (header_bytes(document), 0);
+        let mut offset = from / CHUNK_BYTES * CHUNK_BYTES;
         let mut buffer = vec![0; SNAPSHOT_CHUNK_BYTES_MAX + CHECKSUM_BYTES];
-        let (mut offset, mut read_bytes) = (request.offset, 0);
-        while offset < snapshot.total_bytes && (read_bytes < request.bytes_max || read_bytes == 0) {
-            let bytes = usize::try_from(CHUNK_BYTES.min(snapshot.total_bytes - offset)).unwrap_or(0);
+        while offset < total_bytes && (read_bytes < bytes_max || read_bytes == 0) {
+            let bytes = usize::try_from(CHUNK_BYTES.min(total_bytes - offset)).unwrap_or(0);
             let stored = buffer.get_mut(..bytes + CHECKSUM_BYTES).unwrap_or_default();
             let at = header_bytes + offset / CHUNK_BYTES * STORED_CHUNK_BYTES;
             file.read_exact_at(stored, at)
-                .map_err(|source| SnapshotError::Io { path: self.path(&request.document), source })?;
+                .map_err(|source| SnapshotError::Io { path: path.clone(), source })?;
             let whole = stored.split_last_chunk::<CHECKSUM_BYTES>().filter(|(chunk, checksum)| {
-                u64::from_le_bytes(**checksum) == chunk_checksum(&snapshot.cursor, offset, chunk)
+                u64::from_le_bytes(**checksum) == chunk_checksum(&cursor, offset, chunk)
             });
             let Some((chunk, _)) = whole else {
                 let what = "a chunk's checksum does not match its bytes";
-                return Err(SnapshotError::Damaged { path: self.path(&request.document), what });
+                return Err(SnapshotError::Damaged { path, what });
             };
             each(offset, chunk);
             offset += bytes as u64;
@@ -168,21 +193,185 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Removes what is stored of a document.
-    pub fn remove(&self, document: &DocumentId) {
-        let path = self.path(document);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("cannot remove the snapshot {}: {error}", path.display());
+    /// The whole of a snapshot, proven to be what was written.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`] if it is not, or missing; [`LogError::Unavailable`] if it cannot be read.
+    pub fn read_whole(&self, document: &DocumentId, anchor: &AnchorRow) -> Result<Vec<u8>, LogError> {
+        let mut whole = Vec::new();
+        self.for_each_chunk(document, anchor, (0, usize::MAX), |_, chunk| whole.extend_from_slice(chunk))
+            .map_err(|error| error.of(document))?;
+        if xxh3_64(&whole) != anchor.checksum {
+            let path = self.path(document, anchor.slot);
+            let what = "its checksum does not match its bytes";
+            return Err(SnapshotError::Damaged { path, what }.of(document));
+        }
+        Ok(whole)
+    }
+
+    /// Writes what a document's next anchor is to name, and returns when it will survive a power loss.
+    ///
+    /// # Errors
+    /// What the system says, or that somebody holds the files; nothing that was there before is changed then.
+    pub fn write(
+        &self,
+        document: &DocumentId,
+        slot: Slot,
+        (cursor, covered_bytes): (Cursor, u64),
+        bytes: &[u8],
+    ) -> Result<Written, LogError> {
+        let Some(_changing) = self.change() else {
+            let why = "a backup is being taken, and reads the snapshots of now".to_owned();
+            return Err(LogError::Unavailable { why });
+        };
+        let path = self.path(document, slot);
+        let directory = path.parent().unwrap_or(&self.directory);
+        make_directory(directory).map_err(|error| LogError::Unavailable { why: error.to_string() })?;
+        let (total_bytes, checksum) = (bytes.len() as u64, xxh3_64(bytes));
+        let header = Header { cursor, total_bytes, covered_bytes, checksum };
+        let new_path = path.with_extension(format!("{}.new", suffix(&path)));
+        let written = self
+            .write_file(document, header, bytes, (&new_path, &path))
+            .and_then(|()| sync_directory(directory));
+        match written {
+            Ok(()) => Ok(Written { slot, total_bytes, checksum }),
+            Err(error) => {
+                // It was never to be read; should it stay, the next one is written over it.
+                drop(fs::remove_file(&new_path));
+                let why =
+                    format!("cannot write the snapshot {}: {error}: {}", path.display(), advice(&error));
+                Err(LogError::Unavailable { why })
             }
-            _ => {}
         }
     }
 
-    /// Begins to cut a snapshot of a document's log up to a place.
-    pub fn cut(&self, document: DocumentId, through: Cursor) -> Cut {
-        Cut { snapshots: self.clone(), document, through, seq: 0, covered_bytes: 0, writer: None }
+    fn write_file(
+        &self,
+        document: &DocumentId,
+        header: Header,
+        bytes: &[u8],
+        (new_path, path): (&Path, &Path),
+    ) -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(new_path)?);
+        let disk = rustix::fs::fstatvfs(file.get_ref())?;
+        let room = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if room.saturating_sub(stored_bytes(header.total_bytes)) < SNAPSHOT_ROOM_BYTES_MIN {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.write_all(&encode(self.id, document, &header))?;
+        let mut offset = 0;
+        for chunk in bytes.chunks(SNAPSHOT_CHUNK_BYTES_MAX) {
+            file.write_all(chunk)?;
+            file.write_all(&chunk_checksum(&header.cursor, offset, chunk).to_le_bytes())?;
+            offset += chunk.len() as u64;
+        }
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        fs::rename(new_path, path)
     }
+
+    /// Removes the file that no anchor names any more, as far as that is possible. Whether nobody holds it.
+    pub fn remove(&self, document: &DocumentId, slot: Slot) -> bool {
+        let Some(_changing) = self.change() else { return false };
+        let path = self.path(document, slot);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("a snapshot that is not needed any more stays: {}: {error}", path.display());
+            }
+            _ => {}
+        }
+        true
+    }
+}
+
+/// A snapshot that is on disk, for its anchor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The file.
+    pub slot: Slot,
+    /// Its bytes, without what the file adds.
+    pub total_bytes: u64,
+    /// Their checksum.
+    pub checksum: u64,
+}
+
+/// What came of reading a piece of a snapshot.
+#[derive(Debug)]
+pub enum SnapshotRead {
+    /// The chunks.
+    Chunks(Vec<Chunk>),
+    /// This one took its place.
+    Replaced(Snapshot),
+}
+
+impl Reader {
+    /// What an epoch of a document begins with; its snapshot is there, as far as a look at its header tells.
+    ///
+    /// # Errors
+    /// [`LogError::Damaged`] if the row or the file is not what was written.
+    pub fn checked_anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<AnchorRow>, LogError> {
+        let Some(anchor) = self.anchor(document, epoch)? else { return Ok(None) };
+        match self.snapshots().open(document, &anchor) {
+            Ok(_) => Ok(Some(anchor)),
+            // Between the look at the row and the one at the file, another one may have taken its place.
+            Err(error) => match self.anchor(document, epoch)? {
+                Some(newer) if newer != anchor => self.checked_anchor(document, epoch),
+                _ => Err(error.of(document)),
+            },
+        }
+    }
+
+    /// A document's snapshot with what anchors it, proven to be what was written; `None` if it has none.
+    ///
+    /// # Errors
+    /// See [`Snapshots::read_whole`].
+    pub fn snapshot(
+        &self,
+        document: &DocumentId,
+        epoch: u64,
+    ) -> Result<Option<(AnchorRow, Vec<u8>)>, LogError> {
+        let Some(anchor) = self.anchor(document, epoch)? else { return Ok(None) };
+        match self.snapshots().read_whole(document, &anchor) {
+            Ok(bytes) => Ok(Some((anchor, bytes))),
+            Err(error) => match self.anchor(document, epoch)? {
+                Some(newer) if newer != anchor => self.snapshot(document, epoch),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Reads the chunks that a feed asks for, encoded for the members of the document with this handle.
+    ///
+    /// # Errors
+    /// See [`Snapshots::read_whole`]; then no chunk is handed out, not even those before the damage.
+    pub fn read_snapshot(&self, handle: u32, request: &SnapshotRequest) -> Result<SnapshotRead, LogError> {
+        let SnapshotRequest { document, snapshot, offset, bytes_max } = request;
+        let stored = self.anchor(document, snapshot.cursor.epoch)?;
+        let Some(anchor) = stored else {
+            let what = "what ties it to its snapshot is missing".to_owned();
+            return Err(LogError::Damaged { document: document.clone(), seq: 1, what });
+        };
+        if anchor.anchor.snapshot != *snapshot {
+            return Ok(SnapshotRead::Replaced(anchor.anchor.snapshot));
+        }
+        let mut chunks = Vec::new();
+        let each = |offset, chunk: &[u8]| chunks.push(Chunk::new(handle, snapshot, offset, chunk));
+        match self.snapshots().for_each_chunk(document, &anchor, (*offset, *bytes_max), each) {
+            Ok(()) => Ok(SnapshotRead::Chunks(chunks)),
+            Err(error) => match self.anchor(document, snapshot.cursor.epoch)? {
+                Some(newer) if newer != anchor => Ok(SnapshotRead::Replaced(newer.anchor.snapshot)),
+                _ => Err(error.of(document)),
+            },
+        }
+    }
+}
+
+fn suffix(path: &Path) -> &str {
+    path.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
+}
+
+fn header_bytes(document: &DocumentId) -> u64 {
+    (FIXED_BYTES + document.as_str().len() + CHECKSUM_BYTES) as u64
 }
 
 /// Bytes of so many bytes with their checksums.
@@ -198,17 +387,18 @@ fn chunk_checksum(cursor: &Cursor, offset: u64, bytes: &[u8]) -> u64 {
     hash.digest()
 }
 
-fn encode(id: DirectoryId, document: &DocumentId, snapshot: &Snapshot) -> Vec<u8> {
+fn encode(id: DirectoryId, document: &DocumentId, header: &Header) -> Vec<u8> {
     let name = document.as_str().as_bytes();
     let mut out = Vec::with_capacity(FIXED_BYTES + name.len() + CHECKSUM_BYTES);
     out.extend_from_slice(&MAGIC);
     out.push(VERSION);
     out.extend_from_slice(&id.0);
-    out.extend_from_slice(&snapshot.cursor.epoch.to_le_bytes());
-    out.extend_from_slice(&snapshot.cursor.seq.to_le_bytes());
-    out.extend_from_slice(&snapshot.cursor.chain);
-    out.extend_from_slice(&snapshot.total_bytes.to_le_bytes());
-    out.extend_from_slice(&snapshot.covered_bytes.to_le_bytes());
+    out.extend_from_slice(&header.cursor.epoch.to_le_bytes());
+    out.extend_from_slice(&header.cursor.seq.to_le_bytes());
+    out.extend_from_slice(&header.cursor.chain);
+    for field in [header.total_bytes, header.covered_bytes, header.checksum] {
+        out.extend_from_slice(&field.to_le_bytes());
+    }
     // A document's name has 256 bytes at the most.
     out.extend_from_slice(&u16::try_from(name.len()).unwrap_or(u16::MAX).to_le_bytes());
     out.extend_from_slice(name);
@@ -217,7 +407,7 @@ fn encode(id: DirectoryId, document: &DocumentId, snapshot: &Snapshot) -> Vec<u8
     out
 }
 
-fn decode(id: DirectoryId, document: &DocumentId, header: &[u8]) -> Option<Snapshot> {
+fn decode(id: DirectoryId, document: &DocumentId, header: &[u8]) -> Option<Header> {
     let (body, checksum) = header.split_last_chunk::<CHECKSUM_BYTES>()?;
     let mut fields = Fields::new(body);
     let is_ours = xxh3_64(body) == u64::from_le_bytes(*checksum)
@@ -227,135 +417,10 @@ fn decode(id: DirectoryId, document: &DocumentId, header: &[u8]) -> Option<Snaps
     is_ours.then_some(())?;
     let (epoch, seq) = (fields.u64()?, fields.u64()?);
     let chain = fields.take(32)?.try_into().ok()?;
-    let (total_bytes, covered_bytes) = (fields.u64()?, fields.u64()?);
+    let (total_bytes, covered_bytes, checksum) = (fields.u64()?, fields.u64()?, fields.u64()?);
     let name_bytes = usize::from(fields.u16()?);
     (fields.take(name_bytes)? == document.as_str().as_bytes() && fields.left() == 0).then_some(())?;
-    Some(Snapshot { cursor: Cursor { epoch, seq, chain }, total_bytes, covered_bytes })
-}
-
-/// A snapshot that is being cut, in bounded steps.
-#[derive(Debug)]
-pub struct Cut {
-    snapshots: Snapshots,
-    document: DocumentId,
-    through: Cursor,
-    seq: u64,
-    covered_bytes: u64,
-    writer: Option<SnapshotWriter>,
-}
-
-impl Cut {
-    /// Goes on; `None` until the snapshot is in its place.
-    ///
-    /// # Errors
-    /// What the log says, or that the file cannot be written. What was written of it is removed.
-    pub fn step(&mut self, log: &Reader) -> Result<Option<Snapshot>, LogError> {
-        let failed = |error: io::Error| LogError::Unavailable {
-            why: format!("cannot write a snapshot of {}: {error}", self.document),
-        };
-        let mut writer = match self.writer.take() {
-            Some(writer) => writer,
-            None => SnapshotWriter::create(&self.snapshots, &self.document, self.through).map_err(failed)?,
-        };
-        let (epoch, through_seq) = (self.through.epoch, self.through.seq);
-        let records = log.read(&self.document, epoch, self.seq, through_seq, CUT_STEP_BYTES_MAX)?;
-        for record in &records {
-            writer.write(&record.change).map_err(failed)?;
-            self.covered_bytes += record.change.len() as u64;
-        }
-        let Some(last) = records.last() else {
-            let why = format!("the log of {} ends before position {through_seq}", self.document);
-            return Err(LogError::Unavailable { why });
-        };
-        self.seq = last.seq;
-        if last.seq < through_seq {
-            self.writer = Some(writer);
-            return Ok(None);
-        }
-        if last.chain != ChainHash(self.through.chain) {
-            let (document, what) = (self.document.clone(), "another history stands there".to_owned());
-            return Err(LogError::Damaged { document, seq: last.seq, what });
-        }
-        writer.finish(self.covered_bytes).map(Some).map_err(failed)
-    }
-}
-
-/// Writes a snapshot's bytes, wherever they come from.
-#[derive(Debug)]
-struct SnapshotWriter {
-    file: BufWriter<File>,
-    path: PathBuf,
-    new_path: PathBuf,
-    id: DirectoryId,
-    document: DocumentId,
-    cursor: Cursor,
-    chunk: Vec<u8>,
-    offset: u64,
-    is_done: bool,
-}
-
-impl SnapshotWriter {
-    fn create(snapshots: &Snapshots, document: &DocumentId, cursor: Cursor) -> io::Result<Self> {
-        fs::create_dir_all(&snapshots.directory)?;
-        let path = snapshots.path(document);
-        let new_path = path.with_extension("new");
-        let mut file = BufWriter::new(File::create(&new_path)?);
-        // Its place is kept; what stands there is known in the end.
-        let nothing = Snapshot { cursor, total_bytes: 0, covered_bytes: 0 };
-        file.write_all(&vec![0; encode(snapshots.id, document, &nothing).len()])?;
-        let (id, document) = (snapshots.id, document.clone());
-        let chunk = Vec::with_capacity(SNAPSHOT_CHUNK_BYTES_MAX);
-        Ok(Self { file, path, new_path, id, document, cursor, chunk, offset: 0, is_done: false })
-    }
-
-    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let room = SNAPSHOT_CHUNK_BYTES_MAX - self.chunk.len();
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.chunk.extend_from_slice(now);
-            bytes = later;
-            if self.chunk.len() == SNAPSHOT_CHUNK_BYTES_MAX {
-                self.end_chunk()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn end_chunk(&mut self) -> io::Result<()> {
-        let disk = rustix::fs::fstatvfs(self.file.get_ref())?;
-        if disk.f_bavail.saturating_mul(disk.f_frsize) < CUT_ROOM_BYTES_MIN {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let checksum = chunk_checksum(&self.cursor, self.offset, &self.chunk);
-        self.file.write_all(&self.chunk)?;
-        self.file.write_all(&checksum.to_le_bytes())?;
-        self.offset += self.chunk.len() as u64;
-        self.chunk.clear();
-        Ok(())
-    }
-
-    /// Puts the snapshot in its place; from now on it can be read.
-    fn finish(mut self, covered_bytes: u64) -> io::Result<Snapshot> {
-        if !self.chunk.is_empty() {
-            self.end_chunk()?;
-        }
-        let snapshot = Snapshot { cursor: self.cursor, total_bytes: self.offset, covered_bytes };
-        self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(&encode(self.id, &self.document, &snapshot))?;
-        self.file.flush()?;
-        fs::rename(&self.new_path, &self.path)?;
-        self.is_done = true;
-        Ok(snapshot)
-    }
-}
-
-impl Drop for SnapshotWriter {
-    fn drop(&mut self) {
-        if !self.is_done {
-            // It was never to be read; should it stay, the next cut writes over it.
-            drop(fs::remove_file(&self.new_path));
-        }
-    }
+    Some(Header { cursor: Cursor { epoch, seq, chain }, total_bytes, covered_bytes, checksum })
 }
 
 #[cfg(test)]

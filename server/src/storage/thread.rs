@@ -20,6 +20,7 @@ use flume::{Receiver, Sender, TryRecvError, TrySendError};
 use super::database::panic_text;
 use super::epoch::{Epochs, Turn};
 use super::log::Reader;
+use super::piece::{Piece, StorePiece, Stored};
 use super::stats::{StorageStats, add};
 use super::tombstone::Tombstones;
 
@@ -114,6 +115,9 @@ pub enum Anew {
     Turn(Box<Turn>),
 }
 
+/// Gets what became of a piece. Called on the commit thread: it must not block and not panic.
+type StoreAnswer = Box<dyn FnOnce(Result<Stored, LogError>) + Send>;
+
 /// Gets the outcome of an [`Anew`]. Called on the commit thread: it must not block and not panic.
 type Answer = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
@@ -124,6 +128,7 @@ enum Work {
     Job(Queued),
     Delete(DocumentId, DeletionAnswer),
     Anew(Anew, Answer),
+    Piece(Piece, StoreAnswer),
 }
 
 /// Holds commits back while somebody who follows the log is too far behind it.
@@ -210,6 +215,19 @@ impl Committer {
         self.queue.send(Work::Anew(step, answer)).map_err(|_| ended())?;
         outcome.recv().map_err(|_| ended())?
     }
+
+    /// Stores a piece, behind what waits for a commit; waits for the outcome, which no executor may. Whoever has
+    /// many stores them one after the other, so that what comes meanwhile goes between them.
+    ///
+    /// # Errors
+    /// What the log says, or that the thread has ended.
+    pub fn store(&self, piece: Piece) -> Result<Stored, LogError> {
+        let (send, outcome) = flume::bounded(1);
+        let answer: StoreAnswer = Box::new(move |outcome| drop(send.try_send(outcome)));
+        let ended = || LogError::Unavailable { why: "the storage thread has ended".to_owned() };
+        self.queue.send(Work::Piece(piece, answer)).map_err(|_| ended())?;
+        outcome.recv().map_err(|_| ended())?
+    }
 }
 
 /// A thread that ends once all handles to its queue are gone and what was queued is done.
@@ -230,7 +248,7 @@ pub type Durable = Arc<dyn Fn(&[Append]) + Send + Sync>;
 
 /// Starts the thread that commits. `on_start` runs on it first: the place to set its priority. `durable` hears of
 /// every commit; `gate` holds jobs back.
-pub fn spawn_committer<L: Log + Epochs + Tombstones + Send + 'static>(
+pub fn spawn_committer<L: Log + Epochs + StorePiece + Tombstones + Send + 'static>(
     log: L,
     stats: Arc<StorageStats>,
     (gate, durable): (Arc<Gate>, Durable),
@@ -258,7 +276,7 @@ fn next_work(log: &mut impl Tombstones, jobs: &Receiver<Work>) -> Option<Work> {
 }
 
 fn commit_loop(
-    mut log: impl Log + Epochs + Tombstones,
+    mut log: impl Log + Epochs + StorePiece + Tombstones,
     jobs: &Receiver<Work>,
     stats: &StorageStats,
     durable: &Durable,
@@ -273,7 +291,7 @@ fn commit_loop(
             let queued = match work {
                 Work::Job(queued) => queued,
                 // In its place among the others: behind what was to be committed before it.
-                Work::Anew(..) | Work::Delete(..) if !replies.is_empty() => {
+                Work::Anew(..) | Work::Piece(..) | Work::Delete(..) if !replies.is_empty() => {
                     left_over = Some(work);
                     break;
                 }
@@ -286,6 +304,10 @@ fn commit_loop(
                         Anew::Stage(append) => log.stage(append),
                         Anew::Turn(turn) => log.turn(turn),
                     });
+                    break;
+                }
+                Work::Piece(piece, answer) => {
+                    answer(log.store(&piece));
                     break;
                 }
             };

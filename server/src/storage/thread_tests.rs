@@ -2,7 +2,8 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 
 use etherply_engine::change::ChangeHash;
-use etherply_engine::ids::DocumentId;
+use etherply_engine::document::Anchor;
+use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::{Found, LogReader, Past};
 use etherply_engine::record::Record;
 
@@ -32,7 +33,21 @@ impl Log for GatedLog {
     }
 }
 
+impl StorePiece for GatedLog {
+    fn store(&mut self, _: &Piece) -> Result<Stored, LogError> {
+        self.commits.lock().unwrap().push(0);
+        Ok(Stored::Durable)
+    }
+}
+
 impl LogReader for GatedLog {
+    fn anchor(&self, _: &DocumentId, _: u64) -> Result<Option<Anchor>, LogError> {
+        unreachable!()
+    }
+    fn chain_at(&self, _: &DocumentId, _: u64, _: u64) -> Result<Option<ChainHash>, LogError> {
+        unreachable!()
+    }
+
     fn epoch(&self, _: &DocumentId) -> Result<Option<u64>, LogError> {
         unreachable!()
     }
@@ -377,4 +392,21 @@ fn a_closed_gate_holds_jobs_back_unharmed() {
     assert_eq!(heard.recv().unwrap(), 1);
     drop(committer);
     thread.join();
+}
+
+#[test]
+fn a_piece_goes_between_the_commits_before_and_behind_it() {
+    let mut gated = Gated::new(usize::MAX);
+    gated.submit(1, 2, 10).unwrap();
+    let committer = gated.committer.clone();
+    let piece = Piece::new(document("a"), super::super::piece::Expect::Anything);
+    let (send, stored) = flume::bounded(1);
+    let answer: StoreAnswer = Box::new(move |outcome| send.send(outcome).unwrap());
+    committer.queue.send(Work::Piece(piece, answer)).unwrap();
+    gated.submit(2, 3, 10).unwrap();
+    gated.open_gate.send(()).unwrap();
+    assert_eq!(stored.recv().unwrap(), Ok(Stored::Durable));
+    let answers: Vec<u64> = (0..3).map(|_| gated.answers.recv().unwrap().0).collect();
+    assert_eq!(answers, [0, 1, 2]);
+    assert_eq!(*gated.commits.lock().unwrap(), [1, 2, 0, 3]);
 }

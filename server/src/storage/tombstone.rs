@@ -2,12 +2,7 @@
 //!
 //! A tombstone is the document's head with a flag; it stays for good, so that no client brings the document back.
 //! Beside it, a row in `meta` names the document for as long as rows of it are left, so that a start goes on where
-//! the last one stopped. A piece is a commit of its own, small enough that no push waits long behind it, and made
-//! only when no commit waits.
-//!
-//! A piece removes rows, and compactions forget removals. What the tables of a keyspace hold must never seem to end
-//! before the journals begin (see [`super::database::Keyspaces::tables_end`]), so each piece also sets a row that
-//! stays: [`FILLER_KEY`].
+//! the last one stopped. Pieces are stored only when no commit waits.
 
 use std::ops::Bound;
 
@@ -15,14 +10,14 @@ use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Deleted, LogError};
 use fjall::Readable;
 
+use super::anchor::Slot;
 use super::keys::{
-    FILLER_KEY, Head, KeyspaceId, deleted_key, document_of_deleted_key, past_key, rows_of_document,
+    DELETED_PREFIX, Head, KeyspaceId, anchor_key, deleted_key, document_of_deleted_key, past_key,
+    rows_of_document,
 };
-use super::log::{Rows, Writer, read_failed};
+use super::log::{Writer, read_failed};
+use super::piece::{Expect, PIECE_ROWS_MAX, Piece};
 use super::stats::add;
-
-/// Most rows that are removed in one piece.
-pub const PURGE_ROWS_MAX: usize = 512;
 
 /// A log from which documents can be deleted.
 pub trait Tombstones {
@@ -47,13 +42,6 @@ pub(super) struct Purge {
     after: Vec<u8>,
 }
 
-/// Rows to be removed together.
-struct Piece {
-    head: Head,
-    rows: Vec<(KeyspaceId, Vec<u8>)>,
-    is_last: bool,
-}
-
 impl Purge {
     fn new(document: DocumentId) -> Self {
         Self { document, keyspace: None, after: Vec::new() }
@@ -71,11 +59,17 @@ impl Tombstones for Writer {
 
     fn tidy(&mut self) -> bool {
         let Some(mut purge) = self.purges.pop_front() else { return false };
-        // Only what writes may end all writing: a row that cannot be read does not.
+        if purge.keyspace.is_none() && !self.remove_snapshots(&purge.document) {
+            // Held by a backup: some time later, with the next work that comes.
+            self.purges.push_back(purge);
+            return false;
+        }
         let piece = self.next_piece(&mut purge);
         let done = piece.and_then(|piece| match piece {
-            Some(piece) => {
-                self.guarded(|writer| writer.remove(&purge.document, &piece)).map(|()| piece.is_last)
+            // Only what writes may end all writing: a row that cannot be read does not.
+            Some((piece, is_last)) => {
+                add(&self.stats().purged_rows, piece.rows.len() as u64);
+                self.store(&piece).map(|_| is_last)
             }
             None => Ok(true),
         });
@@ -92,15 +86,10 @@ impl Tombstones for Writer {
 impl Writer {
     /// Puts a tombstone where a document stands, or where none does yet.
     pub(super) fn bury(&mut self, document: &DocumentId, head: Head) -> Result<(), LogError> {
-        self.guarded(|writer| {
-            let mut rows = writer.begin(1)?;
-            writer.fill(&mut rows);
-            writer.add_head(&mut rows, document, head.deleted());
-            rows.batch.insert(&writer.keyspaces.meta, deleted_key(document), [].as_slice());
-            writer.finish(rows)
-        })?;
-        // The cache must not outlive it.
-        self.snapshots.remove(document);
+        let mut piece = Piece::new(document.clone(), Expect::Anything);
+        piece.set(KeyspaceId::Meta, deleted_key(document), Vec::new());
+        piece.head = Some(head.deleted());
+        self.store(&piece)?;
         add(&self.stats().deleted, 1);
         self.purges.push_back(Purge::new(document.clone()));
         Ok(())
@@ -109,62 +98,52 @@ impl Writer {
     /// Remembers the deleted documents of which rows are left.
     pub(super) fn find_purges(&mut self) -> Result<(), LogError> {
         let committed = self.committed_snapshot();
-        for row in committed.prefix(&self.keyspaces.meta, super::keys::DELETED_PREFIX) {
+        for row in committed.prefix(&self.keyspaces.meta, DELETED_PREFIX) {
             let (key, _) = row.into_inner().map_err(|error| read_failed(&error))?;
             self.purges.extend(document_of_deleted_key(&key).map(Purge::new));
         }
         Ok(())
     }
 
-    /// The next rows of a deleted document to be removed; `None` if it is not deleted, whatever asked for it.
-    fn next_piece(&self, purge: &mut Purge) -> Result<Option<Piece>, LogError> {
-        let Some(head) = self.head(&purge.document)?.filter(Head::is_deleted) else { return Ok(None) };
+    /// Whether a deleted document's snapshots are gone.
+    fn remove_snapshots(&self, document: &DocumentId) -> bool {
+        [Slot::A, Slot::B].into_iter().all(|slot| self.snapshots.remove(document, slot))
+    }
+
+    /// The next rows of a deleted document to be removed, and whether they are the last; `None` if it is not
+    /// deleted, whatever asked for it.
+    fn next_piece(&self, purge: &mut Purge) -> Result<Option<(Piece, bool)>, LogError> {
+        let document = &purge.document;
+        let Some(head) = self.head(document)?.filter(Head::is_deleted) else { return Ok(None) };
         let committed = self.committed_snapshot();
-        let mut piece = Piece { head, rows: Vec::new(), is_last: false };
+        let mut piece = Piece::new(document.clone(), Expect::Head(head));
         for id in [KeyspaceId::Changes, KeyspaceId::Hashes] {
             if purge.keyspace.is_some_and(|at| at as u64 > id as u64) {
                 continue;
             }
-            let all = rows_of_document(&purge.document);
+            let all = rows_of_document(document);
             if purge.keyspace != Some(id) {
                 (purge.keyspace, purge.after) = (Some(id), all.start);
             }
             let range = (Bound::Excluded(purge.after.clone()), Bound::Included(all.end));
-            let room = PURGE_ROWS_MAX - piece.rows.len();
+            let room = PIECE_ROWS_MAX - piece.rows.len();
             for row in committed.range::<Vec<u8>, _>(self.keyspaces.get(id), range).take(room) {
                 let key = row.key().map_err(|error| read_failed(&error))?;
                 purge.after = key.to_vec();
-                piece.rows.push((id, purge.after.clone()));
+                piece.remove(id, purge.after.clone());
             }
-            if piece.rows.len() == PURGE_ROWS_MAX {
-                return Ok(Some(piece));
+            if piece.rows.len() == PIECE_ROWS_MAX {
+                return Ok(Some((piece, false)));
             }
         }
-        piece.is_last = true;
-        Ok(Some(piece))
-    }
-
-    fn remove(&mut self, document: &DocumentId, piece: &Piece) -> Result<(), LogError> {
-        let mut rows = self.begin(PURGE_ROWS_MAX)?;
-        for (id, key) in &piece.rows {
-            rows.batch.remove(self.keyspaces.get(*id), key.as_slice());
+        let anchors = anchor_key(document, 0)..=anchor_key(document, u64::MAX);
+        for row in committed.range(&self.keyspaces.meta, anchors) {
+            let key = row.key().map_err(|error| read_failed(&error))?;
+            piece.remove(KeyspaceId::Meta, key.to_vec());
         }
-        if piece.is_last {
-            rows.batch.remove(&self.keyspaces.documents, past_key(document));
-            rows.batch.remove(&self.keyspaces.meta, deleted_key(document));
-        }
-        self.fill(&mut rows);
-        self.add_head(&mut rows, document, piece.head);
-        self.finish(rows)?;
-        add(&self.stats().purged_rows, piece.rows.len() as u64);
-        Ok(())
-    }
-
-    /// Writes to the keyspaces to which a commit has no rows to add.
-    pub(super) fn fill(&self, rows: &mut Rows) {
-        let value = (self.last_commit() + 1).to_le_bytes();
-        rows.add_row(&self.keyspaces.changes, FILLER_KEY, &value);
-        rows.batch.insert(&self.keyspaces.hashes, FILLER_KEY, value.as_slice());
+        piece.remove(KeyspaceId::Documents, past_key(document));
+        piece.remove(KeyspaceId::Meta, deleted_key(document));
+        Ok(Some((piece, true)))
     }
 }
 

@@ -69,7 +69,7 @@ fn a_deleted_document_stays_deleted_and_its_neighbours_stay() {
 
 #[test]
 fn rows_go_in_pieces_with_commits_in_between() {
-    for (records, pieces) in [(PURGE_ROWS_MAX / 2 - 1, 1), (PURGE_ROWS_MAX / 2, 2), (PURGE_ROWS_MAX, 3)] {
+    for (records, pieces) in [(PIECE_ROWS_MAX / 2 - 1, 1), (PIECE_ROWS_MAX / 2, 2), (PIECE_ROWS_MAX, 3)] {
         let directory = tempfile::tempdir().unwrap();
         let mut log = open(directory.path()).unwrap();
         let mut author = Author::default();
@@ -79,7 +79,7 @@ fn rows_go_in_pieces_with_commits_in_between() {
         while log.tidy() {
             made += 1;
             log.commit(&[author.append("other", 1)]).unwrap();
-            assert_eq!(rows(&log, "gone"), 2 * records - (made - 1) * PURGE_ROWS_MAX);
+            assert_eq!(rows(&log, "gone"), 2 * records - (made - 1) * PIECE_ROWS_MAX);
         }
         assert_eq!((made, rows(&log, "gone")), (pieces, 0), "{records} records");
         drop(log);
@@ -92,16 +92,16 @@ fn a_start_after_a_crash_in_the_middle_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let mut log = open(directory.path()).unwrap();
     let mut author = Author::default();
-    log.commit(&[author.append("gone", 2 * PURGE_ROWS_MAX)]).unwrap();
+    log.commit(&[author.append("gone", 2 * PIECE_ROWS_MAX)]).unwrap();
     log.delete(&document("gone")).unwrap();
     let mut left = rows(&log, "gone");
-    assert_eq!(left, 4 * PURGE_ROWS_MAX);
+    assert_eq!(left, 4 * PIECE_ROWS_MAX);
     loop {
         let more = log.tidy();
         drop(log);
         log = open(directory.path()).unwrap();
         assert!(is_deleted(&log, "gone"));
-        left -= PURGE_ROWS_MAX.min(left);
+        left -= PIECE_ROWS_MAX.min(left);
         assert_eq!(rows(&log, "gone"), left);
         if !more {
             break;

@@ -187,6 +187,17 @@ impl Member {
         (stream, resume)
     }
 
+    /// Opens a document that cannot be opened: the code, and what was said.
+    pub fn open_failed(&mut self, name: &str) -> (u16, String) {
+        let options =
+            OpenOptions { document: name.to_owned(), rights: Rights::READ, token: None, cursor: None };
+        self.client.open(options).unwrap();
+        match self.until(|told| matches!(told, Told::OpenFailed(..))) {
+            Told::OpenFailed(code, message) => (code, message),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Connects again and says how its only document is brought up to date.
     pub fn resume(&mut self, server: &Server) -> u8 {
         self.reconnect(server);

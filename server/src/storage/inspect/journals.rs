@@ -52,6 +52,14 @@ impl Journals {
         index.and_then(|index| self.rows.get_mut(index)).map(std::mem::take).unwrap_or_default()
     }
 
+    /// Keeps of a keyspace's rows those whose keys are wanted.
+    pub fn retain_rows(&mut self, keyspace: KeyspaceId, is_wanted: impl Fn(&[u8]) -> bool) {
+        let index = KeyspaceId::ALL.iter().position(|id| *id == keyspace);
+        if let Some(rows) = index.and_then(|index| self.rows.get_mut(index)) {
+            rows.retain(|key, _| is_wanted(key));
+        }
+    }
+
     fn take(&mut self, journal: &Bytes, id: DirectoryId, is_sound: bool) {
         let mut at = 0;
         while let Some(rest) = journal.get(at..).filter(|rest| !rest.is_empty()) {

@@ -1,29 +1,43 @@
 //! Every document of a data directory, proven from its beginning, held against all that speaks of it.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Found, Past};
-use etherply_engine::record::Record;
+use etherply_engine::log::{Found, LogError, Past};
+use etherply_wire::kinds::Cursor;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::merge::{Merge, Row, TableDamage};
 use super::report::{DocumentDamage, FoundCommits, Report};
 use super::{Inspection, Progress};
+use crate::storage::anchor::AnchorRow;
 use crate::storage::error::{Damage, OpenError};
+use crate::storage::index::LogRow;
 use crate::storage::keys::{
     COMMIT_KEY, CommitRow, FILLER_KEY, Head, KeyspaceId, decode_found, decode_past, document_of_deleted_key,
-    encode_found, hash_key, is_past_key, parse_change_key, parse_hash_key,
+    encode_found, hash_key, is_past_key, parse_anchor_key, parse_change_key, parse_hash_key,
 };
 use crate::storage::proof::{Anchor, Proof};
+use crate::storage::snapshot::Snapshots;
 
 /// Rows between two reports of progress.
 const PROGRESS_EACH_ROWS: u64 = 10_000;
 
 /// Is told what of each document is proven.
 pub trait Taker {
-    /// A record, in the order of epochs and positions. Epochs that are not the document's now are among them.
-    fn record(&mut self, document: &DocumentId, epoch: u64, record: Record) -> Result<(), OpenError>;
-    /// The document's records are all told. `head` names its epoch of now, and how far that is proven; `past` is
+    /// The snapshot that the document's rows begin with; its file is whole.
+    fn snapshot(
+        &mut self,
+        document: &DocumentId,
+        epoch: u64,
+        anchor: AnchorRow,
+        bytes: &[u8],
+    ) -> Result<(), OpenError>;
+    /// The row at its next position, in the order of epochs. Epochs that are not the document's now are among them,
+    /// without their snapshots.
+    fn row(&mut self, document: &DocumentId, epoch: u64, row: LogRow) -> Result<(), OpenError>;
+    /// The document's rows are all told. `head` names its epoch of now, and how far that is proven; `past` is
     /// what the epochs before left behind.
     fn end(&mut self, document: &DocumentId, head: Head, past: Option<Past>) -> Result<(), OpenError>;
 }
@@ -33,7 +47,11 @@ pub trait Taker {
 pub struct Nobody;
 
 impl Taker for Nobody {
-    fn record(&mut self, _: &DocumentId, _: u64, _: Record) -> Result<(), OpenError> {
+    fn snapshot(&mut self, _: &DocumentId, _: u64, _: AnchorRow, _: &[u8]) -> Result<(), OpenError> {
+        Ok(())
+    }
+
+    fn row(&mut self, _: &DocumentId, _: u64, _: LogRow) -> Result<(), OpenError> {
         Ok(())
     }
 
@@ -53,11 +71,13 @@ impl Inspection {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Report, OpenError> {
         self.check_tables(progress)?;
-        let (stored, meta_end) = self.stored_commit()?;
+        let (stored, meta_end, anchors) = self.stored_commit()?;
         let mut walk = Walk {
             heads: Ahead::new(self.rows(KeyspaceId::Documents)?),
             changes: Ahead::new(self.rows(KeyspaceId::Changes)?),
             hashes: Ahead::new(self.rows(KeyspaceId::Hashes)?),
+            anchors,
+            snapshots: Snapshots::new(self.directory.path(), self.id()),
             counted: Counted::default(),
             taker,
             progress,
@@ -107,15 +127,20 @@ impl Inspection {
         })
     }
 
-    /// The row of the last commit that tables hold, and how far that keyspace's tables go.
-    fn stored_commit(&mut self) -> Result<(Option<CommitRow>, u64), OpenError> {
+    /// The row of the last commit that tables hold, how far that keyspace's tables go, and the rows that tie
+    /// documents to their snapshots.
+    fn stored_commit(&mut self) -> Result<(Option<CommitRow>, u64, Anchors), OpenError> {
         let path = self.directory.database_path();
-        // The journals' rows are known as their commits.
-        drop(self.journals.take_rows(KeyspaceId::Meta));
+        // The journals' rows of commits are known as their commits.
+        self.journals.retain_rows(KeyspaceId::Meta, |key| key != COMMIT_KEY);
         let mut rows = self.rows(KeyspaceId::Meta)?;
-        let mut stored = None;
+        let (mut stored, mut anchors) = (None, Anchors::new());
         while let Some(row) = rows.next_row().map_err(OpenError::io(&path, "read the tables"))? {
             if document_of_deleted_key(&row.key).is_some() {
+                continue;
+            }
+            if let Some(place) = parse_anchor_key(&row.key) {
+                anchors.insert(place, row.value);
                 continue;
             }
             let decoded = CommitRow::decode(self.id(), &row.value).filter(|_| row.key == COMMIT_KEY);
@@ -128,7 +153,7 @@ impl Inspection {
         for damage in rows.damage {
             self.note_table(damage)?;
         }
-        Ok((stored, tables_end))
+        Ok((stored, tables_end, anchors))
     }
 
     fn note_table(&mut self, damage: TableDamage) -> Result<(), OpenError> {
@@ -196,7 +221,12 @@ struct Counted {
     damaged: Vec<DocumentDamage>,
 }
 
+/// Rows that tie epochs of documents to their snapshots.
+type Anchors = BTreeMap<(DocumentId, u64), Bytes>;
+
 struct Walk<'w> {
+    anchors: Anchors,
+    snapshots: Snapshots,
     heads: Ahead,
     changes: Ahead,
     hashes: Ahead,
@@ -223,6 +253,10 @@ struct Epoch {
     proof: Proof,
     epoch: u64,
     damage: Option<String>,
+    /// Somebody may need what its snapshot holds.
+    is_served: bool,
+    /// What is wrong with its snapshot, or where that ends.
+    snapshot: Option<Result<Cursor, String>>,
     records: u64,
     record_bytes: u64,
     records_behind: u64,
@@ -252,6 +286,8 @@ impl Epoch {
             proof: Proof::from(document.clone(), Anchor::beginning(document, epoch)),
             epoch,
             damage: None,
+            is_served: false,
+            snapshot: None,
             records: 0,
             record_bytes: 0,
             records_behind: 0,
@@ -261,24 +297,44 @@ impl Epoch {
         }
     }
 
-    /// Takes a record if it can be proven.
-    fn record(&mut self, document: &DocumentId, seq: u64, stored: &Bytes) -> Option<Record> {
+    /// Takes a row if it can be proven.
+    fn row(&mut self, document: &DocumentId, seq: u64, stored: &Bytes) -> Option<LogRow> {
         if self.damage.is_none() {
-            match self.proof.take(seq, stored) {
-                Ok(record) => {
+            let before = self.proof.through();
+            match self.proof.take(seq, stored).and_then(|row| self.check_snapshot(row)) {
+                Ok(row) => {
                     self.records += 1;
                     self.record_bytes += stored.len() as u64;
-                    let key = hash_key(document, self.epoch, &record.hash);
-                    let found = Found { seq, max_op: record.max_op };
+                    let key = hash_key(document, self.epoch, row.hash());
+                    let found = Found { seq, max_op: row.max_op() };
                     self.rows.add(&key, &encode_found(&key, found));
-                    return Some(record);
+                    return Some(row);
                 }
-                Err(what) => self.damage = Some(what),
+                Err(what) => {
+                    self.proof = Proof::from(document.clone(), before);
+                    self.damage = Some(what);
+                }
             }
         }
         self.records_behind += 1;
         self.bytes_behind += stored.len() as u64;
         None
+    }
+
+    /// What a row without a record stands for has to be in a snapshot that is whole, and of this log.
+    fn check_snapshot(&self, row: LogRow) -> Result<LogRow, String> {
+        let through = self.proof.through();
+        match (&self.snapshot, &row) {
+            _ if !self.is_served => Ok(row),
+            (Some(Ok(cursor)), _) if cursor.seq == through.seq && cursor.chain != through.chain.0 => {
+                Err("its snapshot is of another history".to_owned())
+            }
+            (Some(Ok(cursor)), LogRow::Covered(_)) if through.seq <= cursor.seq => Ok(row),
+            (Some(Ok(_)), LogRow::Covered(_)) => Err("its record is missing".to_owned()),
+            (Some(Err(what)), LogRow::Covered(_)) => Err(what.clone()),
+            (None, LogRow::Covered(_)) => Err("what ties it to its snapshot is missing".to_owned()),
+            (_, LogRow::Record(_)) => Ok(row),
+        }
     }
 }
 
@@ -288,6 +344,13 @@ impl<'w> Walk<'w> {
     }
 
     fn document(&mut self, name: &Bytes) -> Result<(), Stopped> {
+        // A row without a meaning stands before all documents.
+        if name.is_empty() {
+            for ahead in [&mut self.heads, &mut self.changes, &mut self.hashes] {
+                while ahead.take_if_of(name)?.is_some() {}
+            }
+            return Ok(());
+        }
         let parsed = std::str::from_utf8(name).ok().and_then(|name| DocumentId::new(name).ok());
         let Some(document) = parsed else {
             let what = format!("rows of a document whose name is none: {}", name.escape_ascii());
@@ -311,7 +374,7 @@ impl<'w> Walk<'w> {
             return self.deleted(name, &document, tombstone);
         }
         self.counted.documents += 1;
-        let mut epochs = self.read_records(name, &document)?;
+        let mut epochs = self.read_records(name, &document, head.ok())?;
         let bad_rows = self.read_rows(name, &document, &mut epochs)?;
         let is_past_damaged = past.as_ref().is_some_and(Option::is_none);
         if let Some(proven) = self.judge(&document, head, epochs, bad_rows, is_past_damaged) {
@@ -329,7 +392,12 @@ impl<'w> Walk<'w> {
         self.taker.end(document, tombstone, None).map_err(Stopped::Taker)
     }
 
-    fn read_records(&mut self, name: &Bytes, document: &DocumentId) -> Result<Vec<Epoch>, Stopped> {
+    fn read_records(
+        &mut self,
+        name: &Bytes,
+        document: &DocumentId,
+        head: Option<Head>,
+    ) -> Result<Vec<Epoch>, Stopped> {
         let mut epochs: Vec<Epoch> = Vec::new();
         while let Some(row) = self.changes.take_if_of(name)? {
             self.count_row();
@@ -339,14 +407,40 @@ impl<'w> Walk<'w> {
                 continue;
             };
             if epochs.last().is_none_or(|last| last.epoch != number) {
-                epochs.push(Epoch::new(document, number));
+                let mut epoch = Epoch::new(document, number);
+                epoch.is_served = head.is_none_or(|head| head.epoch == number);
+                if epoch.is_served {
+                    self.begin_with_snapshot(document, &mut epoch)?;
+                }
+                epochs.push(epoch);
             }
             let Some(epoch) = epochs.last_mut() else { continue };
-            if let Some(record) = epoch.record(document, seq, &row.value) {
-                self.taker.record(document, number, record).map_err(Stopped::Taker)?;
+            if let Some(row) = epoch.row(document, seq, &row.value) {
+                self.taker.row(document, number, row).map_err(Stopped::Taker)?;
             }
         }
         Ok(epochs)
+    }
+
+    /// Reads an epoch's snapshot, if it has one.
+    fn begin_with_snapshot(&mut self, document: &DocumentId, epoch: &mut Epoch) -> Result<(), Stopped> {
+        let Some(stored) = self.anchors.remove(&(document.clone(), epoch.epoch)) else { return Ok(()) };
+        let Some(anchor) = AnchorRow::decode(document, epoch.epoch, &stored) else {
+            let what = "what ties it to its snapshot is not what was written";
+            epoch.snapshot = Some(Err(what.to_owned()));
+            return Ok(());
+        };
+        match self.snapshots.read_whole(document, &anchor) {
+            Ok(bytes) => {
+                epoch.snapshot = Some(Ok(anchor.anchor.snapshot.cursor));
+                self.taker.snapshot(document, epoch.epoch, anchor, &bytes).map_err(Stopped::Taker)
+            }
+            Err(LogError::Damaged { what, .. }) => {
+                epoch.snapshot = Some(Err(what));
+                Ok(())
+            }
+            Err(error) => Err(Stopped::Io(std::io::Error::other(error.to_string()))),
+        }
     }
 
     /// Reads the rows that say where changes stand; how many of them are not what was written.
@@ -448,8 +542,11 @@ impl<'w> Walk<'w> {
     }
 }
 
-/// What is wrong with a document's epoch whose records are all proven.
+/// What is wrong with a document's epoch whose rows are all proven.
 fn what_is_wrong(epoch: &Epoch, head: Head, bad_rows: u64) -> Option<String> {
+    if let Some(Err(what)) = &epoch.snapshot {
+        return Some(what.clone());
+    }
     let (through, last) = (epoch.proof.through().seq, head.last_seq);
     if through < last {
         return Some(format!("the log ends here, but should go to {last}"));

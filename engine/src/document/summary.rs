@@ -1,0 +1,166 @@
+//! What a document begins with when a snapshot covers the beginning of its log: everything that admission has to
+//! know of the changes before, so that opening it reads only what came since.
+//!
+//! Layout, little-endian: `u8 version | u64 epoch | u64 seq | chain × 32 | u64 max op | u64 log bytes |
+//! u32 heads, each hash × 32, u64 max op | u32 actors, each u8 length, actor, u64 seq, hash × 32, u64 position,
+//! u64 max op | u32 length of genesis | genesis`. Whoever stores it adds a checksum.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use etherply_wire::kinds::Cursor;
+
+use super::{
+    ActorState, DOCUMENT_ACTORS_MAX, DOCUMENT_HEADS_MAX, Document, GENESIS_ACTOR, GENESIS_BYTES_MAX, Head,
+    Window,
+};
+use crate::change::{ActorId, ChangeHash};
+use crate::ids::DocumentId;
+use crate::snapshot::Snapshot;
+
+/// Version of the summary's layout.
+pub const SUMMARY_VERSION: u8 = 1;
+
+/// A document's snapshot, and what has to be known of the changes in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Anchor {
+    /// The snapshot; its cursor is the summary's.
+    pub snapshot: Snapshot,
+    /// What admission has to know.
+    pub summary: Summary,
+}
+
+/// A document's state at a position of its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The position, with its epoch and chain.
+    pub cursor: Cursor,
+    heads: Vec<Head>,
+    clock: BTreeMap<ActorId, ActorState>,
+    max_op: u64,
+    log_bytes: u64,
+    genesis: Option<Bytes>,
+}
+
+impl Document {
+    /// The state as it is now, `None` while something waits for the disk.
+    pub fn summary(&self) -> Option<Summary> {
+        self.is_settled().then(|| Summary {
+            cursor: self.committed,
+            heads: self.heads.clone(),
+            clock: self.clock.clone(),
+            max_op: self.max_op,
+            log_bytes: self.log_bytes,
+            genesis: self.genesis().cloned(),
+        })
+    }
+
+    /// A document in the state that was written down.
+    pub fn from_summary(id: DocumentId, summary: Summary) -> Self {
+        let Summary { cursor, heads, clock, max_op, log_bytes, genesis } = summary;
+        let genesis = genesis.and_then(|bytes| Some((clock.get(&GENESIS_ACTOR[..])?.hash, bytes)));
+        let window = Window::behind(cursor.seq);
+        let (admitted, committed, start) = (cursor, cursor, Self::new(id, cursor.epoch));
+        Self { admitted, committed, heads, clock, max_op, log_bytes, window, genesis, ..start }
+    }
+}
+
+impl Summary {
+    /// The changes that nothing depends on.
+    pub fn heads(&self) -> impl ExactSizeIterator<Item = &ChangeHash> {
+        self.heads.iter().map(|head| &head.hash)
+    }
+
+    /// Bytes of all changes up to there.
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes
+    }
+
+    /// How many actors have written.
+    pub fn actors(&self) -> usize {
+        self.clock.len()
+    }
+
+    /// The summary's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![SUMMARY_VERSION];
+        out.extend_from_slice(&self.cursor.epoch.to_le_bytes());
+        out.extend_from_slice(&self.cursor.seq.to_le_bytes());
+        out.extend_from_slice(&self.cursor.chain);
+        out.extend_from_slice(&self.max_op.to_le_bytes());
+        out.extend_from_slice(&self.log_bytes.to_le_bytes());
+        put_count(&mut out, self.heads.len());
+        for head in &self.heads {
+            out.extend_from_slice(&head.hash.0);
+            out.extend_from_slice(&head.max_op.to_le_bytes());
+        }
+        put_count(&mut out, self.clock.len());
+        for (actor, state) in &self.clock {
+            let actor = actor.as_bytes();
+            // An actor has 64 bytes at the most.
+            out.push(u8::try_from(actor.len()).unwrap_or(u8::MAX));
+            out.extend_from_slice(actor);
+            out.extend_from_slice(&state.seq.to_le_bytes());
+            out.extend_from_slice(&state.hash.0);
+            out.extend_from_slice(&state.position.to_le_bytes());
+            out.extend_from_slice(&state.max_op.to_le_bytes());
+        }
+        let genesis = self.genesis.as_deref().unwrap_or_default();
+        put_count(&mut out, genesis.len());
+        out.extend_from_slice(genesis);
+        out
+    }
+
+    /// Reads [`Summary::encode`] back; `None` if it cannot be one.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut rest = bytes;
+        let [version] = take(&mut rest)?;
+        (version == SUMMARY_VERSION).then_some(())?;
+        let cursor =
+            Cursor { epoch: take_u64(&mut rest)?, seq: take_u64(&mut rest)?, chain: take(&mut rest)? };
+        let (max_op, log_bytes) = (take_u64(&mut rest)?, take_u64(&mut rest)?);
+        let heads = take_count(&mut rest, DOCUMENT_HEADS_MAX)?;
+        let heads = (0..heads)
+            .map(|_| Some(Head { hash: ChangeHash(take(&mut rest)?), max_op: take_u64(&mut rest)? }))
+            .collect::<Option<Vec<_>>>()?;
+        heads.is_sorted_by(|a, b| a.hash < b.hash).then_some(())?;
+        let actors = take_count(&mut rest, DOCUMENT_ACTORS_MAX)?;
+        let mut clock = BTreeMap::new();
+        for _ in 0..actors {
+            let [len] = take(&mut rest)?;
+            let (actor, behind) = rest.split_at_checked(usize::from(len))?;
+            rest = behind;
+            let state = ActorState {
+                seq: take_u64(&mut rest)?,
+                hash: ChangeHash(take(&mut rest)?),
+                position: take_u64(&mut rest)?,
+                max_op: take_u64(&mut rest)?,
+            };
+            clock.insert(ActorId::from_slice(actor).ok()?, state).is_none().then_some(())?;
+        }
+        let genesis_bytes = take_count(&mut rest, GENESIS_BYTES_MAX)?;
+        (rest.len() == genesis_bytes).then_some(())?;
+        let genesis = (genesis_bytes > 0).then(|| Bytes::copy_from_slice(rest));
+        Some(Self { cursor, heads, clock, max_op, log_bytes, genesis })
+    }
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    // Heads, actors and the genesis have limits far below.
+    out.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, behind) = rest.split_first_chunk::<N>()?;
+    *rest = behind;
+    Some(*taken)
+}
+
+fn take_u64(rest: &mut &[u8]) -> Option<u64> {
+    take(rest).map(u64::from_le_bytes)
+}
+
+fn take_count(rest: &mut &[u8], max: usize) -> Option<usize> {
+    let count = usize::try_from(u32::from_le_bytes(take(rest)?)).ok()?;
+    (count <= max).then_some(count)
+}
