@@ -46,6 +46,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Write what is whole in a damaged data directory to a new one; changes nothing in the damaged one
     Repair(RepairArgs),
+    /// Delete a document of a running server for good
+    Delete(DeleteArgs),
 }
 
 /// How to serve.
@@ -323,6 +325,19 @@ pub struct QuarantineExportArgs {
     /// Directory to write to; it must not exist yet
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+}
+
+/// What to delete. It cannot be brought back, and its name stays taken.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// The document's name
+    pub document: String,
+    /// The control address of the running server, as http://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub control: String,
+    /// Its data directory, which holds the key that this asks for
+    #[arg(long, env = "ETHERPLY_DATA", value_name = "DIR")]
+    pub data: PathBuf,
 }
 
 #[cfg(test)]

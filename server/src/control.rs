@@ -132,7 +132,7 @@ async fn check_host(State(observed): State<Observed>, request: Request, next: Ne
 async fn index() -> &'static str {
     "EtherPly control plane.\n/health   the process runs\n/ready    it takes connections and writes\n\
      /metrics  Prometheus metrics\n\
-     For `etherply` commands on this machine: POST /backup\n"
+     For `etherply` commands on this machine: POST /backup  /delete\n"
 }
 
 async fn ready(State(observed): State<Observed>) -> (StatusCode, &'static str) {

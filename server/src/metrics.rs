@@ -76,6 +76,7 @@ pub struct Metrics {
     /// Changes that were taken out of documents.
     pub quarantined_changes: IntCounter,
     storage: Option<Arc<StorageStats>>,
+    documents_deleted: IntGauge,
     fsyncs: IntGauge,
     commits: IntGauge,
     commit_failures: IntGauge,
@@ -156,6 +157,7 @@ impl Metrics {
                 "quarantined_changes_total",
                 "Changes that were taken out of documents",
             )?,
+            documents_deleted: gauge("documents_deleted_total", "Documents deleted")?,
             fsyncs: gauge("fsyncs_total", "Syncs that commits waited for")?,
             commits: gauge("commits_total", "Commits made durable")?,
             commit_failures: gauge("commit_failures_total", "Commits that failed")?,
@@ -180,6 +182,7 @@ impl Metrics {
         use std::sync::atomic::Ordering::Relaxed;
         let set = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         if let Some(storage) = &self.storage {
+            set(&self.documents_deleted, storage.deleted.load(Relaxed));
             set(&self.fsyncs, storage.fsyncs.load(Relaxed));
             set(&self.commits, storage.commits.load(Relaxed));
             set(&self.commit_failures, storage.commits_failed.load(Relaxed));
@@ -211,6 +214,7 @@ mod tests {
             "etherply_connections_active",
             "etherply_operations_total",
             "etherply_sync_latency_ms_bucket",
+            "etherply_documents_deleted_total",
             "etherply_fsyncs_total",
             "etherply_sends_total",
         ] {

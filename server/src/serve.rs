@@ -24,6 +24,7 @@ use crate::materialise::due::Room;
 use crate::materialise::inspector::Quarantining;
 use crate::materialise::{Materialisers, Quarantine, Settings, Tables};
 use crate::metrics::Metrics;
+use crate::operator;
 use crate::preflight::{self, Problem};
 use crate::priority::{self, Realtime};
 use crate::runtime::{self, CoreThread};
@@ -123,12 +124,13 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let metrics = Arc::new(metrics);
     let allowlist = Arc::new(Allowlist::new(args.allow_host.clone(), args.allow_origin.clone()));
     let is_serving = Arc::new(AtomicBool::new(false));
+    let key = operator::write_key(&args.data).map_err(Problem::system("write the key for operators"))?;
     let observed = Observed {
         metrics: Arc::clone(&metrics),
         storage: stats,
         is_serving: Arc::clone(&is_serving),
         allowlist: Arc::clone(&allowlist),
-        administration: Arc::new(Administration::new(operators_reader)),
+        administration: Arc::new(Administration::new(operators_reader, Arc::clone(&mailboxes), key)),
     };
     let control = Control::start(control, observed).map_err(Problem::system("start the control plane"))?;
 

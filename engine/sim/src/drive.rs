@@ -223,6 +223,8 @@ impl World {
                 self.count("cut asked");
                 Query::Cut { handle, document, through }
             }
+            // No operator is simulated.
+            Effect::Delete { .. } | Effect::DeletionAnswered { .. } => return,
             Effect::Observe(Observation::Opened { resume }) => {
                 self.count(&format!("resume {resume}"));
                 return;

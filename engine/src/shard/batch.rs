@@ -198,6 +198,7 @@ impl Shard {
         }
         self.used(handle);
         self.cut_if_due(handle, effects);
+        self.delete_if_settled(handle, effects);
     }
 
     /// Storage failed: everything that is not durable is taken back and refused, and nothing more is taken.
@@ -222,6 +223,7 @@ impl Shard {
 
     fn take_all_back(&mut self, why: String, effects: &mut Vec<Effect>) {
         self.storage_failure = Some(why);
+        self.deletions_failed(effects);
         let open = std::mem::take(&mut self.open_batch);
         let failed: Vec<Entry> =
             self.batches.drain(..).chain([open]).flat_map(|batch| batch.entries).collect();

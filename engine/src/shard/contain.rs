@@ -130,6 +130,8 @@ impl Shard {
         if let Some(hosted) = self.hosted.get_mut(&fresh) {
             // Rebuilding that was asked for and did not begin is still due.
             hosted.is_rebuilt = ending.rebuilds || old.is_rebuilt;
+            // Its tombstone may be on its way to the disk.
+            hosted.deletion = old.deletion;
         }
         let is_under_way = |batch: &&Batch| batch.entries.iter().any(|entry| entry.handle() == handle);
         let last = self.batches.iter().rev().find(is_under_way).map(|batch| batch.number);

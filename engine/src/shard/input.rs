@@ -7,7 +7,7 @@ use super::effect::FindFor;
 use crate::change::ChangeHash;
 use crate::document::Recovered;
 use crate::ids::{ChainHash, DocumentId};
-use crate::log::{Found, LogError};
+use crate::log::{Deleted, Found, LogError};
 use crate::peer::{Peer, SessionId};
 use crate::snapshot::Snapshot;
 
@@ -78,6 +78,20 @@ pub enum Input<'a> {
     Quarantine {
         /// The document.
         document: DocumentId,
+    },
+    /// An operator deletes a document for good; answered by [`super::Effect::DeletionAnswered`].
+    Delete {
+        /// The document.
+        document: DocumentId,
+        /// What the answer repeats.
+        token: u64,
+    },
+    /// Answer to [`super::Effect::Delete`].
+    Deleted {
+        /// The document.
+        document: DocumentId,
+        /// What was found, and is durable.
+        result: Result<Deleted, LogError>,
     },
     /// A connection pushes.
     Push(PushRequest<'a>),

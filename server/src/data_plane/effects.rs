@@ -103,6 +103,16 @@ fn carry_out_one(state: &mut State, effect: Effect) {
             let rebuilt = move |result| mailbox.send(Message::Rebuilt { handle, document: name, result });
             state.setup.rebuilds.rebuild(document, Box::new(rebuilt));
         }
+        Effect::Delete { document } => {
+            state.waiting_deletions.push_back(document);
+            retry_storage(state);
+        }
+        Effect::DeletionAnswered { token, result } => {
+            if let Some(answer) = state.deletions.remove(&token) {
+                // An error means that nobody waits any more.
+                drop(answer.try_send(result));
+            }
+        }
         Effect::Find { handle, peer, document, epoch, asked_for, hashes } => {
             let mailbox = own_mailbox(state);
             let work = find(document, epoch, hashes);
@@ -374,6 +384,7 @@ fn fail_member(state: &mut State, (handle, number): (u32, u32), peer: Peer, erro
     let code = match error {
         LogError::Damaged { .. } => ErrorCode::DocumentDamaged,
         LogError::Covered { .. } => ErrorCode::Internal,
+        LogError::Deleted { .. } => ErrorCode::DocumentDeleted,
         LogError::Unavailable { .. } => ErrorCode::StorageUnavailable,
     };
     let is_member =
@@ -405,6 +416,19 @@ pub(super) fn retry_storage(state: &mut State) {
                 let why = "the storage thread has ended".to_owned();
                 job.reply.committed(job.token, Err(LogError::Unavailable { why }));
             }
+        }
+    }
+    while let Some(document) = state.waiting_deletions.pop_front() {
+        let (mailbox, deleted) = (own_mailbox(state), document.clone());
+        let answer = move |result| mailbox.send(Message::Deleted { document: deleted, result });
+        match committer.delete(document, answer) {
+            Ok(()) => {}
+            Err(Refused::Full(document)) => {
+                state.waiting_deletions.push_front(document);
+                break;
+            }
+            // The server stops: nobody waits for the answer.
+            Err(Refused::Ended(_)) => {}
         }
     }
     while let Some(question) = state.waiting_questions.pop_front() {

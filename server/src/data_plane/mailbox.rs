@@ -11,7 +11,7 @@ use std::sync::Arc;
 use etherply_engine::change::ChangeHash;
 use etherply_engine::document::Recovered;
 use etherply_engine::ids::{ChainHash, DocumentId};
-use etherply_engine::log::{Found, LogError};
+use etherply_engine::log::{Deleted, Found, LogError};
 use etherply_engine::peer::Peer;
 use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest};
 use etherply_engine::snapshot::{Snapshot, SnapshotRequest};
@@ -42,6 +42,20 @@ pub enum Message {
     Request(Request),
     /// An effect of another core's shard.
     Effect(Effect),
+    /// An operator deletes a document whose home is here.
+    Delete {
+        /// The document.
+        document: DocumentId,
+        /// Who gets the outcome.
+        answer: flume::Sender<Result<Deleted, LogError>>,
+    },
+    /// A document's tombstone is durable, or is not.
+    Deleted {
+        /// The document.
+        document: DocumentId,
+        /// What was found.
+        result: Result<Deleted, LogError>,
+    },
     /// A document was read from the log.
     Loaded {
         /// Its handle.

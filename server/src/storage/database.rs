@@ -123,6 +123,16 @@ impl Keyspaces {
         ends.into_iter().min().unwrap_or(0)
     }
 
+    /// Writes everything to tables, and one table of each keyspace's.
+    #[cfg(test)]
+    pub fn flush_and_compact(&self) -> Result<(), fjall::Error> {
+        for keyspace in self.all() {
+            keyspace.rotate_memtable_and_wait()?;
+            keyspace.major_compact()?;
+        }
+        Ok(())
+    }
+
     /// The row of the last commit, as stored.
     pub fn commit_row(&self, snapshot: &Snapshot) -> Result<Option<Vec<u8>>, fjall::Error> {
         use fjall::Readable;

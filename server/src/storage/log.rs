@@ -5,7 +5,7 @@
 //! publishes a snapshot once a commit is complete, and readers see nothing else: never a part of a batch,
 //! never records of a commit that failed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::ChangeHash;
 use etherply_engine::document::Anchor;
 use etherply_engine::ids::{ChainHash, DocumentId};
-use etherply_engine::log::{Append, FIRST_EPOCH, Found, Log, LogError, LogReader, Past};
+use etherply_engine::log::{Append, Deleted, FIRST_EPOCH, Found, Log, LogError, LogReader, Past};
 use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
 use fjall::{Database, Keyspace, PersistMode, Readable, Snapshot};
 
@@ -29,6 +29,7 @@ use super::ledger::{Ledger, Mark};
 use super::piece::{Piece, StorePiece, Stored};
 use super::snapshot::Snapshots;
 use super::stats::{StorageStats, add};
+use super::tombstone::{Purge, Tombstones};
 
 /// The log of a data directory; see [`super::open`].
 #[derive(Debug)]
@@ -54,6 +55,8 @@ pub(super) struct Ready {
     pub(super) keyspaces: Keyspaces,
     pub(super) ledger: Ledger,
     pub(super) last: CommitRow,
+    /// Deleted documents of which rows are left.
+    pub(super) purges: VecDeque<Purge>,
 }
 
 impl FjallLog {
@@ -73,7 +76,7 @@ impl FjallLog {
 
     /// From now on, writes to this database. What readers need of it.
     pub(super) fn write_to(&mut self, ready: Ready) -> Opened {
-        let Ready { database, keyspaces, ledger, last } = ready;
+        let Ready { database, keyspaces, ledger, last, purges } = ready;
         let directory = Arc::clone(&self.reader.directory);
         let committed = Arc::new(Mutex::new(database.snapshot()));
         let opened = Opened {
@@ -83,6 +86,8 @@ impl FjallLog {
         };
         self.writer = Some(Writer {
             committed,
+            snapshots: Arc::clone(&self.reader.snapshots),
+            purges,
             stats: Arc::clone(&self.stats),
             failed: None,
             last,
@@ -210,6 +215,36 @@ impl Epochs for FjallLog {
     }
 }
 
+impl Tombstones for FjallLog {
+    fn delete(&mut self, document: &DocumentId) -> Result<Deleted, LogError> {
+        self.with_writer(|writer| writer.delete(document), || vec![document.clone()])
+    }
+
+    fn tidy(&mut self) -> bool {
+        self.writer.as_mut().is_some_and(Tombstones::tidy)
+    }
+}
+
+impl FjallLog {
+    /// Puts back what a backup has of a deleted document: its tombstone.
+    ///
+    /// # Errors
+    /// See [`Log::commit`].
+    pub fn restore_tombstone(&mut self, document: &DocumentId, epoch: u64) -> Result<(), LogError> {
+        let head = Head { epoch, last_seq: 0, flags: 0 };
+        self.with_writer(|writer| writer.bury(document, head), || vec![document.clone()])
+    }
+
+    /// Puts back what the epochs before a document's current one left behind, and the document itself if it has no
+    /// records.
+    ///
+    /// # Errors
+    /// See [`Log::commit`].
+    pub fn restore_past(&mut self, document: &DocumentId, epoch: u64, past: &Past) -> Result<(), LogError> {
+        self.with_writer(|writer| writer.restore_past(document, epoch, past), || vec![document.clone()])
+    }
+}
+
 impl LogReader for Reader {
     fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
         Self::epoch(self, document)
@@ -249,6 +284,9 @@ pub struct Writer {
     ledger: Ledger,
     pub(super) keyspaces: Keyspaces,
     committed: Arc<Mutex<Snapshot>>,
+    pub(super) snapshots: Arc<Snapshots>,
+    /// Deleted documents of which rows are left.
+    pub(super) purges: VecDeque<Purge>,
     database: Database,
     _directory: Arc<DataDirectory>,
     id: DirectoryId,
@@ -365,7 +403,6 @@ impl Writer {
 
     /// Removes one row.
     pub(super) fn remove(&self, rows: &mut Rows, id: KeyspaceId, key: &[u8]) {
-        rows.touched |= 1 << id as u64;
         rows.batch.remove(self.keyspaces.get(id), key);
     }
 
@@ -451,8 +488,12 @@ impl Writer {
 
     /// Where a document stands now.
     pub(super) fn head(&self, document: &DocumentId) -> Result<Option<Head>, LogError> {
-        let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        head(&self.keyspaces.documents, &committed, document)
+        head(&self.keyspaces.documents, &self.committed_snapshot(), document)
+    }
+
+    /// What readers see.
+    pub(super) fn committed_snapshot(&self) -> Snapshot {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The engine gives out positions, so a record that does not follow is a bug of the server. Storing it
@@ -472,6 +513,7 @@ impl Writer {
             before => before,
         };
         match before {
+            Some(head) if head.is_deleted() => refuse("belongs to a deleted document"),
             Some(head) if head.epoch > append.epoch => refuse("belongs to an earlier epoch"),
             Some(head) if head.epoch == append.epoch && head.last_seq.checked_add(1) != Some(record.seq) => {
                 refuse(&format!("does not follow the last one, which has {}", head.last_seq))
@@ -490,7 +532,7 @@ impl Writer {
 /// What one commit writes.
 pub(super) struct Rows {
     started: Instant,
-    batch: fjall::OwnedWriteBatch,
+    pub(super) batch: fjall::OwnedWriteBatch,
     lineage: Lineage,
     records: usize,
     record_bytes: u64,
@@ -538,6 +580,8 @@ pub struct DocumentEntry {
     pub epoch: u64,
     /// Position of its last record.
     pub last_seq: u64,
+    /// It was deleted: only its name is taken.
+    pub is_deleted: bool,
 }
 
 /// The half that reads: cheap to clone, usable from any thread. It sees whole, durable, acknowledged commits. While
@@ -602,10 +646,18 @@ impl Reader {
 
     /// See [`LogReader::epoch`].
     pub fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
-        Ok(self.head(document)?.map(|head| head.epoch))
+        Ok(self.living(&self.view()?, document)?.map(|head| head.epoch))
     }
 
-    /// Epoch and last position of a document, `None` if nothing was ever stored for it.
+    /// The head of a document that is not deleted.
+    fn living(&self, view: &View, document: &DocumentId) -> Result<Option<Head>, LogError> {
+        match head(&view.opened.keyspaces.documents, &view.committed, document)? {
+            Some(head) if head.is_deleted() => Err(LogError::Deleted { document: document.clone() }),
+            head => Ok(head),
+        }
+    }
+
+    /// Epoch and last position of a document, or its tombstone; `None` if nothing was ever stored for it.
     pub fn head(&self, document: &DocumentId) -> Result<Option<Head>, LogError> {
         let View { opened, committed } = self.view()?;
         head(&opened.keyspaces.documents, &committed, document)
@@ -649,8 +701,9 @@ impl Reader {
         through_seq: u64,
         bytes_max: usize,
     ) -> Result<Vec<Record>, LogError> {
-        let View { opened, committed } = self.view()?;
-        let head = head(&opened.keyspaces.documents, &committed, document)?;
+        let view = self.view()?;
+        let head = self.living(&view, document)?;
+        let View { opened, committed } = view;
         let Some(head) = head.filter(|head| head.epoch == epoch) else { return Ok(Vec::new()) };
         let through_seq = through_seq.min(head.last_seq);
         if after_seq >= through_seq {
@@ -709,7 +762,7 @@ impl Reader {
         })
     }
 
-    /// Documents whose names begin with `prefix`, in the order of their bytes, at most `count_max` of them,
+    /// Documents, deleted ones included, whose names begin with `prefix`, in the order of their bytes, at most `count_max` of them,
     /// behind `after` if it is given: the next page begins behind the last one's end.
     pub fn documents(
         &self,
@@ -747,7 +800,8 @@ impl Reader {
                 seq: 0,
                 what: "the row that names its epoch is not what was written".to_owned(),
             })?;
-            page.push(DocumentEntry { document, epoch: head.epoch, last_seq: head.last_seq });
+            let Head { epoch, last_seq, .. } = head;
+            page.push(DocumentEntry { document, epoch, last_seq, is_deleted: head.is_deleted() });
         }
         Ok(page)
     }
@@ -755,6 +809,17 @@ impl Reader {
     /// The random id of the data directory.
     pub fn directory_id(&self) -> DirectoryId {
         self.directory.id()
+    }
+
+    /// The rows themselves, for tests of what stands in them.
+    #[cfg(test)]
+    pub(super) fn keyspaces(&self) -> Keyspaces {
+        self.view().unwrap().opened.keyspaces.clone()
+    }
+
+    #[cfg(test)]
+    pub(super) fn committed_snapshot(&self) -> Snapshot {
+        self.view().unwrap().committed
     }
 
     /// The snapshots of this data directory's documents.

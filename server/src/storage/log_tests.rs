@@ -100,7 +100,12 @@ fn documents_are_listed_in_pages_below_a_prefix() {
         all.extend(page);
     }
     let expected: Vec<_> = (0..10)
-        .map(|i| DocumentEntry { document: document(&format!("room/{i}")), epoch: 1, last_seq: i + 1 })
+        .map(|i| DocumentEntry {
+            document: document(&format!("room/{i}")),
+            epoch: 1,
+            last_seq: i + 1,
+            is_deleted: false,
+        })
         .collect();
     assert_eq!(all, expected);
     // A page may begin before the prefix, and behind a document that is not there.

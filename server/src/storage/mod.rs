@@ -19,6 +19,7 @@
 //! inspect     a data directory, looked at from outside: what `verify` and `repair` see
 //! repair      what is proven, in a new data directory
 //! reopen      the log, opened again in the same process after a failure
+//! tombstone   deleted documents, and how their rows go
 //! thread      group commit, questions from other threads
 //! ```
 
@@ -51,6 +52,7 @@ pub mod stats;
 #[cfg(test)]
 mod testing;
 pub mod thread;
+pub mod tombstone;
 
 use std::fs;
 use std::path::Path;
@@ -65,6 +67,7 @@ pub use thread::{
     Anew, Committer, Durable, Gate, Handles, Job, LOOKUPS_PER_STEP_MAX, Listeners, Question, Questions,
     Recovered, Refused, Reply, StorageThread, spawn_committer, spawn_reader,
 };
+pub use tombstone::Tombstones;
 
 use database::Keyspaces;
 use directory::{DataDirectory, write_new_file};
@@ -96,7 +99,10 @@ fn open_in(directory: &DataDirectory) -> Result<Ready, OpenError> {
     let last = check_opened(directory, &scan, &database, &keyspaces)?;
     let (newest_file, base) = (scan.ledger.newest_file, Mark::from(last));
     let ledger = Ledger::open(&directory.ledger_path(), directory.id(), newest_file, base)?;
-    Ok(Ready { database, keyspaces, ledger, last })
+    let purges = tombstone::find_purges(&database, &keyspaces);
+    let purges = purges
+        .map_err(|error| OpenError::Database { path: directory.database_path(), what: error.to_string() })?;
+    Ok(Ready { database, keyspaces, ledger, last, purges })
 }
 
 /// Name of the journal that [`settle`] replaced last, kept for whoever wants to know what stood there.

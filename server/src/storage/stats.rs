@@ -67,6 +67,10 @@ counters! {
     records,
     /// Bytes of records committed, as stored.
     record_bytes,
+    /// Documents deleted.
+    deleted,
+    /// Rows of deleted documents removed.
+    purged_rows,
     /// Gauge: jobs that wait for a commit.
     queued_jobs,
     /// Gauge: bytes of changes that wait for a commit.

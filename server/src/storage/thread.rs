@@ -15,8 +15,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, Log, LogError};
-use flume::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use etherply_engine::log::{Append, Deleted, Log, LogError};
+use flume::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError};
 
 use super::database::panic_text;
 use super::epoch::{Epochs, Turn};
@@ -24,6 +24,7 @@ use super::log::Reader;
 use super::piece::{Piece, StorePiece, Stored};
 use super::reopen::{REOPEN_WAIT_MAX_MS, REOPEN_WAIT_MS, Reopen};
 use super::stats::{StorageStats, add};
+use super::tombstone::Tombstones;
 
 /// Most records that go into one commit, unless a single job has more.
 pub const COMMIT_RECORDS_MAX: usize = 4_096;
@@ -125,8 +126,12 @@ type StoreAnswer = Box<dyn FnOnce(Result<Stored, LogError>) + Send>;
 /// Gets the outcome of an [`Anew`]. Called on the commit thread: it must not block and not panic.
 type Answer = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
+/// Gets the outcome of a deletion. Called on the commit thread: it must not block and not panic.
+type DeletionAnswer = Box<dyn FnOnce(Result<Deleted, LogError>) + Send>;
+
 enum Work {
     Job(Queued),
+    Delete(DocumentId, DeletionAnswer),
     Anew(Anew, Answer),
     Piece(Piece, StoreAnswer),
 }
@@ -187,6 +192,20 @@ impl Committer {
         };
         self.stats.queued_bytes.fetch_sub(bytes, Ordering::AcqRel);
         Err(refused)
+    }
+
+    /// Queues the deletion of a document; never blocks. One that was taken is answered exactly once.
+    pub fn delete(
+        &self,
+        document: DocumentId,
+        answer: impl FnOnce(Result<Deleted, LogError>) + Send + 'static,
+    ) -> Result<(), Refused<DocumentId>> {
+        match self.queue.try_send(Work::Delete(document, Box::new(answer))) {
+            Err(TrySendError::Full(Work::Delete(document, _))) => Err(Refused::Full(document)),
+            Err(TrySendError::Disconnected(Work::Delete(document, _))) => Err(Refused::Ended(document)),
+            // What comes back is what was sent.
+            _ => Ok(()),
+        }
     }
 
     /// Has a document begin anew by a step, behind what waits for a commit; waits for the outcome, which no
@@ -272,7 +291,7 @@ impl fmt::Debug for Listeners {
 }
 
 /// Starts the thread that commits. `on_start` runs on it first: the place to set its priority.
-pub fn spawn_committer<L: Log + Epochs + StorePiece + Reopen + Send + 'static>(
+pub fn spawn_committer<L: Log + Epochs + StorePiece + Tombstones + Reopen + Send + 'static>(
     log: L,
     stats: Arc<StorageStats>,
     listeners: Listeners,
@@ -322,7 +341,7 @@ impl Group {
     }
 }
 
-impl<L: Log + Epochs + StorePiece + Reopen> CommitThread<L> {
+impl<L: Log + Epochs + StorePiece + Tombstones + Reopen> CommitThread<L> {
     fn run(&mut self, jobs: &Receiver<Work>) {
         let mut left_over = None;
         let mut group = Group::default();
@@ -344,11 +363,25 @@ impl<L: Log + Epochs + StorePiece + Reopen> CommitThread<L> {
         }
     }
 
-    fn wait(&self, jobs: &Receiver<Work>) -> Result<Work, RecvTimeoutError> {
-        match self.reopening {
-            None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => jobs.recv_deadline(at),
+    /// The next work; until it comes, the log is tidied.
+    fn wait(&mut self, jobs: &Receiver<Work>) -> Result<Work, RecvTimeoutError> {
+        if let Some(at) = self.reopening {
+            return jobs.recv_deadline(at);
         }
+        loop {
+            match jobs.try_recv() {
+                Ok(work) => return Ok(work),
+                Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) if self.log.tidy() => {}
+                Err(TryRecvError::Empty) => break,
+            }
+        }
+        if self.log.has_failed() {
+            self.failed(None);
+            self.try_again_later();
+            return Err(RecvTimeoutError::Timeout);
+        }
+        jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
     }
 
     /// Takes what waits, up to a commit's limits; what does not fit comes back.
@@ -361,6 +394,14 @@ impl<L: Log + Epochs + StorePiece + Reopen> CommitThread<L> {
                 // In its place among the others: behind what was to be committed before it.
                 work if !group.replies.is_empty() => return Some(work),
                 Work::Job(queued) => group.add(queued),
+                Work::Delete(document, answer) => {
+                    let outcome = self.log.delete(&document);
+                    if self.reopening.is_none() && self.log.has_failed() {
+                        self.failed(outcome.as_ref().err());
+                    }
+                    answer(outcome);
+                    return None;
+                }
                 Work::Anew(step, answer) => {
                     let outcome = match &step {
                         Anew::Stage(append) => self.log.stage(append),
