@@ -90,7 +90,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     )
     .map_err(Problem::system("start the reader thread"))?;
     let (background, cutter) =
-        storage::spawn_reader("snapshot", storage_reader, Arc::clone(&stats), preflight::lowest_priority)
+        storage::spawn_background("snapshot", storage_reader, Arc::clone(&stats), preflight::lowest_priority)
             .map_err(Problem::system("start the thread that cuts snapshots"))?;
     let storage = storage::Handles { committer, questions, background };
     let metrics = Metrics::new(Some(Arc::clone(&stats)))

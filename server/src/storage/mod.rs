@@ -58,7 +58,7 @@ pub use snapshot::SnapshotError;
 pub use stats::StorageStats;
 pub use thread::{
     Anew, Committer, Durable, Gate, Handles, Job, LOOKUPS_PER_STEP_MAX, Question, Questions, Refused, Reply,
-    StorageThread, spawn_committer, spawn_reader,
+    StorageThread, spawn_background, spawn_committer, spawn_reader,
 };
 
 use database::Keyspaces;
