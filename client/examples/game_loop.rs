@@ -192,38 +192,26 @@ impl Game {
                 Err(error) => return Err(error.into()),
             };
             let (world, others, backoff) = (&mut self.world, &mut self.others, &mut self.backoff);
-            let (mut answer, mut fault) = (None, None);
             let received = bytes.get_mut(..read).unwrap_or_default();
-            self.client.input(received, now_ms, &mut |event| {
-                match &event {
-                    Event::Ready { .. } => {
-                        println!("connected");
-                        backoff.ready(now_ms);
-                    }
-                    Event::Presence { full, entries, .. } => {
-                        if *full {
-                            others.clear();
-                        }
-                        for (session, state) in entries.iter() {
-                            others.insert(session, String::from_utf8_lossy(state).into_owned());
-                        }
-                    }
-                    Event::PresenceLeft { members, .. } => members.iter().for_each(|member| {
-                        others.remove(member);
-                    }),
-                    Event::Refused { fault, blocks: true, .. } => println!("refused: {fault}"),
-                    _ => {}
+            world.input(&mut self.client, received, now_ms, 0, &mut |event| match event {
+                Event::Ready { .. } => {
+                    println!("connected");
+                    backoff.ready(now_ms);
                 }
-                match world.take(&event) {
-                    Ok(Some(wants)) => answer = Some(wants),
-                    Ok(None) => {}
-                    Err(error) => fault = Some(error),
+                Event::Presence { full, entries, .. } => {
+                    if *full {
+                        others.clear();
+                    }
+                    for (session, state) in entries.iter() {
+                        others.insert(session, String::from_utf8_lossy(state).into_owned());
+                    }
                 }
+                Event::PresenceLeft { members, .. } => members.iter().for_each(|member| {
+                    others.remove(member);
+                }),
+                Event::Refused { fault, blocks: true, .. } => println!("refused: {fault}"),
+                _ => {}
             })?;
-            fault.map_or(Ok(()), Err)?;
-            if let Some(answer) = answer {
-                self.world.answer(&mut self.client, answer, 0)?;
-            }
         }
         self.client.output(&mut self.unsent, now_ms);
         while !self.unsent.is_empty() {

@@ -209,28 +209,16 @@ impl Sensor {
     }
 
     fn receive(&mut self, bytes: &mut [u8], backoff: &mut Backoff) -> Result<(), Box<dyn Error>> {
-        let (now_ms, readings, name) = (self.now_ms(), &mut self.readings, &self.options.name);
-        let (mut answer, mut fault) = (None, None);
-        self.client.input(bytes, now_ms, &mut |event| {
-            match &event {
-                Event::Ready { .. } => {
-                    println!("connected");
-                    backoff.ready(now_ms);
-                }
-                Event::Acked { push, .. } if push.tag > 0 => println!("acked {}", key(name, push.tag)),
-                Event::Refused { fault, .. } => println!("refused: {fault}"),
-                _ => {}
+        let (now_ms, name) = (self.now_ms(), &self.options.name);
+        self.readings.input(&mut self.client, bytes, now_ms, 0, &mut |event| match event {
+            Event::Ready { .. } => {
+                println!("connected");
+                backoff.ready(now_ms);
             }
-            match readings.take(&event) {
-                Ok(Some(wants)) => answer = Some(wants),
-                Ok(None) => {}
-                Err(error) => fault = Some(error),
-            }
+            Event::Acked { push, .. } if push.tag > 0 => println!("acked {}", key(name, push.tag)),
+            Event::Refused { fault, .. } => println!("refused: {fault}"),
+            _ => {}
         })?;
-        fault.map_or(Ok(()), Err)?;
-        if let Some(answer) = answer {
-            self.readings.answer(&mut self.client, answer, 0)?;
-        }
         Ok(())
     }
 }

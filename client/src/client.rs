@@ -37,7 +37,8 @@ pub(crate) enum Phase {
 ///
 /// 1. [`Client::connect`], then send what [`Client::output`] gives.
 /// 2. Received bytes go into [`Client::input`]; then again send what `output` gives.
-/// 3. On an error of `input`, or when the socket ends: close it, [`Client::disconnected`], wait as long as
+/// 3. On an error of `input`, send what `output` gives once more, as far as the socket takes it: a WebSocket's
+///    close is answered. Then, or when the socket ends: close it, [`Client::disconnected`], wait as long as
 ///    [`crate::Backoff`] makes of its answer, and begin with 1 again.
 /// 4. [`Client::tick`] once a second or so: it keeps an idle connection alive, and opens streams again that the
 ///    server refused for a while.
@@ -140,15 +141,16 @@ impl Client {
     /// Takes received bytes, and passes on what they bring. The bytes are scratch space afterwards.
     ///
     /// # Errors
-    /// Why the connection has to end.
+    /// Why the connection has to end. Nothing more is taken in then, and [`Client::output`] gives nothing but the
+    /// last answer, if there is one.
     pub fn input(
         &mut self,
         bytes: &mut [u8],
         now_ms: u64,
         on_event: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), ClientError> {
-        let Self { core, link, out, agent, .. } = self;
-        let Some(link) = link else { return Ok(()) };
+        let Self { core, link: ours, out, agent, .. } = self;
+        let Some(link) = ours else { return Ok(()) };
         let done = link.receive(bytes, out, &mut |incoming| match incoming {
             Incoming::Open => {
                 core.hello(agent);
@@ -158,6 +160,7 @@ impl Client {
         });
         if let Err(error) = &done {
             core.next = core.next.and(error.next());
+            *ours = None;
         }
         done
     }
@@ -165,7 +168,6 @@ impl Client {
     /// Appends to `out` everything that may be sent now: answers first, then pushes within the server's
     /// window, one of each document in turn.
     pub fn output(&mut self, out: &mut Vec<u8>, now_ms: u64) {
-        let Some(link) = &mut self.link else { return };
         let before = out.len();
         if out.is_empty() {
             std::mem::swap(out, &mut self.out);
@@ -173,6 +175,7 @@ impl Client {
             out.append(&mut self.out);
         }
         self.out = Vec::new();
+        let Some(link) = &mut self.link else { return };
         self.core.presences(now_ms);
         if link.is_open() && !self.core.frames.is_empty() {
             link.send_all(out, &mut self.core.frames);

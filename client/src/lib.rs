@@ -36,15 +36,11 @@
 //!     socket.write_all(&out)?;
 //!     out.clear();
 //!     let read = socket.read(&mut bytes)?;
-//!     // 3. What came: the document takes what is its own, the application looks at the rest.
-//!     let mut answer = None;
-//!     client.input(&mut bytes[..read], now_ms, &mut |event| {
-//!         answer = room.take(&event).expect("a healthy server").or(answer.take());
+//!     // 3. What came: the document takes what is its own, the application looks at the rest. A program with
+//!     //    several documents gives each event to `Document::take`, and then what it returns to `answer`.
+//!     room.input(&mut client, &mut bytes[..read], now_ms, 0, &mut |event| {
 //!         stored |= matches!(event, Event::Acked { .. });
 //!     })?;
-//!     if let Some(answer) = answer {
-//!         room.answer(&mut client, answer, 0)?;
-//!     }
 //! }
 //! // 4. Everything received is applied at once, when it is wanted.
 //! room.apply()?;
@@ -129,6 +125,7 @@ pub mod outbox;
 mod presence;
 pub mod progress;
 mod requests;
+pub mod rewrite;
 pub mod saved;
 pub mod stream;
 mod transport;
@@ -140,6 +137,7 @@ pub use error::{ClientError, Next, RequestError};
 pub use event::{Changes, Event, Fault};
 pub use limits::ServerLimits;
 pub use outbox::{InFlight, Push};
+pub use rewrite::{Lost, Rewritten};
 pub use saved::{Saved, SavedCopy, SavedError};
 pub use stream::{OpenOptions, StreamState};
 pub use transport::Transport;

@@ -76,7 +76,8 @@ impl Link {
         !matches!(self.codec, Codec::Upgrading { .. })
     }
 
-    /// Takes received bytes and passes up each whole frame. `out` gets what the codec itself answers.
+    /// Takes received bytes and passes up each whole frame. `out` gets what the codec itself answers; after an
+    /// error, that is the last that may be sent.
     pub(crate) fn receive(
         &mut self,
         bytes: &mut [u8],
@@ -138,6 +139,10 @@ impl Link {
                             return Err(ClientError::Violation("a text message, where all are binary"));
                         }
                         Some(Event::Close { code, reason }) => {
+                            // Answered with the same code, or none (RFC 6455, 5.5.1).
+                            let code_bytes = code.map(u16::to_be_bytes);
+                            let payload = code_bytes.as_ref().map_or(&[][..], |bytes| &bytes[..]);
+                            control_into(out, OpCode::Close, payload, Some(self.random.mask()));
                             return Err(ClientError::Closed { code, reason: reason.to_owned() });
                         }
                     }

@@ -86,6 +86,8 @@ pub struct Settings {
     pub duration_s: f64,
     pub seed: u64,
     pub server_cores: Option<usize>,
+    /// Which of the server's threads had a real-time scheduling class, where that is known.
+    pub server_realtime: Option<String>,
     pub generator_executors: usize,
     /// The file system of the server's data: an fsync on tmpfs costs nothing and proves nothing.
     pub data_filesystem: Option<String>,

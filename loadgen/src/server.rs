@@ -30,6 +30,7 @@ const HTTP_BYTES_MAX: u64 = 16 * 1024 * 1024;
 struct Ready {
     listen: SocketAddr,
     control: Option<SocketAddr>,
+    realtime: Option<String>,
 }
 
 /// A program that serves, and how to start it.
@@ -49,6 +50,8 @@ pub struct Server {
     last_words: mpsc::Receiver<String>,
     pub listen: SocketAddr,
     control: Option<SocketAddr>,
+    /// Which of its threads have a real-time scheduling class, if it says so.
+    pub realtime: Option<String>,
     /// From its start until it was ready.
     pub ready_after: Duration,
 }
@@ -84,11 +87,12 @@ impl Server {
         });
         let line = told.recv_timeout(START_TIMEOUT);
         let ready = line.ok().and_then(Result::ok).and_then(|line| serde_json::from_str::<Ready>(&line).ok());
-        let Some(Ready { listen, control }) = ready else {
+        let Some(Ready { listen, control, realtime }) = ready else {
             end(&mut child);
             bail!("{} did not start:\n{}", name_of(&program.binary), tail_of(&program.log));
         };
-        let mut server = Self { child, last_words, listen, control, ready_after: started.elapsed() };
+        let mut server =
+            Self { child, last_words, listen, control, realtime, ready_after: started.elapsed() };
         if control.is_some() {
             server.wait_ready(started)?;
         }
@@ -230,6 +234,10 @@ impl Metrics {
     }
 }
 
+/// Says, if it is set, that every program of the workspace was just built: what `cargo xtask test` does together
+/// would be built once more here, because dependencies have other features for one program alone.
+const BUILT: &str = "ETHERPLY_BUILT";
+
 /// The server's program: the one that is named, or the one that belongs to this generator. A generator that
 /// was built in a workspace builds the server first, so that no older one is measured by mistake.
 pub fn find_server(named: Option<&Path>) -> Result<PathBuf> {
@@ -241,7 +249,8 @@ pub fn find_server(named: Option<&Path>) -> Result<PathBuf> {
     let beside = folder.join("etherply");
     let profile = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let manifest = folder.ancestors().map(|folder| folder.join("Cargo.toml")).find(|path| path.exists());
-    if let Some(manifest) = manifest.filter(|_| matches!(profile, "release" | "debug")) {
+    let is_built = std::env::var_os(BUILT).is_some();
+    if let Some(manifest) = manifest.filter(|_| matches!(profile, "release" | "debug") && !is_built) {
         eprintln!("Building the server …");
         let mut cargo = Command::new("cargo");
         cargo.args(["build", "--quiet", "--package", "etherply-server", "--manifest-path"]).arg(manifest);

@@ -90,10 +90,11 @@ pub fn verify(
     for (index, copy) in stored.iter().enumerate() {
         let hashes = acked.remove(&copy.document).unwrap_or_default();
         let samples = samples_of.remove(&copy.document).unwrap_or_default();
+        let case = Case { export, copy, acked: &hashes, folder, samples: &samples };
         let compared = if builds(index) || samples.iter().any(|sample| !sample.file.is_empty()) {
-            compare(export, copy, &hashes, folder, &samples, &mut findings)
+            case.compare(&mut findings)
         } else {
-            look_through(export, copy, &hashes, folder, &samples, &mut findings)
+            case.look_through(&mut findings)
         };
         if let Err(error) = compared {
             findings.fault(format!("{}: {error:#}", copy.document));
@@ -116,35 +117,72 @@ pub fn verify(
     Ok(findings)
 }
 
-fn compare(
-    export: &Path,
-    copy: &Copy,
-    acked: &[[u8; 32]],
-    folder: &Path,
-    samples: &[Copy],
-    findings: &mut Findings,
-) -> Result<()> {
-    let mut stored = load(&export.join(&copy.file))?;
-    let heads = heads_of(&mut stored);
-    if !copy.heads.is_empty() && sorted(&copy.heads) != heads {
-        findings.fault(format!("{}: the index names other heads than the document has", copy.document));
-    }
-    let changes = stored.get_changes(&[]).len();
-    findings.changes += changes as u64;
-    let missing =
-        acked.iter().filter(|hash| stored.get_change_by_hash(&ChangeHash(**hash)).is_none()).count();
-    findings.missing(copy, changes, acked.len(), missing);
-    let mut all_equal = !samples.is_empty();
-    for sample in samples {
-        if let Some(difference) = difference(folder, sample, &heads, &stored)? {
-            findings.fault(format!("{}: {difference}", copy.document));
-            all_equal = false;
+/// A stored document, and what it is compared with.
+struct Case<'a> {
+    /// The folder of stored documents.
+    export: &'a Path,
+    copy: &'a Copy,
+    acked: &'a [[u8; 32]],
+    /// The folder of members' copies.
+    folder: &'a Path,
+    samples: &'a [Copy],
+}
+
+impl Case<'_> {
+    /// Builds the document with Automerge, and compares all of it.
+    fn compare(&self, findings: &mut Findings) -> Result<()> {
+        let Self { export, copy, acked, folder, samples } = *self;
+        let mut stored = load(&export.join(&copy.file))?;
+        let heads = heads_of(&mut stored);
+        if !copy.heads.is_empty() && sorted(&copy.heads) != heads {
+            findings.fault(format!("{}: the index names other heads than the document has", copy.document));
         }
+        let changes = stored.get_changes(&[]).len();
+        findings.changes += changes as u64;
+        let missing =
+            acked.iter().filter(|hash| stored.get_change_by_hash(&ChangeHash(**hash)).is_none()).count();
+        findings.missing(copy, changes, acked.len(), missing);
+        let mut all_equal = !samples.is_empty();
+        for sample in samples {
+            if let Some(difference) = difference(folder, sample, &heads, &stored)? {
+                findings.fault(format!("{}: {difference}", copy.document));
+                all_equal = false;
+            }
+        }
+        if all_equal {
+            findings.converged.push(copy.document.clone());
+        }
+        Ok(())
     }
-    if all_equal {
-        findings.converged.push(copy.document.clone());
+
+    /// Looks for acked changes among stored ones by their hashes, and compares heads. What is not all plain
+    /// changes, such as a snapshot, has to be built.
+    fn look_through(&self, findings: &mut Findings) -> Result<()> {
+        let Self { export, copy, acked, samples, .. } = *self;
+        let bytes = std::fs::read(export.join(&copy.file))?;
+        let (mut rest, mut stored, mut built_upon) = (bytes.as_slice(), HashSet::new(), HashSet::new());
+        while !rest.is_empty() {
+            let Ok((change, after)) = ChangeView::parse_first(rest) else {
+                return self.compare(findings);
+            };
+            stored.insert(change.hash());
+            built_upon.extend(change.deps());
+            rest = after;
+        }
+        if !samples.is_empty() {
+            let heads = sorted(&stored.difference(&built_upon).map(|head| hex(head)).collect::<Vec<_>>());
+            match samples.iter().all(|sample| sorted(&sample.heads) == heads) {
+                true => findings.converged.push(copy.document.clone()),
+                false => {
+                    findings.fault(format!("{}: a member has other heads than the server", copy.document));
+                }
+            }
+        }
+        findings.changes += stored.len() as u64;
+        let missing = acked.iter().filter(|hash| !stored.contains(*hash)).count();
+        findings.missing(copy, stored.len(), acked.len(), missing);
+        Ok(())
     }
-    Ok(())
 }
 
 /// In what a member's copy differs from the stored document with these heads.
@@ -166,39 +204,6 @@ fn difference(
     }
     let is_equal = member.hydrate(ROOT, None)? == stored.hydrate(ROOT, None)?;
     Ok((!is_equal).then_some("the member has other content than the server"))
-}
-
-/// Looks for acked changes among stored ones by their hashes, and compares heads. What is not all plain
-/// changes, such as a snapshot, has to be built.
-fn look_through(
-    export: &Path,
-    copy: &Copy,
-    acked: &[[u8; 32]],
-    folder: &Path,
-    samples: &[Copy],
-    findings: &mut Findings,
-) -> Result<()> {
-    let bytes = std::fs::read(export.join(&copy.file))?;
-    let (mut rest, mut stored, mut built_upon) = (bytes.as_slice(), HashSet::new(), HashSet::new());
-    while !rest.is_empty() {
-        let Ok((change, after)) = ChangeView::parse_first(rest) else {
-            return compare(export, copy, acked, folder, samples, findings);
-        };
-        stored.insert(change.hash());
-        built_upon.extend(change.deps());
-        rest = after;
-    }
-    if !samples.is_empty() {
-        let heads = sorted(&stored.difference(&built_upon).map(|head| hex(head)).collect::<Vec<_>>());
-        match samples.iter().all(|sample| sorted(&sample.heads) == heads) {
-            true => findings.converged.push(copy.document.clone()),
-            false => findings.fault(format!("{}: a member has other heads than the server", copy.document)),
-        }
-    }
-    findings.changes += stored.len() as u64;
-    let missing = acked.iter().filter(|hash| !stored.contains(*hash)).count();
-    findings.missing(copy, stored.len(), acked.len(), missing);
-    Ok(())
 }
 
 /// Writes a copy into a folder; the caller lists it in the folder's index.

@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
 
 use crate::allowlist::{HostRule, OriginRule};
+use crate::data_plane::limits::{IDLE_TIMEOUT_S, IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT_S_MIN};
+use crate::materialise::{MATERIALISED_BYTES, MATERIALISERS_MAX};
+use crate::priority::Realtime;
+use crate::storage::scrub::{SCRUB_DAYS, SCRUB_DAYS_MAX};
 
 /// EtherPly: a sync server that keeps shared documents in step between devices.
 ///
@@ -28,6 +32,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve documents (what runs without a command)
     Serve(ServeArgs),
+    /// Show or write out changes that broke documents and were taken out of them
+    Quarantine(QuarantineArgs),
     /// Write every document of a stopped server's data directory to files that Automerge can load
     Export(ExportArgs),
     /// Look into the history of a document in a stopped server's data directory
@@ -40,6 +46,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Write what is whole in a damaged data directory to a new one; changes nothing in the damaged one
     Repair(RepairArgs),
+    /// Delete a document of a running server for good
+    Delete(DeleteArgs),
 }
 
 /// How to serve.
@@ -60,6 +68,17 @@ pub struct ServeArgs {
     /// Listen on addresses that other machines can reach, though there is no access control
     #[arg(long, env = "ETHERPLY_INSECURE")]
     pub insecure: bool,
+    /// Threads that build documents in the background and validate every change; 0 for none
+    #[arg(long, env = "ETHERPLY_MATERIALISERS", value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(0..=i64::from(MATERIALISERS_MAX)))]
+    pub materialisers: u16,
+    /// Bytes of memory that these documents may take together
+    #[arg(long, env = "ETHERPLY_MATERIALISED_BYTES", value_name = "BYTES", default_value_t = MATERIALISED_BYTES,
+        value_parser = clap::value_parser!(u64).range(1_048_576..))]
+    pub materialised_bytes: u64,
+    /// Which threads ask for a real-time scheduling class
+    #[arg(long, env = "ETHERPLY_REALTIME", value_enum, default_value_t = Realtime::Auto)]
+    pub realtime: Realtime,
     /// Web pages that may connect beside those of this machine and of the server's own host, as
     /// SCHEME://HOST or SCHEME://HOST:PORT; several with commas, * for all
     #[arg(long, env = "ETHERPLY_ALLOW_ORIGIN", value_delimiter = ',', value_name = "ORIGIN")]
@@ -77,6 +96,24 @@ pub struct ServeArgs {
         value_parser = clap::value_parser!(u64).range(DOCUMENT_BYTES_MIN..=DOCUMENT_BYTES_MAX)
     )]
     pub document_bytes_max: u64,
+    /// Seconds without a sign of life after which a connection ends; clients are told
+    #[arg(
+        long,
+        env = "ETHERPLY_IDLE_TIMEOUT",
+        default_value_t = IDLE_TIMEOUT_S,
+        value_name = "S",
+        value_parser = clap::value_parser!(u32).range(i64::from(IDLE_TIMEOUT_S_MIN)..=i64::from(IDLE_TIMEOUT_S_MAX))
+    )]
+    pub idle_timeout: u32,
+    /// Days in which all stored documents are read and proven once, slowly, in the background; 0 for never
+    #[arg(
+        long,
+        env = "ETHERPLY_SCRUB_DAYS",
+        default_value_t = SCRUB_DAYS,
+        value_name = "DAYS",
+        value_parser = clap::value_parser!(u16).range(0..=i64::from(SCRUB_DAYS_MAX))
+    )]
+    pub scrub_days: u16,
     /// How logs look, on standard error
     #[arg(long, env = "ETHERPLY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
@@ -248,6 +285,61 @@ pub struct RepairArgs {
     pub json: bool,
 }
 
+/// What to do with excluded changes.
+#[derive(Debug, Args)]
+pub struct QuarantineArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: QuarantineCommand,
+}
+
+/// Commands of `quarantine`. They read files only, so the server may run.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineCommand {
+    /// Say what was taken out of which document, and why
+    List(QuarantineListArgs),
+    /// Write the excluded changes to files, one behind the other, with a description beside
+    Export(QuarantineExportArgs),
+}
+
+/// What to list.
+#[derive(Debug, Args)]
+pub struct QuarantineListArgs {
+    /// The data directory
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to export.
+#[derive(Debug, Args)]
+pub struct QuarantineExportArgs {
+    /// The data directory
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Only what was taken out of this document
+    #[arg(long, value_name = "NAME")]
+    pub document: Option<String>,
+    /// Directory to write to; it must not exist yet
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// What to delete. It cannot be brought back, and its name stays taken.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// The document's name
+    pub document: String,
+    /// The control address of the running server, as http://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub control: String,
+    /// Its data directory, which holds the key that this asks for
+    #[arg(long, env = "ETHERPLY_DATA", value_name = "DIR")]
+    pub data: PathBuf,
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -290,6 +382,16 @@ mod tests {
         assert!(asked(DOCUMENT_BYTES_MAX - 1).is_ok() && asked(DOCUMENT_BYTES_MAX).is_ok());
         assert!(asked(DOCUMENT_BYTES_MIN - 1).is_err() && asked(DOCUMENT_BYTES_MAX + 1).is_err());
         assert_eq!(Cli::parse_from(["etherply"]).serve.document_bytes_max, DOCUMENT_BYTES_MAX);
+    }
+
+    #[test]
+    fn an_idle_timeout_has_bounds() {
+        let asked = |seconds: u32| Cli::try_parse_from(["etherply", "--idle-timeout", &seconds.to_string()]);
+        for seconds in [IDLE_TIMEOUT_S_MIN, IDLE_TIMEOUT_S, IDLE_TIMEOUT_S_MAX] {
+            assert_eq!(asked(seconds).unwrap().serve.idle_timeout, seconds);
+        }
+        assert!(asked(IDLE_TIMEOUT_S_MIN - 1).is_err() && asked(IDLE_TIMEOUT_S_MAX + 1).is_err());
+        assert_eq!(Cli::parse_from(["etherply"]).serve.idle_timeout, IDLE_TIMEOUT_S);
     }
 
     #[test]

@@ -10,8 +10,10 @@
 //! materialise   Automerge documents in the background; only this and `history` know Automerge
 //! history       who changed what when, and documents as they were
 //! allowlist     which pages may connect, and by which names the server is called
+//! priority      which threads go first
 //! control       health and metrics over HTTP
 //! administration   what operators do by the control plane
+//! operator      how commands ask for it
 //! export        documents out of a data directory
 //! backup        backups of a data directory, and a new one from them
 //! metrics       what is counted
@@ -28,7 +30,9 @@ pub mod export;
 pub mod history;
 pub mod materialise;
 pub mod metrics;
+pub mod operator;
 pub mod preflight;
+pub mod priority;
 pub mod runtime;
 pub mod serve;
 pub mod storage;

@@ -124,22 +124,6 @@ pub fn check_exposure(address: SocketAddr, insecure: bool) -> Result<(), Problem
     if address.ip().is_loopback() || insecure { Ok(()) } else { Err(Problem::Exposed { address }) }
 }
 
-/// Lets the calling thread give way to the executors: it yields to them, and a machine with one core too
-/// serves connections first.
-pub fn lower_priority() {
-    set_nice(10);
-}
-
-/// Gives the calling thread the lowest priority: for what nobody waits for.
-pub fn lowest_priority() {
-    set_nice(19);
-}
-
-fn set_nice(nice: i32) {
-    // On Linux a nice value belongs to a thread. Refused only where a sandbox forbids it: then it stays.
-    let _ = rustix::process::setpriority_process(None, nice);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,10 @@ use anyhow::bail;
 
 use crate::process;
 
+/// Tells the load generator and tests that every program of the workspace was just built, together. One built by
+/// itself would be built once more, with its dependencies: they would have other features.
+const BUILT: (&str, &str) = ("ETHERPLY_BUILT", "1");
+
 /// One thing that must hold.
 pub struct Stage {
     /// Its name, for `--stage` and the table.
@@ -86,11 +90,12 @@ fn perform(root: &Path, work: &Work) -> anyhow::Result<Count> {
             return perform(root, &Work::Tests(arguments));
         }
         Work::Program(path, arguments) => {
-            process::run(process::command(root, root.join(path)).args(*arguments))?;
+            process::run(process::command(root, root.join(path)).args(*arguments).env(BUILT.0, BUILT.1))?;
         }
         Work::Tests(arguments) => {
             let mut count = Count::default();
-            let passed = process::run_watched(process::cargo(root).args(*arguments), |line| {
+            let mut cargo = process::cargo(root);
+            let passed = process::run_watched(cargo.args(*arguments).env(BUILT.0, BUILT.1), |line| {
                 if let Some(more) = tests_counted(line) {
                     count.passed += more.passed;
                     count.failed += more.failed;

@@ -124,6 +124,8 @@ impl<S: Session> Slot<S> {
             };
             let received = scratch.get_mut(..bytes).unwrap_or_default();
             if let Err(error) = inner.session.receive(received, ctx) {
+                // The last answer, if there is one. Whether the server still takes it changes nothing.
+                let _ = inner.flush(ctx);
                 return Poll::Ready(Err(error));
             }
             if inner.session.is_ready() {

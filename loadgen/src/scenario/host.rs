@@ -33,7 +33,8 @@ impl Host {
 
     /// See [`setup::settings`].
     pub fn settings(&self, common: &Common, plan: &Plan, time: Times) -> Settings {
-        setup::settings(common, plan, time, self.filesystem())
+        let server_realtime = self.realtime();
+        Settings { server_realtime, ..setup::settings(common, plan, time, self.filesystem()) }
     }
 
     /// The server that the command line names, or a new one.
@@ -65,6 +66,11 @@ impl Host {
     /// The process, while it runs here.
     pub fn server(&self) -> Option<&Server> {
         self.server.as_ref()
+    }
+
+    /// Which of the server's threads have a real-time scheduling class, where that is known.
+    pub fn realtime(&self) -> Option<String> {
+        self.server.as_ref()?.realtime.clone()
     }
 
     /// Ends the server by SIGKILL, or asks it to end, and starts it again. From its new start until it was

@@ -82,6 +82,7 @@ pub fn settings(common: &Common, plan: &Plan, time: Times, data_filesystem: Opti
         duration_s: time.duration_s,
         seed: common.seed,
         server_cores: common.server_cores,
+        server_realtime: None,
         generator_executors: plan.executors,
         data_filesystem,
     }

@@ -94,6 +94,8 @@ pub(super) struct Connection {
     pub(super) partial_bytes: usize,
     /// When something was heard last; for a new connection, when it was accepted.
     pub(super) heard_s: u32,
+    /// When its socket took bytes last, or was found to take none.
+    pub(super) took_s: u32,
     /// When finishing or draining ends at the latest.
     pub(super) end_by_s: u32,
     /// The other side will send nothing more: its half of the connection is closed.
@@ -128,6 +130,7 @@ impl Connection {
             has_backlog: false,
             partial_bytes: 0,
             heard_s: now_s,
+            took_s: now_s,
             end_by_s: 0,
             is_at_end: false,
             owed_close: None,
@@ -175,6 +178,17 @@ impl Connection {
         if self.stage == Stage::Ready && self.partial_bytes == 0 {
             self.heard_s = now_s;
         }
+    }
+
+    /// For how long it has given no sign of life: nothing was heard from it, or, while it is not read from, its
+    /// socket took nothing. `None` while it waits for the server.
+    pub(super) fn silent_s(&self, now_s: u32) -> Option<u32> {
+        let since_s = match (self.is_paused, self.is_blocked) {
+            (false, _) => self.heard_s,
+            (true, true) => self.heard_s.max(self.took_s),
+            (true, false) => return None,
+        };
+        Some(now_s.saturating_sub(since_s))
     }
 
     /// Whether it has as much under way as it may.
@@ -242,5 +256,29 @@ impl Connection {
     /// Whether it has said its last word.
     pub(super) fn is_ending(&self) -> bool {
         matches!(self.stage, Stage::Finishing | Stage::Draining | Stage::Dead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_counted_from_the_last_sign_of_life() {
+        let mut connection = Connection::new(Peer { core: 0, id: 1 }, -1, [0; 16], 10);
+        assert_eq!(connection.silent_s(15), Some(5));
+        connection.heard_s = 14;
+        assert_eq!(connection.silent_s(15), Some(1));
+        // A socket that takes nothing more says nothing about who is read from and heard.
+        connection.is_blocked = true;
+        assert_eq!(connection.silent_s(20), Some(6));
+        // Not read from, because it has not taken its answers: whether it still takes any is what counts.
+        connection.is_paused = true;
+        assert_eq!(connection.silent_s(20), Some(6));
+        connection.took_s = 18;
+        assert_eq!(connection.silent_s(20), Some(2));
+        // Not read from, because the server owes it answers: that is no silence of its own.
+        connection.is_blocked = false;
+        assert_eq!(connection.silent_s(1_000), None);
     }
 }

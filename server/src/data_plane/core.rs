@@ -5,7 +5,7 @@
 //! mailbox, one that flushes at the end of a turn, one for the time.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -18,6 +18,8 @@ use etherply_engine::change::ChangeLimits;
 use etherply_engine::document::Recovered;
 use etherply_engine::faults::Faults;
 use etherply_engine::feed::Feeds;
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{Deleted, LogError};
 use etherply_engine::outgoing::Outgoing;
 use etherply_engine::peer::{Now, Peer};
 use etherply_engine::shard::{Effect, Input, Shard};
@@ -29,13 +31,14 @@ use super::contain::{self, Scope};
 use super::due::{Due, DueQueues};
 use super::handover::Moving;
 use super::limits::{
-    CONNECTIONS_PER_CORE_MAX, CORE_IN_FLIGHT_BYTES_MAX, DRAIN_TIMEOUT_S, HELLO_TIMEOUT_S, IDLE_TIMEOUT_S,
+    CONNECTIONS_PER_CORE_MAX, CORE_IN_FLIGHT_BYTES_MAX, DRAIN_TIMEOUT_S, HELLO_TIMEOUT_S,
     MESSAGES_PER_TURN_MAX, READ_BYTES, RETRY_AFTER_STOP_MS, RETRY_JITTER_MS,
 };
-use super::mailbox::{Mailboxes, Message, Request, StopStage};
+use super::mailbox::{Mailboxes, Message, Outbox, Request, StopStage};
 use super::slab::Slab;
 use super::{effects, flush, handover, receive};
 use crate::allowlist::Allowlist;
+use crate::materialise::Rebuilds;
 use crate::metrics::Metrics;
 use crate::runtime::{self, Stream};
 use crate::storage::{Handles, Job, Question};
@@ -51,6 +54,8 @@ pub struct CoreSetup {
     pub mailboxes: Mailboxes,
     /// The ways to the storage threads, which end when nobody can ask them any more.
     pub storage: Option<Handles>,
+    /// The way to the thread that gives documents a new epoch.
+    pub rebuilds: Rebuilds,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where every core's clock begins.
@@ -59,6 +64,8 @@ pub struct CoreSetup {
     pub open_connections: Arc<AtomicU64>,
     /// Connections of each core, for the choice whether one is to move.
     pub connections_per_core: Arc<[AtomicU64]>,
+    /// Time without a sign of life after which a connection ends.
+    pub idle_timeout_s: u32,
     /// Which pages may connect, and by which names.
     pub allowlist: Arc<Allowlist>,
     /// Most bytes of changes that a document may have.
@@ -78,14 +85,22 @@ pub(super) struct State {
     pub(super) effects: Vec<Effect>,
     /// Connections that have something to send.
     pub(super) due: DueQueues,
+    /// What this turn has for other cores.
+    pub(super) outbox: Outbox,
     /// Requests of this core's connections that are under way.
     pub(super) in_flight_bytes: usize,
     /// Connections that wait for the core's own limit.
     pub(super) paused: BTreeSet<u64>,
     /// Jobs that the commit thread's queue had no room for.
     pub(super) jobs: VecDeque<Job>,
+    /// How often the log was opened again after a failure, as far as this core has heard.
+    pub(super) storage_era: u64,
     /// Questions that the reader thread's queue had no room for.
     pub(super) waiting_questions: VecDeque<Question>,
+    /// Deletions that the commit thread's queue had no room for.
+    pub(super) waiting_deletions: VecDeque<DocumentId>,
+    /// Who asked for deletions, by the tokens that the shard knows.
+    pub(super) deletions: BTreeMap<u64, flume::Sender<Result<Deleted, LogError>>>,
     /// What goes out in one send.
     pub(super) out: Vec<u8>,
     pub(super) pieces: Vec<bytes::Bytes>,
@@ -120,10 +135,14 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         connections: Slab::new(),
         effects: Vec::new(),
         due: DueQueues::default(),
+        outbox: Outbox::new(Arc::clone(&setup.mailboxes)),
         in_flight_bytes: 0,
         paused: BTreeSet::new(),
         jobs: VecDeque::new(),
+        storage_era: 0,
         waiting_questions: VecDeque::new(),
+        waiting_deletions: VecDeque::new(),
+        deletions: BTreeMap::new(),
         out: Vec::new(),
         pieces: Vec::new(),
         lengths: Vec::new(),
@@ -138,15 +157,16 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
     state.feeds.set_faults(state.setup.faults.clone());
     let core = Rc::new(Core { state: RefCell::new(state), scratch: RefCell::new(vec![0; READ_BYTES]) });
     let flusher = Rc::clone(&core);
-    runtime::spawn(async move { poll_fn(|context| flusher.poll_flush(context)).await });
+    runtime::spawn(async move { flusher.keep_flushing().await });
     let clock = Rc::clone(&core);
     runtime::spawn(async move { clock.keep_time().await });
     while let Ok(message) = messages.recv_async().await {
-        let mut arrivals: Vec<Arrival> = core.handle(message).into_iter().collect();
+        let mut arrivals = Vec::new();
+        let mut served = core.handle(message, &mut arrivals);
         // Whatever else is there belongs to the same turn, up to a bound: connections want theirs as well.
-        for _ in 0..MESSAGES_PER_TURN_MAX {
+        while served < MESSAGES_PER_TURN_MAX {
             let Ok(message) = messages.try_recv() else { break };
-            arrivals.extend(core.handle(message));
+            served += core.handle(message, &mut arrivals);
         }
         for arrival in arrivals {
             match arrival {
@@ -165,15 +185,36 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
 }
 
 impl Core {
-    /// Takes one message; a connection that it brings comes back, because a new task runs at once.
-    fn handle(&self, message: Message) -> Option<Arrival> {
+    /// Takes one message, which may hold several; how many it was. Connections that it brings are handed back,
+    /// because a new task runs at once.
+    fn handle(&self, message: Message, arrivals: &mut Vec<Arrival>) -> usize {
+        let count = message.count();
+        match message {
+            Message::Several(messages) => {
+                messages.into_iter().for_each(|message| self.handle_one(message, arrivals));
+            }
+            message => self.handle_one(message, arrivals),
+        }
+        count
+    }
+
+    fn handle_one(&self, message: Message, arrivals: &mut Vec<Arrival>) {
         let mut state = self.state.borrow_mut();
         let now = state.now();
         match message {
-            Message::Adopt(socket, _) => return Some(Arrival::New(socket)),
-            Message::Move(moving) => return Some(Arrival::Moved(moving)),
+            Message::Adopt(socket, _) => arrivals.push(Arrival::New(socket)),
+            Message::Move(moving) => arrivals.push(Arrival::Moved(moving)),
             Message::Request(request) => state.serve(request, now),
             Message::Effect(effect) => effects::apply(&mut state, effect),
+            Message::Delete { document, answer } => {
+                let token = state.deletions.last_key_value().map_or(1, |(last, _)| last + 1);
+                state.deletions.insert(token, answer);
+                state.step(Input::Delete { document, token }, now);
+            }
+            Message::Deleted { document, result } => {
+                state.step(Input::Deleted { document, result }, now);
+                effects::retry_storage(&mut state);
+            }
             Message::Loaded { handle, result } => {
                 // A start may have been interrupted while records that a snapshot covers went.
                 if let Ok(Recovered { document, snapshot: Some(_) }) = &*result {
@@ -185,6 +226,11 @@ impl Core {
             Message::SnapshotCut { handle, document, result } => {
                 effects::snapshot_cut(&mut state, handle, document, result, now);
             }
+            Message::Quarantine(document) => state.step(Input::Quarantine { document }, now),
+            Message::Rebuilt { handle, document, result } => {
+                effects::rebuilt(&mut state, handle, document, result, now);
+            }
+            Message::Room => effects::retry_storage(&mut state),
             Message::SnapshotRead { handle, request, result } => {
                 contain::run(&mut state, Scope::Feed(handle), |state| {
                     effects::snapshot_read(state, handle, &request, result, now);
@@ -211,10 +257,16 @@ impl Core {
                 state.step(input, now);
                 effects::retry_storage(&mut state);
             }
+            Message::StorageRecovered { era, documents } => {
+                state.storage_era = era;
+                state.step(Input::StorageRecovered { documents: &documents }, now);
+                effects::retry_storage(&mut state);
+            }
             Message::Stop(StopStage::Drain) => state.drain(),
             Message::Stop(StopStage::End) => state.stopping = Some(StopStage::End),
+            // Nothing puts several into several.
+            Message::Several(_) => {}
         }
-        None
     }
 
     /// Makes a connection of a socket.
@@ -247,17 +299,27 @@ impl Core {
         runtime::spawn(receive::serve(core, id, stream, Vec::new()));
     }
 
-    /// Sends what waits, when a turn has brought something.
-    fn poll_flush(&self, context: &mut Context<'_>) -> Poll<()> {
+    /// Sends what waits, at the end of each turn that has brought something.
+    async fn keep_flushing(&self) {
+        loop {
+            poll_fn(|context| self.state.borrow_mut().poll_flush_due(context)).await;
+            let Some(is_due_again) = self.flush() else { return };
+            if is_due_again {
+                // What is left goes behind what other tasks have meanwhile.
+                runtime::yield_now().await;
+            }
+        }
+    }
+
+    /// Sends what waits; whether there is more. `None` if the core ends.
+    fn flush(&self) -> Option<bool> {
         let mut state = self.state.borrow_mut();
         if state.stopping == Some(StopStage::End) {
-            return Poll::Ready(());
+            return None;
         }
-        state.is_flush_due = false;
-        state.flusher = Some(context.waker().clone());
         flush::flush(&mut state);
         state.report_drained();
-        Poll::Pending
+        Some(state.is_flush_due)
     }
 
     async fn keep_time(&self) {
@@ -292,6 +354,8 @@ impl Core {
         state.setup.storage = None;
         state.jobs.clear();
         state.waiting_questions.clear();
+        state.waiting_deletions.clear();
+        state.deletions.clear();
     }
 }
 
@@ -329,9 +393,13 @@ impl State {
         if let Some(bytes) = request.counted_bytes() {
             self.count_in(request.peer(), bytes);
         }
-        if let Some(mailbox) = self.setup.mailboxes.get(usize::from(home)) {
-            mailbox.send(Message::Request(request));
-        }
+        self.send_to(home, Message::Request(request));
+    }
+
+    /// Has a core told something at the end of this turn.
+    pub(super) fn send_to(&mut self, core: u16, message: Message) {
+        self.outbox.put(core, message);
+        self.request_flush();
     }
 
     /// A request of another core's connection.
@@ -394,10 +462,20 @@ impl State {
     pub(super) fn request_flush(&mut self) {
         if !self.is_flush_due {
             self.is_flush_due = true;
-            if let Some(waker) = &self.flusher {
-                waker.wake_by_ref();
+            // There is none while the flusher is at work, or has its next turn already.
+            if let Some(waker) = self.flusher.take() {
+                waker.wake();
             }
         }
+    }
+
+    /// Ready when the end of a turn has something to send, or the core ends.
+    fn poll_flush_due(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.is_flush_due) || self.stopping == Some(StopStage::End) {
+            return Poll::Ready(());
+        }
+        self.flusher = Some(context.waker().clone());
+        Poll::Pending
     }
 
     /// A connection of this core has ended.
@@ -433,16 +511,16 @@ impl State {
 
     /// Ends connections that did not say hello, that are silent, or that do not take their last bytes.
     fn end_overdue(&mut self) {
-        let now_s = self.now_s();
+        let (now_s, idle_timeout_s) = (self.now_s(), self.setup.idle_timeout_s);
         let mut overdue: Vec<(u64, ErrorCode)> = Vec::new();
         for connection in self.connections.iter_mut() {
-            let silent_s = now_s.saturating_sub(connection.heard_s);
+            let is_silent_for =
+                |limit_s| connection.silent_s(now_s).is_some_and(|silent_s| silent_s > limit_s);
             match connection.stage {
-                Stage::Greeting if silent_s > HELLO_TIMEOUT_S => {
+                Stage::Greeting if is_silent_for(HELLO_TIMEOUT_S) => {
                     overdue.push((connection.peer.id, ErrorCode::HelloTimeout));
                 }
-                // Not one that this server does not read from.
-                Stage::Ready if silent_s > IDLE_TIMEOUT_S && !connection.is_paused => {
+                Stage::Ready if is_silent_for(idle_timeout_s) => {
                     overdue.push((connection.peer.id, ErrorCode::IdleTimeout));
                 }
                 Stage::Finishing | Stage::Draining if now_s > connection.end_by_s => {
@@ -455,7 +533,7 @@ impl State {
         for (id, code) in overdue {
             let message = match code {
                 ErrorCode::HelloTimeout => format!("no hello came within {HELLO_TIMEOUT_S} s"),
-                _ => format!("nothing was heard for {IDLE_TIMEOUT_S} s: send a ping now and then"),
+                _ => format!("no sign of life for {idle_timeout_s} s: send a ping now and then, and read"),
             };
             self.fail(id, code, 0, &message);
         }
@@ -488,7 +566,10 @@ impl State {
 
     /// During a stop: whether everything that was under way here is durable, answered and sent.
     fn report_drained(&mut self) {
-        if self.stopping != Some(StopStage::Drain) || !self.due.is_empty() || !self.shard.is_settled() {
+        if self.stopping != Some(StopStage::Drain) || !self.due.is_empty() || !self.outbox.is_empty() {
+            return;
+        }
+        if !self.shard.is_settled() {
             return;
         }
         let is_busy = |connection: &mut Connection| connection.in_flight > 0 || connection.is_blocked;

@@ -18,7 +18,6 @@ use super::connection::{Connection, Control, OpenStream};
 use super::contain::{self, Scope};
 use super::core::State;
 use super::due::{Due, DueQueues};
-use super::limits::BULK_MEMBERS_MIN;
 use super::mailbox::Message;
 use super::slab::Slab;
 use crate::materialise::cut::Cut;
@@ -46,11 +45,7 @@ pub(super) fn carry_out(state: &mut State) {
 /// Carries an effect out here, or sends it to the core that it belongs to.
 fn direct(state: &mut State, effect: Effect) {
     match effect.core() {
-        Some(core) if core != state.setup.core => {
-            if let Some(mailbox) = state.setup.mailboxes.get(usize::from(core)) {
-                mailbox.send(Message::Effect(effect));
-            }
-        }
+        Some(core) if core != state.setup.core => state.send_to(core, Message::Effect(effect)),
         _ => apply(state, effect),
     }
 }
@@ -102,8 +97,21 @@ fn carry_out_one(state: &mut State, effect: Effect) {
         }
         Effect::Publish { handle, event, .. } => publish(state, handle, event),
         Effect::StopFeed { handle, .. } => state.feeds.stop(handle),
-        Effect::Load { handle, document } | Effect::Rebuild { handle, document } => {
-            load(state, handle, document)
+        Effect::Load { handle, document } => load(state, handle, document),
+        Effect::Rebuild { handle, document } => {
+            let (mailbox, name) = (own_mailbox(state), document.clone());
+            let rebuilt = move |result| mailbox.send(Message::Rebuilt { handle, document: name, result });
+            state.setup.rebuilds.rebuild(document, Box::new(rebuilt));
+        }
+        Effect::Delete { document } => {
+            state.waiting_deletions.push_back(document);
+            retry_storage(state);
+        }
+        Effect::DeletionAnswered { token, result } => {
+            if let Some(answer) = state.deletions.remove(&token) {
+                // An error means that nobody waits any more.
+                drop(answer.try_send(result));
+            }
         }
         Effect::Find { handle, peer, document, epoch, asked_for, hashes } => {
             let mailbox = own_mailbox(state);
@@ -121,7 +129,12 @@ fn carry_out_one(state: &mut State, effect: Effect) {
         Effect::Commit { batch, appends } => {
             let mailbox = own_mailbox(state);
             let reply = move |batch, outcome| mailbox.send(Message::Committed { batch, outcome });
-            state.jobs.push_back(Job { appends, token: batch, reply: Arc::new(reply) });
+            state.jobs.push_back(Job {
+                appends,
+                token: batch,
+                era: state.storage_era,
+                reply: Arc::new(reply),
+            });
             retry_storage(state);
         }
         Effect::Observe(observation) => observe(state, observation),
@@ -164,7 +177,7 @@ fn make_ready(state: &mut State, peer: Peer, handle: u32) {
 
 fn publish(state: &mut State, handle: u32, event: FeedEvent) {
     let State { feeds, connections, due, .. } = state;
-    let how = if feeds.members(handle) > BULK_MEMBERS_MIN { Due::Bulk } else { Due::Now };
+    let how = Due::for_members(feeds.members(handle));
     feeds.publish(handle, event, |peer, _| wake(connections, due, peer, handle, how));
     state.request_flush();
 }
@@ -175,6 +188,20 @@ fn wake(connections: &mut Slab<Connection>, due: &mut DueQueues, peer: Peer, han
         && connection.make_ready(handle)
     {
         due.add(connection, how);
+    }
+}
+
+/// A document has begun anew, or could not.
+pub(super) fn rebuilt(
+    state: &mut State,
+    handle: u32,
+    document: DocumentId,
+    result: Result<(), LogError>,
+    now: Now,
+) {
+    match result {
+        Ok(()) => load(state, handle, document),
+        Err(error) => state.step(Input::Loaded { handle, result: Box::new(Err(error)) }, now),
     }
 }
 
@@ -357,6 +384,7 @@ fn fail_member(state: &mut State, (handle, number): (u32, u32), peer: Peer, erro
     let code = match error {
         LogError::Damaged { .. } => ErrorCode::DocumentDamaged,
         LogError::Covered { .. } => ErrorCode::Internal,
+        LogError::Deleted { .. } => ErrorCode::DocumentDeleted,
         LogError::Unavailable { .. } => ErrorCode::StorageUnavailable,
     };
     let is_member =
@@ -388,6 +416,19 @@ pub(super) fn retry_storage(state: &mut State) {
                 let why = "the storage thread has ended".to_owned();
                 job.reply.committed(job.token, Err(LogError::Unavailable { why }));
             }
+        }
+    }
+    while let Some(document) = state.waiting_deletions.pop_front() {
+        let (mailbox, deleted) = (own_mailbox(state), document.clone());
+        let answer = move |result| mailbox.send(Message::Deleted { document: deleted, result });
+        match committer.delete(document, answer) {
+            Ok(()) => {}
+            Err(Refused::Full(document)) => {
+                state.waiting_deletions.push_front(document);
+                break;
+            }
+            // The server stops: nobody waits for the answer.
+            Err(Refused::Ended(_)) => {}
         }
     }
     while let Some(question) = state.waiting_questions.pop_front() {

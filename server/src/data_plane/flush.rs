@@ -28,6 +28,8 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 pub(super) fn flush(state: &mut State) {
     state.shard.flush(&mut state.effects);
     effects::carry_out(state);
+    // Before this core's own sends: the others begin with theirs meanwhile.
+    state.outbox.send();
     // Those that become due again while this runs have their next turn after other tasks had theirs.
     for (due, count) in state.due.turn() {
         for _ in 0..count {
@@ -177,6 +179,7 @@ fn with_socket<T>(connection: &Connection, act: impl FnOnce(&SockRef<'_>) -> T) 
 
 /// One system call for all pieces.
 fn send(state: &mut State, id: u64, pieces: &[bytes::Bytes]) {
+    let now_s = state.now_s();
     let State { connections, out, setup, .. } = state;
     let Some(connection) = connections.get_mut(id) else { return };
     let bytes: &[u8] = match pieces {
@@ -204,6 +207,7 @@ fn send(state: &mut State, id: u64, pieces: &[bytes::Bytes]) {
     };
     setup.metrics.sent_bytes.inc_by(sent as u64);
     if sent < bytes.len() {
+        connection.took_s = now_s;
         let mut skip = sent;
         for piece in pieces {
             if skip < piece.len() {

@@ -44,15 +44,17 @@ pub(super) fn should_move(state: &mut State, id: u64, home: u16) -> bool {
     let (Some(here), Some(there)) = (counts.get(usize::from(own)), counts.get(usize::from(home))) else {
         return false;
     };
-    let (here_count, there_count) = (here.load(Ordering::Relaxed), there.load(Ordering::Relaxed));
-    if there_count > here_count + here_count / 4 + HANDOVER_SLACK
-        || there_count >= CONNECTIONS_PER_CORE_MAX as u64
-    {
+    if !has_room(there.load(Ordering::Relaxed), here.load(Ordering::Relaxed)) {
         return false;
     }
     there.fetch_add(1, Ordering::Relaxed);
     here.fetch_sub(1, Ordering::Relaxed);
     true
+}
+
+/// Whether a core with so many connections takes one more from a core with so many.
+fn has_room(there: u64, here: u64) -> bool {
+    there <= here + here / 4 + HANDOVER_SLACK && there < CONNECTIONS_PER_CORE_MAX as u64
 }
 
 /// Sends a connection on its way, which no task of this core serves any more. `false` if it is not to move.
@@ -61,7 +63,7 @@ pub(super) fn depart(core: &Core, id: u64, stream: &Stream, carry: &mut Vec<u8>)
     let Some(home) = state.connections.get_mut(id).and_then(|connection| connection.moving.as_ref()) else {
         return false;
     };
-    let home = usize::from(home.0);
+    let home = home.0;
     // SAFETY: the stream owns the descriptor and lives until this returns.
     let descriptor = unsafe { BorrowedFd::borrow_raw(stream.descriptor()) };
     // The runtime closes its own descriptor; the socket lives on with this one.
@@ -80,9 +82,7 @@ pub(super) fn depart(core: &Core, id: u64, stream: &Stream, carry: &mut Vec<u8>)
     connection.waker = None;
     state.setup.metrics.handovers.inc();
     let moving = Moving { connection, socket, carry: std::mem::take(carry) };
-    if let Some(mailbox) = state.setup.mailboxes.get(home) {
-        mailbox.send(Message::Move(Box::new(moving)));
-    }
+    state.send_to(home, Message::Move(Box::new(moving)));
     true
 }
 
@@ -122,4 +122,21 @@ pub(super) fn arrive(core: &Rc<Core>, moving: Moving) {
     state.mark_dirty(id);
     drop(state);
     runtime::spawn(receive::serve(Rc::clone(core), id, stream, carry));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_takes_connections_until_it_has_many_more_than_the_other() {
+        for here in [0, 1_000] {
+            let most = here + here / 4 + HANDOVER_SLACK;
+            assert!(has_room(most - 1, here) && has_room(most, here));
+            assert!(!has_room(most + 1, here));
+        }
+        let most = CONNECTIONS_PER_CORE_MAX as u64;
+        assert!(has_room(most - 1, most));
+        assert!(!has_room(most, most) && !has_room(most + 1, most));
+    }
 }

@@ -22,7 +22,7 @@ pub const MESSAGES_PER_TURN_MAX: usize = 1_024;
 /// Members of one document on a core beyond which what it has for them is bulk.
 pub const BULK_MEMBERS_MIN: usize = 64;
 /// Connections of bulk that are sent to in a turn, behind all others and before anything is read again.
-pub const BULK_SENDS_PER_TURN_MAX: usize = 48;
+pub const BULK_SENDS_PER_TURN_MAX: usize = 16;
 /// Connections that are sent to before anything is read again.
 pub const SENDS_PER_TURN_MAX: usize = 512;
 /// What an answer counts beside its bytes while it waits.
@@ -36,8 +36,13 @@ pub const CONNECTIONS_PER_CORE_MAX: usize = 100_000;
 pub const HANDOVER_SLACK: u64 = 64;
 /// Time from the accept to a hello.
 pub const HELLO_TIMEOUT_S: u32 = 10;
-/// Time without a frame from the client after which a connection ends.
+/// Time without a sign of life after which a connection ends, unless the operator says otherwise: a frame from
+/// it, or, while it is not read from, bytes that its socket takes.
 pub const IDLE_TIMEOUT_S: u32 = 90;
+/// Shortest idle timeout that an operator may ask for.
+pub const IDLE_TIMEOUT_S_MIN: u32 = 1;
+/// Longest idle timeout that an operator may ask for.
+pub const IDLE_TIMEOUT_S_MAX: u32 = 3_600;
 /// Time for the answers to what was under way when the other side said its last word.
 pub const FINISH_TIMEOUT_S: u32 = 10;
 /// Time that a connection which is being closed has to take the last bytes.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use etherply_engine::change::ChangeHash;
 use etherply_engine::document::Recovered;
 use etherply_engine::ids::{ChainHash, DocumentId};
-use etherply_engine::log::{Found, LogError};
+use etherply_engine::log::{Deleted, Found, LogError};
 use etherply_engine::peer::Peer;
 use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest};
 use etherply_engine::snapshot::{Snapshot, SnapshotRequest};
@@ -42,6 +42,20 @@ pub enum Message {
     Request(Request),
     /// An effect of another core's shard.
     Effect(Effect),
+    /// An operator deletes a document whose home is here.
+    Delete {
+        /// The document.
+        document: DocumentId,
+        /// Who gets the outcome.
+        answer: flume::Sender<Result<Deleted, LogError>>,
+    },
+    /// A document's tombstone is durable, or is not.
+    Deleted {
+        /// The document.
+        document: DocumentId,
+        /// What was found.
+        result: Result<Deleted, LogError>,
+    },
     /// A document was read from the log.
     Loaded {
         /// Its handle.
@@ -49,6 +63,19 @@ pub enum Message {
         /// The document.
         result: Box<Result<Recovered, LogError>>,
     },
+    /// A document holds changes that break it.
+    Quarantine(DocumentId),
+    /// A document has begun anew without what broke it, or could not.
+    Rebuilt {
+        /// Its handle.
+        handle: u32,
+        /// The document.
+        document: DocumentId,
+        /// How it went.
+        result: Result<(), LogError>,
+    },
+    /// The commit thread takes jobs again.
+    Room,
     /// A snapshot was cut, or could not be.
     SnapshotCut {
         /// The document's handle.
@@ -105,8 +132,27 @@ pub enum Message {
         /// How it went.
         outcome: Result<(), LogError>,
     },
+    /// The log was opened again after a failure.
+    StorageRecovered {
+        /// How often so far.
+        era: u64,
+        /// Documents of which it is not known whether their last changes are stored.
+        documents: Arc<[DocumentId]>,
+    },
     /// The server stops.
     Stop(StopStage),
+    /// Everything that a turn of another core has for this one, in its order.
+    Several(Vec<Message>),
+}
+
+impl Message {
+    /// How many messages it is.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::Several(messages) => messages.len(),
+            _ => 1,
+        }
+    }
 }
 
 /// A request with bytes of its own.
@@ -315,3 +361,74 @@ impl Mailbox {
 
 /// The ways to all cores, by their numbers.
 pub type Mailboxes = Arc<[Mailbox]>;
+
+/// What a core's turn has for other cores. It goes out at the turn's end, one message a core whatever there is,
+/// so that a core is woken once, and a thousand effects cost one pass through its queue.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    waiting: Vec<Vec<Message>>,
+    mailboxes: Mailboxes,
+}
+
+impl Outbox {
+    pub(super) fn new(mailboxes: Mailboxes) -> Self {
+        Self { waiting: mailboxes.iter().map(|_| Vec::new()).collect(), mailboxes }
+    }
+
+    /// Puts something in. A core that does not exist gets nothing.
+    pub(super) fn put(&mut self, core: u16, message: Message) {
+        if let Some(waiting) = self.waiting.get_mut(usize::from(core)) {
+            waiting.push(message);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.iter().all(Vec::is_empty)
+    }
+
+    /// Sends everything.
+    pub(super) fn send(&mut self) {
+        for (waiting, mailbox) in self.waiting.iter_mut().zip(self.mailboxes.iter()) {
+            match waiting.len() {
+                0 => {}
+                1 => waiting.drain(..).for_each(|message| mailbox.send(message)),
+                _ => mailbox.send(Message::Several(std::mem::take(waiting))),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_turn_has_for_a_core_is_one_message_in_its_order() {
+        let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..3).map(|_| Mailbox::new()).unzip();
+        let mut outbox = Outbox::new(mailboxes.into());
+        let committed = |batch| Message::Committed { batch, outcome: Ok(()) };
+        for batch in 0..3 {
+            outbox.put(1, committed(batch));
+        }
+        outbox.put(2, committed(9));
+        outbox.put(3, committed(10));
+        assert!(!outbox.is_empty() && receivers.iter().all(flume::Receiver::is_empty));
+        outbox.send();
+        outbox.send();
+        assert!(outbox.is_empty());
+        let received: Vec<Vec<Message>> =
+            receivers.iter().map(|receiver| receiver.drain().collect()).collect();
+        let [first, second, third] = received.as_slice() else { unreachable!() };
+        assert!(first.is_empty());
+        let [several @ Message::Several(messages)] = second.as_slice() else { panic!("{second:?}") };
+        let batch = |message: &Message| match message {
+            Message::Committed { batch, .. } => *batch,
+            _ => u64::MAX,
+        };
+        assert_eq!((several.count(), messages.iter().map(batch).collect::<Vec<_>>()), (3, vec![0, 1, 2]));
+        assert_eq!(
+            third.iter().map(|message| (message.count(), batch(message))).collect::<Vec<_>>(),
+            [(1, 9)]
+        );
+    }
+}

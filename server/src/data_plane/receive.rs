@@ -126,6 +126,7 @@ fn poll_unsent(
     id: u64,
     stream: &mut Stream,
 ) -> Poll<()> {
+    let now_s = state.now_s();
     loop {
         let Some(connection) = state.connections.get_mut(id) else { return Poll::Ready(()) };
         if connection.unsent.is_empty() {
@@ -136,6 +137,7 @@ fn poll_unsent(
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(_)) => return Poll::Ready(()),
             Poll::Ready(Ok(bytes)) => {
+                connection.took_s = now_s;
                 connection.unsent.pop_front();
                 if bytes < piece.len() {
                     connection.unsent.push_front(piece.slice(bytes..));

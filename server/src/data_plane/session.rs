@@ -18,7 +18,6 @@ use etherply_wire::{Direction, ErrorCode, Frame, FrameError, Kind, PROTOCOL, Rig
 use super::connection::{Control, Stage};
 use super::core::State;
 use super::handover;
-use super::limits::IDLE_TIMEOUT_S;
 
 /// What this server calls itself.
 const AGENT: &str = concat!("etherply/", env!("CARGO_PKG_VERSION"));
@@ -126,9 +125,9 @@ fn hello(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<(
         );
         return Err(Fatal(ErrorCode::UnsupportedProtocol, message));
     }
+    let announced = limits::announced(u64::from(state.setup.idle_timeout_s) * 1_000);
     let Some(connection) = state.connections.get_mut(peer.id) else { return Ok(()) };
     connection.stage = Stage::Ready;
-    let announced = limits::announced(u64::from(IDLE_TIMEOUT_S) * 1_000);
     let welcome = Welcome {
         protocol: PROTOCOL,
         capabilities: 0,

@@ -7,7 +7,7 @@ use etherply_engine::log::Log as _;
 
 use super::super::testing::{cut, document, history, open, store};
 use super::*;
-use crate::storage::spawn_committer;
+use crate::storage::{Listeners, spawn_committer};
 
 /// A document with something of everything.
 fn rich() -> Automerge {
@@ -97,8 +97,7 @@ fn a_squashed_document_goes_on_in_a_new_epoch_and_old_copies_begin_anew() {
     // Whether a snapshot covers some of it, or not.
     cut(&mut log, &records[1_999]).unwrap();
     let (reader, stats) = (log.reader().clone(), Arc::clone(log.stats()));
-    let follow = (Arc::default(), Arc::new(|_: &[Append]| {}) as crate::storage::Durable);
-    let (committer, thread) = spawn_committer(log, stats, follow, || {}).unwrap();
+    let (committer, thread) = spawn_committer(log, stats, Listeners::default(), || {}).unwrap();
     let squashed = squash(&reader, &committer, &document(), ([9; 16], 7)).unwrap().unwrap();
     assert_eq!((squashed.epoch, squashed.changes_before), (FIRST_EPOCH + 1, 3_000));
     assert!(squashed.changes < 5, "{squashed:?}");

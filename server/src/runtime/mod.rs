@@ -20,8 +20,9 @@ use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shar
 const IO_MEMORY_BYTES: usize = 64 * 1024;
 /// Entries of an executor's ring.
 const RING_DEPTH: usize = 1024;
-/// How soon an executor looks at its ring, and at wakes from other threads, while tasks are runnable.
-const LATENCY: Duration = Duration::from_millis(1);
+/// How soon an executor looks at its ring, and at wakes from other threads, while tasks are runnable. A look
+/// costs a few system calls.
+const LATENCY: Duration = Duration::from_micros(250);
 
 /// A running executor.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use etherply_engine::log::{Append, FIRST_EPOCH, Log, LogError, LogReader};
 use super::inspect::Inspection;
 use super::inspect::report::Report;
 use super::inspect::walk::Nobody;
-use super::testing::{RealAuthor, document, files};
+use super::testing::{RealAuthor, document, files, unlocked};
 use super::*;
 
 /// Set it to try every byte instead of a sample.
@@ -128,7 +128,7 @@ pub(super) fn scratch() -> tempfile::TempDir {
 }
 
 pub(super) fn verify(root: &Path) -> Report {
-    Inspection::open(root).unwrap().walk(&mut Nobody, &mut |_| {}).unwrap()
+    unlocked(|| Inspection::open(root)).unwrap().walk(&mut Nobody, &mut |_| {}).unwrap()
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy, PartialOrd, Ord)]
@@ -143,7 +143,7 @@ fn judge(root: &Path, made: &Made, case: &str) -> Outcome {
     let before = case.len().is_multiple_of(7).then(|| files(root));
     let report = verify(root);
     assert!(before.is_none_or(|before| before == files(root)), "{case}: verify changed something");
-    let log = match open(root) {
+    let log = match unlocked(|| open(root)) {
         Ok(log) => log,
         Err(error) => {
             let is_named = ["storage_damaged", "storage_future_format"].contains(&error.code());
@@ -194,9 +194,10 @@ fn served(
 /// Repairs a damaged directory: every document keeps a prefix, the undamaged ones all, and the result is whole.
 fn repair_and_check(root: &Path, made: &Made, case: &str) {
     let to = root.with_extension("repaired");
-    let repaired = repair::repair(root, &to, &mut |_| {}).unwrap_or_else(|error| panic!("{case}: {error}"));
+    let repaired =
+        unlocked(|| repair::repair(root, &to, &mut |_| {})).unwrap_or_else(|error| panic!("{case}: {error}"));
     assert!(verify(&to).whole, "{case}");
-    let log = open(&to).unwrap();
+    let log = unlocked(|| open(&to)).unwrap();
     for name in made.names() {
         let records = made.records(&name);
         let kept = log.read(&document(&name), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap();

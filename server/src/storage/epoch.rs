@@ -9,8 +9,9 @@
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Append, LogError, Past};
 
-use super::keys::Head;
+use super::keys::{Head, KeyspaceId, encode_past, past_key};
 use super::log::Writer;
+use super::piece::{Expect, Piece};
 
 /// The step into a new epoch.
 #[derive(Debug, Clone)]
@@ -77,7 +78,27 @@ impl Epochs for Writer {
 
 impl Writer {
     fn standing(&self, document: &DocumentId) -> Result<Head, LogError> {
-        self.head(document)?.ok_or_else(|| refused(document, "nothing is stored of it"))
+        match self.head(document)? {
+            Some(head) if head.is_deleted() => Err(LogError::Deleted { document: document.clone() }),
+            Some(head) => Ok(head),
+            None => Err(refused(document, "nothing is stored of it")),
+        }
+    }
+
+    /// Sets what the epochs before a document's current one left behind; of a document that is not there yet as well.
+    pub(super) fn restore_past(
+        &mut self,
+        document: &DocumentId,
+        epoch: u64,
+        past: &Past,
+    ) -> Result<(), LogError> {
+        let head = self.head(document)?.unwrap_or(Head { epoch, last_seq: 0, flags: 0 });
+        let mut piece = Piece::new(document.clone(), Expect::Anything);
+        let key = past_key(document);
+        let value = encode_past(&key, past);
+        piece.set(KeyspaceId::Documents, key, value);
+        piece.head = Some(head);
+        self.store(&piece).map(drop)
     }
 }
 

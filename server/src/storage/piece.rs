@@ -22,7 +22,7 @@ pub const PIECE_BYTES_MAX: usize = 256 * 1024;
 /// What has to stand at a document's name for a piece to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// This epoch, however far its log goes.
+    /// This epoch, however far its log goes, of a document that is not deleted.
     Epoch(u64),
     /// Exactly this.
     Head(Head),
@@ -33,7 +33,7 @@ pub enum Expect {
 impl Expect {
     fn is_met(&self, head: Option<&Head>) -> bool {
         match self {
-            Self::Epoch(epoch) => head.is_some_and(|head| head.epoch == *epoch),
+            Self::Epoch(epoch) => head.is_some_and(|head| head.epoch == *epoch && !head.is_deleted()),
             Self::Head(expected) => head == Some(expected),
             Self::Anything => true,
         }

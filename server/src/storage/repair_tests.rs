@@ -25,7 +25,7 @@ fn what_is_behind_a_damaged_record_stays_and_is_named() {
     assert!(damage.whole_through < 12 && damage.records_behind >= 3, "{damage}");
     assert!(!repaired.kept_all && repaired.written.whole);
     assert_eq!(repaired.written.records, repaired.found.records);
-    let log = super::super::open(&to).unwrap();
+    let log = super::super::testing::unlocked(|| super::super::open(&to)).unwrap();
     let kept = log.read(&document("long"), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap();
     assert_eq!(kept.len() as u64, damage.whole_through);
     // It goes on behind that; the chain there is another one than clients with more of it have.
@@ -104,7 +104,7 @@ fn epochs_and_what_they_left_behind_go_over_as_they_are() {
     let scratch = scratch();
     let (root, to) = (scratch.path().join("data"), scratch.path().join("new"));
     let mut author = super::super::testing::RealAuthor::new();
-    let (mut writer, reader) = super::super::open(&root).unwrap().split();
+    let mut writer = super::super::open(&root).unwrap();
     let first = author.append("a", 3);
     writer.commit(std::slice::from_ref(&first)).unwrap();
     writer.commit(&[author.append("b", 2)]).unwrap();
@@ -121,7 +121,7 @@ fn epochs_and_what_they_left_behind_go_over_as_they_are() {
     writer.turn(&turn(&a, 3, again.clone())).unwrap();
     let empty = Append { document: b.clone(), epoch: 7, records: Vec::new() };
     writer.turn(&turn(&b, 2, empty)).unwrap();
-    drop((writer, reader));
+    drop(writer);
     let found = verify(&root);
     assert!(found.whole, "{found}");
     assert_eq!((found.records, found.records_of_other_epochs), (2, 5));
@@ -129,7 +129,7 @@ fn epochs_and_what_they_left_behind_go_over_as_they_are() {
     let repaired = repair(&root, &to, &mut |_| {}).unwrap();
     assert!(repaired.kept_all);
     assert_eq!(repaired.written.records_of_other_epochs, 5);
-    let log = super::super::open(&to).unwrap();
+    let log = super::super::testing::unlocked(|| super::super::open(&to)).unwrap();
     assert_eq!(log.read(&a, 7, 0, u64::MAX, usize::MAX).unwrap(), again.records);
     for (id, last_seq) in [(&a, 2), (&b, 0)] {
         let head = log.reader().head(id).unwrap().unwrap();

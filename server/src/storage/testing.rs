@@ -11,6 +11,8 @@ use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::{Append, FIRST_EPOCH};
 use etherply_engine::record::Record;
 
+use super::OpenError;
+
 pub fn document(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap()
 }
@@ -49,6 +51,17 @@ impl Author {
         });
         let records = records.collect();
         Append { document, epoch, records }
+    }
+}
+
+/// Tries until nobody holds the directory. Tests beside this one start processes, and such a process has this one's
+/// descriptors, with the lock, from its fork to its exec.
+pub fn unlocked<T>(mut attempt: impl FnMut() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    loop {
+        match attempt() {
+            Err(error) if error.code() == "storage_locked" => std::thread::yield_now(),
+            done => return done,
+        }
     }
 }
 

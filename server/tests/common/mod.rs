@@ -4,7 +4,7 @@
 pub mod exchange;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,6 +18,9 @@ use etherply_wire::kinds::Cursor;
 
 /// Ends a test that hangs; nothing depends on how long things take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a member that waits says that it is alive, if it has to.
+const TICK: Duration = Duration::from_millis(250);
 
 /// A running `etherply`. It is killed when it goes out of scope.
 pub struct Server {
@@ -46,7 +49,12 @@ impl Server {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+        Self::at(child, &line)
+    }
+
+    /// A server that has said by this line of JSON where it is.
+    pub fn at(child: Child, ready: &str) -> Self {
+        let ready: serde_json::Value = serde_json::from_str(ready).unwrap();
         let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
         Self { listen: address("listen"), control: address("control"), child }
     }
@@ -113,6 +121,8 @@ pub enum Told {
     Acked { tag: u64, added: u64 },
     Refused { code: u16, blocks: bool },
     Closed(u16),
+    Reset { unacked: usize },
+    Rewritten { changes: usize, lost: usize },
     Failed(u16, String),
     Presence { full: bool, members: usize },
     PresenceLeft(usize),
@@ -165,6 +175,19 @@ impl Member {
     /// Opens a document and waits until it is open.
     pub fn open(&mut self, name: &str) -> StreamId {
         self.open_at(name, None, automerge::AutoCommit::new()).0
+    }
+
+    /// Opens a document, if the server can.
+    pub fn try_open(&mut self, name: &str) -> Option<StreamId> {
+        let rights = Rights::READ.with(Rights::WRITE);
+        let options = OpenOptions { document: name.to_owned(), rights, token: None, cursor: None };
+        let stream = self.client.open(options).unwrap();
+        let copy = automerge::AutoCommit::new().with_actor(ActorId::from(&[self.actor, 99][..]));
+        self.documents.insert(stream, Document::with(stream, copy));
+        let told = self.until(|told| {
+            matches!(told, Told::Opened { .. } | Told::OpenFailed(..) | Told::Closed(_) | Told::Failed(..))
+        });
+        matches!(told, Told::Opened { .. }).then_some(stream)
     }
 
     /// Opens a document with a copy from earlier, and says how it is brought up to date.
@@ -256,6 +279,26 @@ impl Member {
         }
     }
 
+    /// As [`Member::until`], for what the client does by itself after a while: its time passes.
+    pub fn until_in_time(&mut self, mut is_it: impl FnMut(&Told) -> bool) -> Told {
+        let (mut seen, begun) = (0, Instant::now());
+        loop {
+            if let Some(at) = self.told.iter().skip(seen).position(&mut is_it) {
+                return self.told.remove(seen + at).unwrap();
+            }
+            assert!(begun.elapsed() < PATIENCE, "this was not told: {:?}", self.told);
+            seen = self.told.len();
+            self.client.tick(self.now_ms());
+            self.send();
+            self.socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            let is_readable = self.socket.peek(&mut [0]).is_ok();
+            self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            if is_readable {
+                self.receive();
+            }
+        }
+    }
+
     /// Sends what the client has to say.
     pub fn send(&mut self) {
         let mut out = Vec::new();
@@ -263,11 +306,23 @@ impl Member {
         self.socket.write_all(&out).unwrap();
     }
 
+    /// Waits for bytes, and says meanwhile that this member is alive.
+    fn read(&mut self, bytes: &mut [u8]) -> usize {
+        let begun = Instant::now();
+        loop {
+            self.client.tick(self.now_ms());
+            self.send();
+            match self.socket.read(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {}
+                read => return read.unwrap(),
+            }
+        }
+    }
+
     /// Sends, then waits for bytes and acts on them.
     pub fn receive(&mut self) {
-        self.send();
         let mut bytes = vec![0; 64 * 1024];
-        let read = self.socket.read(&mut bytes).unwrap();
+        let read = self.read(&mut bytes);
         assert!(read > 0, "the server closed the connection; told: {:?}", self.told);
         let (now_ms, documents, told) = (self.now_ms(), &mut self.documents, &mut self.told);
         let mut reconcile = Vec::new();
@@ -280,6 +335,9 @@ impl Member {
                     documents.get_mut(stream).unwrap().snapshot(bytes).unwrap();
                 }
                 Event::Reconcile { stream, clock } => reconcile.push((*stream, clock.clone())),
+                Event::Reset { stream, .. } => {
+                    documents.get_mut(stream).unwrap().take(&event).unwrap();
+                }
                 _ => {}
             }
             told.push_back(tell(&event));
@@ -288,6 +346,7 @@ impl Member {
             // A server that stops closes WebSockets; what it said before counts.
             Err(ClientError::Closed { code: Some(1001), .. }) => {
                 told.push_back(Told::WebSocketClosed);
+                self.answer_close();
                 return;
             }
             taken => taken.unwrap(),
@@ -296,11 +355,26 @@ impl Member {
             let document = self.documents.get_mut(&stream).unwrap();
             document.reconcile(&mut self.client, &clock, 8).unwrap();
         }
+        for document in self.documents.values_mut().filter(|document| document.is_resetting()) {
+            if let Some(done) = document.rewrite(&self.client).unwrap() {
+                let (changes, lost) = (done.rewritten, done.lost.len());
+                self.told.push_back(Told::Rewritten { changes, lost });
+                document.push(&mut self.client, 9).unwrap();
+            }
+        }
         self.send();
+    }
+
+    /// Sends the last answer, to a server that may be gone.
+    fn answer_close(&mut self) {
+        let mut out = Vec::new();
+        self.client.output(&mut out, self.now_ms());
+        drop(self.socket.write_all(&out));
     }
 
     /// The bare socket, for what the client would never do.
     pub fn socket(&mut self) -> &mut TcpStream {
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
         &mut self.socket
     }
 
@@ -311,7 +385,7 @@ impl Member {
 
 fn connect(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TICK)).unwrap();
     socket.set_nodelay(true).unwrap();
     socket
 }
@@ -329,6 +403,7 @@ fn tell(event: &Event<'_>) -> Told {
         Event::Acked { push, added, .. } => Told::Acked { tag: push.tag, added: *added },
         Event::Refused { fault, blocks, .. } => Told::Refused { code: fault.code, blocks: *blocks },
         Event::Closed { fault, .. } => Told::Closed(fault.code),
+        Event::Reset { unacked, .. } => Told::Reset { unacked: unacked.len() },
         Event::Failed { fault, .. } => Told::Failed(fault.code, fault.message.to_owned()),
         Event::Presence { full, entries, .. } => {
             Told::Presence { full: *full, members: entries.iter().count() }

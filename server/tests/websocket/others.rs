@@ -1,7 +1,9 @@
-//! A client of another make: tungstenite. Those of other languages are in `tests/interop`.
+//! A client of another make, and a server: tungstenite. Those of other languages are in `tests/interop`.
 
-use std::net::TcpStream;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 
+use etherply_client::{Client, ClientError, Transport};
 use etherply_wire::Frame;
 use etherply_wire::kinds::Kind;
 use tungstenite::client::IntoClientRequest as _;
@@ -35,6 +37,59 @@ fn read(socket: &mut Socket) -> (Kind, Vec<u8>) {
     let message = socket.read().unwrap();
     let Message::Binary(bytes) = message else { panic!("{message:?}") };
     (Frame::parse(&bytes).unwrap().unwrap().kind().unwrap(), bytes.to_vec())
+}
+
+/// Reads from a client of ours until there is something to answer, or an error, and answers.
+fn serve(client: &mut Client, socket: &mut TcpStream) -> Result<(), ClientError> {
+    let (mut bytes, mut out) = (vec![0; 1024], Vec::new());
+    client.output(&mut out, 0);
+    socket.write_all(&out).unwrap();
+    let read = socket.read(&mut bytes).unwrap();
+    assert!(read > 0, "the server hung up without a close");
+    let taken = client.input(&mut bytes[..read], 0, &mut |_| {});
+    let mut out = Vec::new();
+    client.output(&mut out, 0);
+    socket.write_all(&out).unwrap();
+    taken
+}
+
+#[test]
+fn our_client_answers_another_servers_close() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    for (sent, answered) in [(Some(4321), Some(4321)), (Some(1001), Some(1001)), (None, None)] {
+        let server = std::thread::spawn({
+            let listener = listener.try_clone().unwrap();
+            move || {
+                let (stream, _) = listener.accept().unwrap();
+                let mut socket = tungstenite::accept(stream).unwrap();
+                assert!(matches!(socket.read().unwrap(), Message::Binary(_)), "a hello");
+                let why = |code| CloseFrame { code: CloseCode::from(code), reason: "so long".into() };
+                socket.close(sent.map(why)).unwrap();
+                // It insists on a masked close frame, and on nothing behind it.
+                let answer = socket.read().unwrap();
+                let Message::Close(frame) = answer else { panic!("{answer:?}") };
+                assert!(matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)));
+                frame.map(|frame| u16::from(frame.code))
+            }
+        });
+        let transport = Transport::WebSocket { host: address.to_string(), path: "/".to_owned() };
+        let mut client = Client::new(transport, "test", 1);
+        let mut socket = TcpStream::connect(address).unwrap();
+        client.connect(0).unwrap();
+        let ended = loop {
+            if let Err(error) = serve(&mut client, &mut socket) {
+                break error;
+            }
+        };
+        assert!(matches!(ended, ClientError::Closed { code, .. } if code == sent), "{ended}");
+        let mut more = Vec::new();
+        client.tick(1_000_000);
+        client.output(&mut more, 1_000_000);
+        assert!(more.is_empty(), "nothing follows a close");
+        drop(socket);
+        assert_eq!(server.join().unwrap(), answered);
+    }
 }
 
 /// Closes and reads the server's code.

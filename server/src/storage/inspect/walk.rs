@@ -15,8 +15,8 @@ use crate::storage::anchor::AnchorRow;
 use crate::storage::error::{Damage, OpenError};
 use crate::storage::index::LogRow;
 use crate::storage::keys::{
-    COMMIT_KEY, CommitRow, Head, KeyspaceId, decode_found, decode_past, encode_found, hash_key, is_past_key,
-    parse_anchor_key, parse_change_key, parse_hash_key,
+    COMMIT_KEY, CommitRow, FILLER_KEY, Head, KeyspaceId, decode_found, decode_past, document_of_deleted_key,
+    encode_found, hash_key, is_past_key, parse_anchor_key, parse_change_key, parse_hash_key,
 };
 use crate::storage::proof::{Anchor, Proof};
 use crate::storage::snapshot::Snapshots;
@@ -111,6 +111,7 @@ impl Inspection {
             data: self.directory.path().to_owned(),
             whole,
             documents: counted.documents,
+            documents_deleted: counted.documents_deleted,
             documents_damaged: counted.damaged.len() as u64,
             records: counted.records,
             record_bytes: counted.record_bytes,
@@ -130,6 +131,9 @@ impl Inspection {
         let mut rows = self.rows(KeyspaceId::Meta)?;
         let (mut stored, mut anchors) = (None, Anchors::new());
         while let Some(row) = rows.next_row().map_err(OpenError::io(&path, "read the tables"))? {
+            if document_of_deleted_key(&row.key).is_some() {
+                continue;
+            }
             if let Some(place) = parse_anchor_key(&row.key) {
                 anchors.insert(place, row.value);
                 continue;
@@ -183,7 +187,10 @@ impl Ahead {
     }
 
     fn step(&mut self) -> std::io::Result<Option<Row>> {
-        let next = self.merge.next_row()?;
+        let mut next = self.merge.next_row()?;
+        if next.as_ref().is_some_and(|row| row.key == FILLER_KEY) {
+            next = self.merge.next_row()?;
+        }
         Ok(std::mem::replace(&mut self.next, next))
     }
 
@@ -201,6 +208,7 @@ impl Ahead {
 #[derive(Default)]
 struct Counted {
     documents: u64,
+    documents_deleted: u64,
     records: u64,
     record_bytes: u64,
     records_of_other_epochs: u64,
@@ -347,7 +355,6 @@ impl<'w> Walk<'w> {
             }
             return Ok(());
         };
-        self.counted.documents += 1;
         let mut head = Err("the row that says how far it goes is missing");
         let mut past = None;
         while let Some(row) = self.heads.take_if_of(name)? {
@@ -358,6 +365,10 @@ impl<'w> Walk<'w> {
                     .ok_or("the row that says how far it goes is not what was written");
             }
         }
+        if let Some(tombstone) = head.ok().filter(Head::is_deleted) {
+            return self.deleted(name, &document, tombstone);
+        }
+        self.counted.documents += 1;
         let mut epochs = self.read_records(name, &document, head.ok())?;
         let bad_rows = self.read_rows(name, &document, &mut epochs)?;
         let is_past_damaged = past.as_ref().is_some_and(Option::is_none);
@@ -365,6 +376,15 @@ impl<'w> Walk<'w> {
             self.taker.end(&document, proven, past.flatten()).map_err(Stopped::Taker)?;
         }
         Ok(())
+    }
+
+    /// A deleted document: its rows are on their way out, and nobody serves them.
+    fn deleted(&mut self, name: &Bytes, document: &DocumentId, tombstone: Head) -> Result<(), Stopped> {
+        self.counted.documents_deleted += 1;
+        for ahead in [&mut self.changes, &mut self.hashes] {
+            while ahead.take_if_of(name)?.is_some() {}
+        }
+        self.taker.end(document, tombstone, None).map_err(Stopped::Taker)
     }
 
     fn read_records(
@@ -456,7 +476,20 @@ impl<'w> Walk<'w> {
         is_past_damaged: bool,
     ) -> Option<Head> {
         let named = head.map(|head| head.epoch).ok();
-        let number = named.or(epochs.iter().map(|epoch| epoch.epoch).max())?;
+        let latest = epochs.iter().map(|epoch| epoch.epoch).max();
+        let Some(number) = named.or(latest) else {
+            // Nothing but its name is left: it may have been empty, or deleted.
+            self.counted.damaged.push(DocumentDamage {
+                document: document.to_string(),
+                epoch: 0,
+                whole_through: 0,
+                expected_through: None,
+                what: head.err().unwrap_or_default().to_owned(),
+                records_behind: 0,
+                bytes_behind: 0,
+            });
+            return None;
+        };
         let mut current = Epoch::new(document, number);
         for epoch in epochs {
             if epoch.epoch == number {
