@@ -2,16 +2,19 @@
 //! changes. Changes of others are gathered and applied together, because Automerge's cost of an application
 //! grows with the document and hardly with the number of changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge::{ActorId, AutoCommit, AutomergeError, Change, ChangeHash, LoadChangeError};
 use etherply_wire::ErrorCode;
-use etherply_wire::kinds::ClockEntry;
+use etherply_wire::kinds::{ClockEntry, Cursor};
+use sha2::{Digest as _, Sha256};
 
 use crate::client::{Client, StreamId};
 use crate::error::{ClientError, RequestError};
 use crate::event::{Changes, Event};
 use crate::outbox::Push;
+use crate::rewrite::{Lost, Rewritten, rewrite};
 use crate::saved::{Saved, SavedCopy};
 use crate::stream::OpenOptions;
 
@@ -24,6 +27,12 @@ pub enum DocumentError {
     /// A change or a snapshot that cannot be applied.
     #[error("Automerge cannot apply what the server sent: {0}")]
     Apply(#[from] AutomergeError),
+    /// Automerge panicked on what the server sent. The copy stays as it was before, and takes in nothing more until
+    /// the server finds out as well, and the document begins anew.
+    #[error(
+        "Automerge panics on what the server sent: this copy stays as it is until the document begins anew"
+    )]
+    Broken,
 }
 
 /// Why a document could not be saved or restored, or could not take in or give what it should.
@@ -59,6 +68,21 @@ pub struct Document {
     pushed_seq: u64,
     /// Heads behind which own changes that were not handed over may stand.
     pushed_heads: Vec<ChangeHash>,
+    /// Actors that this member was, beside the one that it is.
+    former: BTreeSet<ActorId>,
+    /// Nothing received can be applied any more.
+    is_broken: bool,
+    /// Copies that were thrown away, until the new one is there.
+    reset: Option<Reset>,
+}
+
+#[derive(Debug)]
+struct Reset {
+    olds: Vec<AutoCommit>,
+    /// Pushed changes that may not be in any of them: they waited for what they build upon.
+    unacked: HashMap<ChangeHash, Vec<u8>>,
+    /// The new copy is there when it has come so far.
+    until: Cursor,
 }
 
 impl Document {
@@ -74,7 +98,16 @@ impl Document {
     /// stored with them. Its actor has to be fresh.
     pub fn with(stream: StreamId, mut doc: AutoCommit) -> Self {
         let pushed_heads = doc.get_heads();
-        Self { stream, doc, received: Vec::new(), pushed_seq: 0, pushed_heads }
+        Self {
+            stream,
+            doc,
+            received: Vec::new(),
+            pushed_seq: 0,
+            pushed_heads,
+            former: BTreeSet::new(),
+            is_broken: false,
+            reset: None,
+        }
     }
 
     /// The stream.
@@ -110,13 +143,41 @@ impl Document {
     ///
     /// # Errors
     /// [`DocumentError::Apply`]
+    /// [`DocumentError::Apply`], [`DocumentError::Broken`]
     pub fn apply(&mut self) -> Result<usize, DocumentError> {
         let received = std::mem::take(&mut self.received);
         let count = received.len();
+        if self.is_broken {
+            return if count > 0 { Err(DocumentError::Broken) } else { Ok(0) };
+        }
         if count > 0 {
-            self.doc.apply_changes(received)?;
+            let hashes: Vec<ChangeHash> = received.iter().map(Change::hash).collect();
+            match catch_unwind(AssertUnwindSafe(|| self.doc.apply_changes(received))) {
+                Ok(applied) => applied?,
+                Err(_) => {
+                    self.save_from(hashes.into_iter().collect());
+                    return Err(DocumentError::Broken);
+                }
+            }
         }
         Ok(count)
+    }
+
+    /// A panic left the copy half changed: it is built again without what was to be applied.
+    fn save_from(&mut self, received: HashSet<ChangeHash>) {
+        self.is_broken = true;
+        let actor = self.doc.get_actor().clone();
+        let rebuilt = catch_unwind(AssertUnwindSafe(|| {
+            let mut changes = self.doc.get_changes(&[]);
+            changes.retain(|change| !received.contains(&change.hash()));
+            let mut doc = AutoCommit::new().with_actor(actor.clone());
+            doc.apply_changes(changes).map(|()| doc)
+        }));
+        self.doc = match rebuilt {
+            Ok(Ok(doc)) => doc,
+            // What was in it comes again from the server, except for what only this member has.
+            _ => AutoCommit::new().with_actor(actor),
+        };
     }
 
     /// [`Client::input`] for a program with this one document: takes in what is the document's own, gives the
@@ -155,6 +216,9 @@ impl Document {
         match event {
             Event::Changes { stream, changes, .. } if *stream == self.stream => self.receive(changes)?,
             Event::Snapshot { stream, bytes, .. } if *stream == self.stream => self.snapshot(bytes)?,
+            Event::Reset { stream, cursor, unacked } if *stream == self.stream => {
+                self.begin_reset(*cursor, unacked);
+            }
             Event::Reconcile { stream, clock } if *stream == self.stream => {
                 return Ok(Some(Answer::Reconcile(clock.clone())));
             }
@@ -180,6 +244,72 @@ impl Document {
             Answer::Supply(clock) => self.supply(client, &clock, tag)?,
         }
         Ok(())
+    }
+
+    /// Throws the copy away, because the document began anew. This member goes on as a fresh actor.
+    fn begin_reset(&mut self, until: Cursor, unacked: &[Push]) {
+        let before = self.doc.get_actor().clone();
+        // Told from the one before, so that nobody else has it: chance is not this type's to ask for.
+        let mut name = Sha256::new_with_prefix(before.to_bytes());
+        name.update(until.epoch.to_le_bytes());
+        name.update(until.chain);
+        let bytes: [u8; 32] = name.finalize().into();
+        let fresh = ActorId::from(bytes.split_at(16).0);
+        let old = std::mem::replace(&mut self.doc, AutoCommit::new().with_actor(fresh));
+        self.former.insert(before);
+        self.received = Vec::new();
+        (self.pushed_seq, self.pushed_heads, self.is_broken) = (0, Vec::new(), false);
+        let (mut olds, mut lacking) = match self.reset.take() {
+            Some(reset) => (reset.olds, reset.unacked),
+            None => (Vec::new(), HashMap::new()),
+        };
+        olds.push(old);
+        for bytes in unacked.iter().flat_map(Push::changes) {
+            if let Ok(change) = Change::try_from(bytes) {
+                lacking.insert(change.hash(), bytes.to_vec());
+            }
+        }
+        self.reset = Some(Reset { olds, unacked: lacking, until });
+    }
+
+    /// Whether the document began anew, and its new copy is not there yet.
+    pub fn is_resetting(&self) -> bool {
+        self.reset.is_some()
+    }
+
+    /// Once a document that began anew is here: makes this member's own edits again that it lost. Call it after
+    /// [`Client::input`], then [`Self::push`]. `None` if there was nothing to do, or it is not here yet.
+    ///
+    /// # Errors
+    /// [`DocumentError`]: what was received cannot be applied.
+    pub fn rewrite(&mut self, client: &Client) -> Result<Option<Rewritten>, DocumentError> {
+        let Some(reset) = &self.reset else { return Ok(None) };
+        let (at, until) = (client.cursor(self.stream), reset.until);
+        let is_here = until.seq == 0 || at.is_some_and(|at| at.epoch == until.epoch && at.seq >= until.seq);
+        if !is_here {
+            return Ok(None);
+        }
+        self.apply()?;
+        let Some(reset) = self.reset.take() else { return Ok(None) };
+        let has: HashSet<ChangeHash> =
+            self.doc.get_changes_meta(&[]).iter().map(|change| change.hash).collect();
+        let mut done = Rewritten::default();
+        let mut unseen = reset.unacked;
+        unseen.retain(|hash, _| !has.contains(hash));
+        for mut old in reset.olds {
+            let read = catch_unwind(AssertUnwindSafe(|| old.get_changes(&[])));
+            let changes = read.unwrap_or_default();
+            unseen.retain(|hash, _| changes.iter().all(|change| change.hash() != *hash));
+            let is_own =
+                |change: &Change| self.former.contains(change.actor_id()) && !has.contains(&change.hash());
+            let own: Vec<Change> = changes.into_iter().filter(is_own).collect();
+            let Rewritten { rewritten, lost } = rewrite(&mut old, &mut self.doc, &own);
+            done.rewritten += rewritten;
+            done.lost.extend(lost);
+        }
+        let why = "what it builds upon was not in the copy, so what it did cannot be told";
+        done.lost.extend(unseen.into_values().map(|change| Lost { change, why: why.to_owned() }));
+        Ok(Some(done))
     }
 
     /// Hands the edits since the last push to the client's outbox, and tells how many changes they are.
@@ -291,7 +421,11 @@ impl Document {
         let changes: Result<Vec<Change>, _> = changes.map(Change::try_from).collect();
         doc.apply_changes(changes.map_err(DocumentError::from)?).map_err(DocumentError::from)?;
         let stream = client.restore(saved, options)?;
-        Ok(Self::with(stream, doc.with_actor(actor)))
+        // Saved changes that are not acked are this member's own, whoever it was then.
+        let pushed =
+            saved.pushes.iter().flat_map(Push::changes).filter_map(|change| Change::try_from(change).ok());
+        let former = pushed.map(|change| change.actor_id().clone()).collect();
+        Ok(Self { former, ..Self::with(stream, doc.with_actor(actor)) })
     }
 }
 

@@ -58,6 +58,17 @@ pub enum Event<'a> {
         /// The document.
         bytes: Vec<u8>,
     },
+    /// The document began anew without changes that broke it, and this member's copy is to be thrown away; comes
+    /// before [`Event::Opened`]. The document is sent from its beginning. What this member wrote and the document
+    /// lacks is for the application to write again: [`crate::Document`] does that.
+    Reset {
+        /// The stream.
+        stream: StreamId,
+        /// The document's last durable position: what it lacks shows when the stream has seen this.
+        cursor: Cursor,
+        /// The pushes that were not acked; the outbox holds them no longer, because they are built upon the copy.
+        unacked: Vec<Push>,
+    },
     /// The server's log is another than the one that this member knows. It waits for
     /// [`crate::Client::reconcile`] with this member's clock and what the server lacks.
     Reconcile {

@@ -114,6 +114,12 @@ impl Core {
         let cursor = owned_cursor(&opened.cursor);
         stream.state = StreamState::Open;
         match opened.resume {
+            resume::RESET if stream.progress.resume().is_some() => {
+                stream.progress.restart(cursor.epoch);
+                stream.outbox.rewind();
+                let unacked = stream.outbox.give_back();
+                on(Event::Reset { stream: id, cursor, unacked });
+            }
             resume::CURSOR if stream.progress.epoch() == cursor.epoch && stream.progress.seq() > 0 => {}
             resume::START | resume::SNAPSHOT => stream.progress.restart(cursor.epoch),
             resume::RECONCILE => {
@@ -124,6 +130,7 @@ impl Core {
             _ => return Err(ClientError::Violation("a way to resume that this side did not ask for")),
         }
         let rights = Rights(opened.rights.to_native());
+        let Some(stream) = self.stream_mut(id) else { return Ok(()) };
         if stream.carries_presence(now_ms) {
             self.presence_due.push(id);
         }

@@ -12,18 +12,26 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::Deleted;
+use etherply_engine::placement::shard_of;
+use etherply_wire::limits::DOCUMENT_ID_BYTES_MAX;
 
 use crate::backup::{self, BackupError};
 use crate::control::Observed;
+use crate::data_plane::{Mailboxes, Message};
+use crate::operator::is_key;
 use crate::priority;
 use crate::storage::Reader;
 
+/// Where the control plane deletes documents.
+pub const DELETE_PATH: &str = "/delete";
 /// Bytes of a backup that are sent at once.
 const BACKUP_CHUNK_BYTES: usize = 128 * 1024;
 /// Chunks of a backup that wait for whoever fetches it.
@@ -32,22 +40,32 @@ const BACKUP_CHUNKS_MAX: usize = 4;
 pub const BACKUP_STALLED_S: u64 = 60;
 
 /// What operators may do.
-#[derive(Debug)]
 pub struct Administration {
     reader: Reader,
+    mailboxes: Mailboxes,
+    key: String,
     is_backing_up: AtomicBool,
 }
 
+impl std::fmt::Debug for Administration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Administration").finish_non_exhaustive()
+    }
+}
+
 impl Administration {
-    /// Of the server whose log this reads.
-    pub fn new(reader: Reader) -> Self {
-        Self { reader, is_backing_up: AtomicBool::new(false) }
+    /// Of the server whose log this reads and whose cores have these mailboxes; `key` is asked for what cannot be
+    /// undone.
+    pub fn new(reader: Reader, mailboxes: Mailboxes, key: String) -> Self {
+        Self { reader, mailboxes, key, is_backing_up: AtomicBool::new(false) }
     }
 }
 
 /// The requests.
 pub(crate) fn router() -> Router<Observed> {
-    Router::new().route(backup::file::CONTROL_PATH, post(take_backup))
+    Router::new()
+        .route(backup::file::CONTROL_PATH, post(take_backup))
+        .route(DELETE_PATH, post(delete).layer(DefaultBodyLimit::max(DOCUMENT_ID_BYTES_MAX)))
 }
 
 /// Refuses whoever is not a program on this machine.
@@ -69,6 +87,39 @@ pub(crate) async fn check_operator(
     };
     observed.metrics.rejected.with_label_values(&["control_operator"]).inc();
     (StatusCode::FORBIDDEN, refusal).into_response()
+}
+
+/// Deletes the document whose name is the body.
+async fn delete(State(observed): State<Observed>, headers: HeaderMap, document: String) -> Response {
+    const KEY: &str = "EtherPly: a document cannot be brought back, so this asks for the key in the server's data \
+        directory: `etherply delete --control URL --data DIR DOCUMENT`.\n";
+    let Administration { mailboxes, key, .. } = &*observed.administration;
+    let given =
+        headers.get(header::AUTHORIZATION).and_then(|given| given.to_str().ok()?.strip_prefix("Bearer "));
+    if !given.is_some_and(|given| is_key(key, given)) {
+        observed.metrics.rejected.with_label_values(&["control_operator"]).inc();
+        return (StatusCode::UNAUTHORIZED, KEY).into_response();
+    }
+    let refuse = |status: StatusCode, text: &str| (status, format!("EtherPly: {text}\n")).into_response();
+    let document = match DocumentId::new(&document) {
+        Ok(document) => document,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    let cores = u16::try_from(mailboxes.len()).unwrap_or(u16::MAX);
+    let home = mailboxes.get(usize::from(shard_of(&document, cores)));
+    let (answer, answered) = flume::bounded(1);
+    let Some(home) = home else { return refuse(StatusCode::SERVICE_UNAVAILABLE, "the server stops") };
+    home.send(Message::Delete { document: document.clone(), answer });
+    match answered.recv_async().await {
+        Ok(Ok(Deleted::Now)) => {
+            tracing::info!("document {document} deleted");
+            "deleted\n".into_response()
+        }
+        Ok(Ok(Deleted::Before)) => "was deleted before\n".into_response(),
+        Ok(Ok(Deleted::Absent)) => refuse(StatusCode::NOT_FOUND, "there is no document of this name"),
+        Ok(Err(error)) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+        Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the server stops: look whether it was deleted"),
+    }
 }
 
 /// Ends when a backup does, however it does.

@@ -9,7 +9,9 @@ use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
 
 use crate::allowlist::{HostRule, OriginRule};
 use crate::data_plane::limits::{IDLE_TIMEOUT_S, IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT_S_MIN};
+use crate::materialise::{MATERIALISED_BYTES, MATERIALISERS_MAX};
 use crate::priority::Realtime;
+use crate::storage::scrub::{SCRUB_DAYS, SCRUB_DAYS_MAX};
 
 /// EtherPly: a sync server that keeps shared documents in step between devices.
 ///
@@ -30,6 +32,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve documents (what runs without a command)
     Serve(ServeArgs),
+    /// Show or write out changes that broke documents and were taken out of them
+    Quarantine(QuarantineArgs),
     /// Write every document of a stopped server's data directory to files that Automerge can load
     Export(ExportArgs),
     /// Look into the history of a document in a stopped server's data directory
@@ -42,6 +46,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Write what is whole in a damaged data directory to a new one; changes nothing in the damaged one
     Repair(RepairArgs),
+    /// Delete a document of a running server for good
+    Delete(DeleteArgs),
 }
 
 /// How to serve.
@@ -62,6 +68,14 @@ pub struct ServeArgs {
     /// Listen on addresses that other machines can reach, though there is no access control
     #[arg(long, env = "ETHERPLY_INSECURE")]
     pub insecure: bool,
+    /// Threads that build documents in the background and validate every change; 0 for none
+    #[arg(long, env = "ETHERPLY_MATERIALISERS", value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(0..=i64::from(MATERIALISERS_MAX)))]
+    pub materialisers: u16,
+    /// Bytes of memory that these documents may take together
+    #[arg(long, env = "ETHERPLY_MATERIALISED_BYTES", value_name = "BYTES", default_value_t = MATERIALISED_BYTES,
+        value_parser = clap::value_parser!(u64).range(1_048_576..))]
+    pub materialised_bytes: u64,
     /// Which threads ask for a real-time scheduling class
     #[arg(long, env = "ETHERPLY_REALTIME", value_enum, default_value_t = Realtime::Auto)]
     pub realtime: Realtime,
@@ -91,6 +105,15 @@ pub struct ServeArgs {
         value_parser = clap::value_parser!(u32).range(i64::from(IDLE_TIMEOUT_S_MIN)..=i64::from(IDLE_TIMEOUT_S_MAX))
     )]
     pub idle_timeout: u32,
+    /// Days in which all stored documents are read and proven once, slowly, in the background; 0 for never
+    #[arg(
+        long,
+        env = "ETHERPLY_SCRUB_DAYS",
+        default_value_t = SCRUB_DAYS,
+        value_name = "DAYS",
+        value_parser = clap::value_parser!(u16).range(0..=i64::from(SCRUB_DAYS_MAX))
+    )]
+    pub scrub_days: u16,
     /// How logs look, on standard error
     #[arg(long, env = "ETHERPLY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
@@ -260,6 +283,61 @@ pub struct RepairArgs {
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What to do with excluded changes.
+#[derive(Debug, Args)]
+pub struct QuarantineArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub command: QuarantineCommand,
+}
+
+/// Commands of `quarantine`. They read files only, so the server may run.
+#[derive(Debug, Subcommand)]
+pub enum QuarantineCommand {
+    /// Say what was taken out of which document, and why
+    List(QuarantineListArgs),
+    /// Write the excluded changes to files, one behind the other, with a description beside
+    Export(QuarantineExportArgs),
+}
+
+/// What to list.
+#[derive(Debug, Args)]
+pub struct QuarantineListArgs {
+    /// The data directory
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to export.
+#[derive(Debug, Args)]
+pub struct QuarantineExportArgs {
+    /// The data directory
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Only what was taken out of this document
+    #[arg(long, value_name = "NAME")]
+    pub document: Option<String>,
+    /// Directory to write to; it must not exist yet
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// What to delete. It cannot be brought back, and its name stays taken.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// The document's name
+    pub document: String,
+    /// The control address of the running server, as http://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub control: String,
+    /// Its data directory, which holds the key that this asks for
+    #[arg(long, env = "ETHERPLY_DATA", value_name = "DIR")]
+    pub data: PathBuf,
 }
 
 #[cfg(test)]

@@ -132,15 +132,16 @@ async fn check_host(State(observed): State<Observed>, request: Request, next: Ne
 async fn index() -> &'static str {
     "EtherPly control plane.\n/health   the process runs\n/ready    it takes connections and writes\n\
      /metrics  Prometheus metrics\n\
-     For `etherply` commands on this machine: POST /backup\n"
+     For `etherply` commands on this machine: POST /backup  /delete\n"
 }
 
 async fn ready(State(observed): State<Observed>) -> (StatusCode, &'static str) {
     if !observed.is_serving.load(Ordering::Acquire) {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n");
     }
-    if observed.storage.commits_failed.load(Ordering::Relaxed) > 0 {
-        let reason = "storage takes no writes since a commit failed: see the log, make room, restart\n";
+    if observed.storage.failed.load(Ordering::Acquire) > 0 {
+        let reason =
+            "storage takes no writes since a commit failed, and is tried again: see the log, make room\n";
         return (StatusCode::SERVICE_UNAVAILABLE, reason);
     }
     (StatusCode::OK, "ready\n")

@@ -69,7 +69,7 @@ pub fn export(
         let page = reader.documents("", after.as_ref(), PAGE)?;
         let Some(last) = page.last() else { break };
         after = Some(last.document.clone());
-        for entry in page {
+        for entry in page.into_iter().filter(|entry| !entry.is_deleted) {
             let file = format!("{:08}.automerge", exported.len());
             exported.push(export_one(reader, &entry.document, out, file)?);
             progress(exported.len());

@@ -13,6 +13,7 @@
 //! priority      which threads go first
 //! control       health and metrics over HTTP
 //! administration   what operators do by the control plane
+//! operator      how commands ask for it
 //! export        documents out of a data directory
 //! backup        backups of a data directory, and a new one from them
 //! metrics       what is counted
@@ -29,6 +30,7 @@ pub mod export;
 pub mod history;
 pub mod materialise;
 pub mod metrics;
+pub mod operator;
 pub mod preflight;
 pub mod priority;
 pub mod runtime;

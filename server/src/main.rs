@@ -1,13 +1,16 @@
 //! The `etherply` command.
 
-use std::io::{BufWriter, IsTerminal as _, Write as _, stderr, stdout};
+use std::io::{BufWriter, IsTerminal as _, Read as _, Write as _, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use etherply_server::administration::DELETE_PATH;
 use etherply_server::backup::{self, BackupError, Summary};
 use etherply_server::cli::{
-    BackupArgs, BackupCommand, Cli, Command, ExportArgs, HistoryArgs, LogFormat, RestoreArgs, ServeArgs,
+    BackupArgs, BackupCommand, Cli, Command, DeleteArgs, ExportArgs, HistoryArgs, LogFormat, RestoreArgs,
+    ServeArgs,
 };
+use etherply_server::operator;
 use etherply_server::verify;
 use tracing_subscriber::EnvFilter;
 
@@ -17,11 +20,15 @@ fn main() -> ExitCode {
         None => serve(&cli.serve),
         Some(Command::Serve(args)) => serve(&args),
         Some(Command::Export(args)) => export(&args),
+        Some(Command::Quarantine(args)) => {
+            etherply_server::materialise::command::run(&args.command, &mut stdout().lock())
+        }
         Some(Command::History(args)) => history(&args),
         Some(Command::Backup(args)) => take_backup(&args),
         Some(Command::Restore(args)) => restore(&args),
         Some(Command::Verify(args)) => return verify::verify(&args),
         Some(Command::Repair(args)) => return verify::repair(&args),
+        Some(Command::Delete(args)) => delete(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -134,4 +141,14 @@ fn summarize(
             .push_str(&format!("\n  {} from position {}: {}", damaged.document, damaged.seq, damaged.what));
     }
     Err(message)
+}
+
+fn delete(args: &DeleteArgs) -> Result<(), String> {
+    let key = operator::read_key(&args.data).map_err(|error| error.to_string())?;
+    let mut answer = operator::post(&args.control, DELETE_PATH, Some(&key), &args.document)
+        .map_err(|error| error.to_string())?;
+    let mut text = String::new();
+    answer.read_to_string(&mut text).map_err(|error| format!("the answer breaks off: {error}"))?;
+    println!("{} {}", args.document, text.trim());
+    Ok(())
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::storage::StorageStats;
@@ -55,10 +55,34 @@ pub struct Metrics {
     pub sync_latency_ms: Histogram,
     /// Documents in memory, by core.
     pub documents: IntGaugeVec,
+    /// Changes applied to replicas.
+    pub materialiser_applied: IntCounter,
+    /// Replicas built.
+    pub materialiser_opened: IntCounter,
+    /// Replicas saved and loaded again.
+    pub materialiser_verified: IntCounter,
+    /// What went wrong with replicas, by kind.
+    pub materialiser_failures: IntCounterVec,
+    /// Changes that wait for a materialiser.
+    pub materialiser_lag_records: IntGauge,
+    /// For how long the oldest of them does.
+    pub materialiser_lag_seconds: Gauge,
+    /// Replicas in memory.
+    pub materialiser_documents: IntGauge,
+    /// Bytes that they take, estimated.
+    pub materialiser_bytes: IntGauge,
+    /// Times that a document began anew without changes that broke it.
+    pub quarantined_documents: IntCounter,
+    /// Changes that were taken out of documents.
+    pub quarantined_changes: IntCounter,
     storage: Option<Arc<StorageStats>>,
+    documents_deleted: IntGauge,
     fsyncs: IntGauge,
     commits: IntGauge,
     commit_failures: IntGauge,
+    storage_failed: IntGauge,
+    storage_recoveries: IntGauge,
+    scrub: [IntGauge; 4],
     commit_queue_bytes: IntGauge,
 }
 
@@ -90,6 +114,11 @@ impl Metrics {
         let documents =
             IntGaugeVec::new(Opts::new("etherply_documents_open", "Documents in memory"), &["core"])?;
         registry.register(Box::new(documents.clone()))?;
+        let materialiser_lag_seconds = Gauge::new(
+            "etherply_materialiser_lag_seconds",
+            "For how long the oldest change waits for a materialiser",
+        )?;
+        registry.register(Box::new(materialiser_lag_seconds.clone()))?;
         Ok(Self {
             connections: gauge("connections_active", "Open connections")?,
             blocked: gauge("connections_blocked", "Open connections whose sockets take no more for now")?,
@@ -108,9 +137,38 @@ impl Metrics {
             sends: counter("sends_total", "Calls that hand bytes to a socket")?,
             sent_bytes: counter("sent_bytes_total", "Bytes handed to sockets")?,
             frames: counter("frames_received_total", "Frames read from sockets")?,
+            materialiser_applied: counter("materialiser_applied_total", "Changes applied to replicas")?,
+            materialiser_opened: counter("materialiser_opened_total", "Replicas built")?,
+            materialiser_verified: counter("materialiser_verified_total", "Replicas saved and loaded again")?,
+            materialiser_failures: labelled(
+                "materialiser_failures_total",
+                "What went wrong with replicas",
+                "kind",
+            )?,
+            materialiser_lag_records: gauge("materialiser_lag", "Changes that wait for a materialiser")?,
+            materialiser_lag_seconds,
+            materialiser_documents: gauge("materialiser_documents", "Replicas in memory")?,
+            materialiser_bytes: gauge("materialiser_bytes", "Bytes that replicas take, estimated")?,
+            quarantined_documents: counter(
+                "quarantined_documents_total",
+                "Times that a document began anew without changes that broke it",
+            )?,
+            quarantined_changes: counter(
+                "quarantined_changes_total",
+                "Changes that were taken out of documents",
+            )?,
+            documents_deleted: gauge("documents_deleted_total", "Documents deleted")?,
             fsyncs: gauge("fsyncs_total", "Syncs that commits waited for")?,
             commits: gauge("commits_total", "Commits made durable")?,
             commit_failures: gauge("commit_failures_total", "Commits that failed")?,
+            storage_failed: gauge("storage_failed", "1 while storage takes no writes")?,
+            scrub: [
+                gauge("scrub_documents_total", "Documents that the scrub has read")?,
+                gauge("scrub_bytes_total", "Bytes of changes that the scrub has read")?,
+                gauge("scrub_damaged_total", "Damaged documents that the scrub has found")?,
+                gauge("scrub_cycles_total", "Times that the scrub has been through all documents")?,
+            ],
+            storage_recoveries: gauge("storage_recoveries_total", "Times the log was opened again")?,
             commit_queue_bytes: gauge("commit_queue_bytes", "Bytes of changes that wait for a commit")?,
             sync_latency_ms,
             documents,
@@ -124,9 +182,17 @@ impl Metrics {
         use std::sync::atomic::Ordering::Relaxed;
         let set = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         if let Some(storage) = &self.storage {
+            set(&self.documents_deleted, storage.deleted.load(Relaxed));
             set(&self.fsyncs, storage.fsyncs.load(Relaxed));
             set(&self.commits, storage.commits.load(Relaxed));
             set(&self.commit_failures, storage.commits_failed.load(Relaxed));
+            set(&self.storage_failed, storage.failed.load(Relaxed));
+            set(&self.storage_recoveries, storage.recoveries.load(Relaxed));
+            let [documents, bytes, damaged, cycles] = &self.scrub;
+            set(documents, storage.scrub_documents.load(Relaxed));
+            set(bytes, storage.scrub_bytes.load(Relaxed));
+            set(damaged, storage.scrub_damaged.load(Relaxed));
+            set(cycles, storage.scrub_cycles.load(Relaxed));
             set(&self.commit_queue_bytes, storage.queued_bytes.load(Relaxed));
         }
         let mut out = Vec::new();
@@ -148,6 +214,7 @@ mod tests {
             "etherply_connections_active",
             "etherply_operations_total",
             "etherply_sync_latency_ms_bucket",
+            "etherply_documents_deleted_total",
             "etherply_fsyncs_total",
             "etherply_sends_total",
         ] {

@@ -9,6 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use etherply_engine::faults::Faults;
+use etherply_engine::ids::DocumentId;
+use etherply_engine::placement::shard_of;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -17,12 +19,17 @@ use crate::allowlist::Allowlist;
 use crate::cli::ServeArgs;
 use crate::control::{Control, Observed};
 use crate::data_plane::limits::STOP_TIMEOUT;
-use crate::data_plane::{Acceptor, CoreSetup, Listener, Mailbox, Mailboxes, Message, Room, StopStage, run};
+use crate::data_plane::{self, Acceptor, CoreSetup, Listener, Mailbox, Mailboxes, Message, StopStage, run};
+use crate::materialise::due::Room;
+use crate::materialise::inspector::Quarantining;
+use crate::materialise::{Materialisers, Quarantine, Settings, Tables};
 use crate::metrics::Metrics;
+use crate::operator;
 use crate::preflight::{self, Problem};
 use crate::priority::{self, Realtime};
 use crate::runtime::{self, CoreThread};
-use crate::storage::{self, StorageThread};
+use crate::storage::scrub::{ScrubStop, spawn_scrub};
+use crate::storage::{self, Listeners, StorageThread};
 
 /// What runs.
 struct Running {
@@ -32,7 +39,9 @@ struct Running {
     mailboxes: Mailboxes,
     drained: flume::Receiver<u16>,
     committer: StorageThread,
-    readers: [StorageThread; 2],
+    readers: Vec<StorageThread>,
+    materialisers: Materialisers,
+    scrub: Option<ScrubStop>,
     is_serving: Arc<AtomicBool>,
 }
 
@@ -75,40 +84,67 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let control = TcpListener::bind(args.control).map_err(Problem::port(args.control, "control"))?;
     let listen = listener.address().map_err(Problem::system("read the listening address"))?;
 
+    let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| Mailbox::new()).unzip();
+    let mailboxes: Mailboxes = mailboxes.into();
+    let settings = Settings { threads: args.materialisers, bytes_max: args.materialised_bytes };
+    let gate = Arc::new(storage::Gate::default());
+    let tables = Tables::new(settings, &gate, &room_teller(&mailboxes));
+
     let log = open_storage(args)?;
     let stats = Arc::clone(log.stats());
     let (storage_reader, operators_reader) = (log.reader().clone(), log.reader().clone());
+    let listeners = Listeners {
+        gate,
+        durable: tables.durable(),
+        recovered: tell_cores(&mailboxes),
+        before_open: priority::lower,
+    };
     let realtime = priority::granted(args.realtime);
-    let (committer, commit_thread) = storage::spawn_committer(
-        log,
-        Arc::clone(&stats),
-        (Arc::default(), Arc::new(|_: &[etherply_engine::log::Append]| {})),
-        move || priority::commit(realtime),
-    )
-    .map_err(Problem::system("start the commit thread"))?;
+    let (committer, commit_thread) =
+        storage::spawn_committer(log, Arc::clone(&stats), listeners, move || priority::commit(realtime))
+            .map_err(Problem::system("start the commit thread"))?;
     let (questions, reader) =
         storage::spawn_reader("log-read", storage_reader.clone(), Arc::clone(&stats), priority::lower)
             .map_err(Problem::system("start the reader thread"))?;
     let (background, cutter) =
-        storage::spawn_reader("snapshot", storage_reader, Arc::clone(&stats), priority::lowest)
+        storage::spawn_reader("snapshot", storage_reader.clone(), Arc::clone(&stats), priority::lowest)
             .map_err(Problem::system("start the thread that cuts snapshots"))?;
+    let mut readers = vec![reader, cutter];
+    let mut scrub = None;
+    if args.scrub_days > 0 {
+        let (stop, thread) =
+            spawn_scrub(operators_reader.clone(), Arc::clone(&stats), args.scrub_days, priority::lowest)
+                .map_err(Problem::system("start the scrub"))?;
+        readers.push(thread);
+        scrub = Some(stop);
+    }
     let storage = storage::Handles { committer, questions, background };
     let metrics = Metrics::new(Some(Arc::clone(&stats)))
         .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
     let metrics = Arc::new(metrics);
     let allowlist = Arc::new(Allowlist::new(args.allow_host.clone(), args.allow_origin.clone()));
     let is_serving = Arc::new(AtomicBool::new(false));
+    let key = operator::write_key(&args.data).map_err(Problem::system("write the key for operators"))?;
     let observed = Observed {
         metrics: Arc::clone(&metrics),
         storage: stats,
         is_serving: Arc::clone(&is_serving),
         allowlist: Arc::clone(&allowlist),
-        administration: Arc::new(Administration::new(operators_reader)),
+        administration: Arc::new(Administration::new(operators_reader, Arc::clone(&mailboxes), key)),
     };
     let control = Control::start(control, observed).map_err(Problem::system("start the control plane"))?;
 
-    let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| Mailbox::new()).unzip();
-    let mailboxes: Mailboxes = mailboxes.into();
+    let materialisers = Materialisers::start(
+        tables,
+        settings,
+        &storage_reader,
+        storage.committer.clone(),
+        Quarantine::new(&args.data),
+        &metrics,
+        home_teller(&mailboxes),
+    )
+    .map_err(Problem::system("start a materialiser"))?;
+    drop(storage_reader);
     let (drained_sender, drained) = flume::unbounded();
     let mut threads = Vec::with_capacity(cores);
     let (started, open_connections) = (Instant::now(), Arc::new(AtomicU64::new(0)));
@@ -120,6 +156,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             cores: u16::try_from(cores).unwrap_or(u16::MAX),
             mailboxes: Arc::clone(&mailboxes),
             storage: Some(storage.clone()),
+            rebuilds: materialisers.rebuilds(),
             metrics: Arc::clone(&metrics),
             started,
             open_connections: Arc::clone(&open_connections),
@@ -138,7 +175,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             .map_err(Problem::system("start an executor"))?;
         threads.push(watch(thread).map_err(Problem::system("start a thread"))?);
     }
-    let room = Room { open: open_connections, max: connections_max };
+    let room = data_plane::Room { open: open_connections, max: connections_max };
     let acceptor = Acceptor::start(listener, Arc::clone(&mailboxes), metrics, room)
         .map_err(Problem::system("start the thread that accepts connections"))?;
     is_serving.store(true, Ordering::Release);
@@ -158,10 +195,45 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         mailboxes,
         drained,
         committer: commit_thread,
-        readers: [reader, cutter],
+        readers,
+        materialisers,
+        scrub,
         is_serving,
     };
     Ok((running, facts))
+}
+
+/// Tells all cores that commits are held back no longer.
+fn room_teller(mailboxes: &Mailboxes) -> Room {
+    let mailboxes = Arc::clone(mailboxes);
+    Arc::new(move || {
+        for mailbox in mailboxes.iter() {
+            mailbox.send(Message::Room);
+        }
+    })
+}
+
+/// Tells a document's home core that it has to begin anew.
+fn home_teller(mailboxes: &Mailboxes) -> Quarantining {
+    let mailboxes = Arc::clone(mailboxes);
+    Arc::new(move |document| {
+        let home = shard_of(&document, u16::try_from(mailboxes.len()).unwrap_or(u16::MAX));
+        if let Some(mailbox) = mailboxes.get(usize::from(home)) {
+            mailbox.send(Message::Quarantine(document));
+        }
+    })
+}
+
+/// Lets every core hear that the log was opened again. Weakly: the commit thread, which holds this, ends when the
+/// cores are gone.
+fn tell_cores(mailboxes: &Mailboxes) -> storage::Recovered {
+    let mailboxes = Arc::downgrade(mailboxes);
+    Arc::new(move |era, documents| {
+        let documents: Arc<[DocumentId]> = documents.into();
+        for mailbox in mailboxes.upgrade().iter().flat_map(|mailboxes| mailboxes.iter()) {
+            mailbox.send(Message::StorageRecovered { era, documents: Arc::clone(&documents) });
+        }
+    })
 }
 
 /// Panics on purpose, which only builds for tests have: `ETHERPLY_FAULTS=PREFIX:EVERY`.
@@ -268,7 +340,21 @@ fn announce(args: &ServeArgs, facts: &Facts) {
 
 /// Tells clients, lets what is under way become durable and be sent, closes everything.
 fn stop(running: Running) {
-    let Running { acceptor, control, cores, mailboxes, drained, committer, readers, is_serving } = running;
+    let Running {
+        acceptor,
+        control,
+        cores,
+        mailboxes,
+        drained,
+        committer,
+        readers,
+        materialisers,
+        scrub,
+        is_serving,
+    } = running;
+    // Before anything waits for a commit that it may hold back.
+    materialisers.begin_stop();
+    drop(scrub);
     is_serving.store(false, Ordering::Release);
     acceptor.stop();
     for mailbox in mailboxes.iter() {
@@ -293,6 +379,7 @@ fn stop(running: Running) {
         drop(core.join());
     }
     drop(mailboxes);
+    materialisers.join();
     committer.join();
     readers.into_iter().for_each(StorageThread::join);
     control.stop();

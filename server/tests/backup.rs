@@ -168,3 +168,32 @@ fn backups_are_for_programs_on_the_machine_and_one_at_a_time() {
     }
     assert_eq!(server.metric("etherply_backups_total{outcome=\"not_fetched\"}"), 1.0);
 }
+
+#[test]
+fn what_only_a_snapshot_holds_is_in_the_backup() {
+    let root = tempfile::tempdir().unwrap();
+    let (data, file, new) = (root.path().join("data"), root.path().join("backup"), root.path().join("new"));
+    let server = Server::start(&data);
+    let mut member = Member::connect(&server, false, 1);
+    let stream = member.open("long");
+    let value = "x".repeat(4_000);
+    let mut keys = 0;
+    while server.metric("etherply_snapshots_total{outcome=\"cut\"}") < 1.0 {
+        member.put_durably(stream, &format!("k{keys}"), &value);
+        keys += 1;
+    }
+    let control = format!("http://{}", server.control);
+    let taken = summary(&etherply(&["backup", "--json", "--control", &control], &[("--to", &file)]));
+    assert_eq!((taken["records"].as_u64(), taken["damaged"].as_u64()), (Some(keys), Some(0)));
+    // It was written once more after the backup: another snapshot, and records that it covers.
+    member.put_durably(stream, "after", "v");
+    server.kill();
+    assert_eq!(summary(&etherply(&["restore", "--json"], &[("", &file), ("--data", &new)])), taken);
+    let server = Server::start(&new);
+    assert_eq!(member.resume(&server), resume::RECONCILE);
+    let mut fresh = Member::connect(&server, false, 2);
+    let copy = fresh.open("long");
+    let keys = usize::try_from(keys).unwrap() + 1;
+    assert_eq!(fresh.until_keys(copy, keys).len(), keys);
+    assert_eq!(heads(&mut fresh, copy), heads(&mut member, stream));
+}

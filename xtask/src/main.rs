@@ -1,5 +1,6 @@
 //! The one task runner: `cargo xtask VERB`. `cargo xtask test` is what CI runs and what a change must pass.
 
+mod admission;
 mod cost;
 mod damage;
 mod fuzz;
@@ -44,6 +45,15 @@ enum Verb {
         #[arg(long)]
         target: Option<String>,
     },
+    /// Reports how many altered changes pass admission, and how many of these Automerge cannot digest.
+    Admission {
+        /// How many altered changes are tried.
+        #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+        changes: u64,
+        /// Where chance begins.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Damages a data directory at every byte, in every way: flipped, cut, zeroed, overwritten. Takes about an hour.
     Damage,
     /// Counts what an edit costs a running server, for the table in ARCHITECTURE.md, and keeps it.
@@ -73,6 +83,7 @@ fn main() -> ExitCode {
         }
         Verb::Test { stages, list: false } => suite::run(&root, stages::STAGES, &stages),
         Verb::Fuzz { seconds, target } => fuzz::run(&root, seconds, target.as_deref()).map(|()| true),
+        Verb::Admission { changes, seed } => admission::run(&root, changes, seed).map(|()| true),
         Verb::Cost { out } => cost::run(&root, &out).map(|()| true),
         Verb::Damage => damage::run(&root).map(|()| true),
         Verb::Tidy => tidy::run(&root).map(|()| true),

@@ -19,6 +19,8 @@ pub struct Waiting {
     pub core: u16,
     /// Its batch.
     pub batch: u64,
+    /// How often the core had heard that the log was opened again.
+    pub era: u64,
     /// What is to be stored.
     pub appends: Vec<Append>,
 }
@@ -34,8 +36,10 @@ pub struct Disk {
     pub busy: bool,
     /// Snapshots, with the bytes that were written of each.
     pub snapshots: BTreeMap<DocumentId, (Snapshot, Vec<u8>)>,
-    /// Commits fail from now on, until the server starts anew.
+    /// Commits fail from now on, until the log is opened again.
     pub poisoned: bool,
+    /// How often it was opened again in one life of the server.
+    pub era: u64,
     /// Of a failed commit nobody knows whether it is on disk: decided when it is opened again.
     limbo: Vec<Append>,
 }
@@ -46,20 +50,39 @@ impl Disk {
         self.log.records(document)
     }
 
-    /// Carries out the commits at the head of the queue as one group. Returns who is to be told, and whether
-    /// it was stored.
-    pub fn commit(&mut self, rng: &mut Rng) -> (Vec<(u16, u64)>, bool) {
+    /// Carries out the commits at the head of the queue as one group. Returns who is to be told, and whether what
+    /// they gave was stored.
+    pub fn commit(&mut self, rng: &mut Rng) -> Vec<(u16, u64, bool)> {
         let group = rng.range(1, 8).min(self.queue.len() as u64);
         let mut told = Vec::new();
         for waiting in (0..group).filter_map(|_| self.queue.pop_front()).collect::<Vec<_>>() {
+            let stored = !self.poisoned && waiting.era == self.era;
             if self.poisoned {
                 self.limbo.extend(waiting.appends);
-            } else {
+            } else if stored {
                 self.log.commit(&waiting.appends).expect("a log in memory does not fail");
             }
-            told.push((waiting.core, waiting.batch));
+            told.push((waiting.core, waiting.batch, stored));
         }
-        (told, !self.poisoned)
+        told
+    }
+
+    /// The log is opened again in the same life of the server. Documents of which nobody knows whether their last
+    /// changes are stored.
+    pub fn reopen(&mut self, rng: &mut Rng) -> Vec<DocumentId> {
+        let documents = self.limbo.iter().map(|append| append.document.clone()).collect();
+        self.settle_limbo(rng);
+        self.poisoned = false;
+        self.era += 1;
+        documents
+    }
+
+    /// A failed commit may turn out to be there, but never without what came before it.
+    fn settle_limbo(&mut self, rng: &mut Rng) {
+        let survives = rng.index(self.limbo.len() + 1);
+        for append in std::mem::take(&mut self.limbo).into_iter().take(survives) {
+            self.log.commit(&[append]).expect("a log in memory does not fail");
+        }
     }
 
     /// Writes a snapshot of a document's changes up to a place, and anchors the log in it as if it were shorter by
@@ -115,15 +138,11 @@ impl Disk {
         if self.busy && !self.poisoned && rng.chance(50) {
             self.commit(rng);
         }
-        // A failed commit may turn out to be there, but never without what came before it.
-        let survives = rng.index(self.limbo.len() + 1);
-        let limbo = std::mem::take(&mut self.limbo);
-        for append in limbo.into_iter().take(survives) {
-            self.log.commit(&[append]).expect("a log in memory does not fail");
-        }
+        self.settle_limbo(rng);
         self.queue.clear();
         self.busy = false;
         self.poisoned = false;
+        self.era = 0;
     }
 
     /// An operator puts an older copy of some documents back.

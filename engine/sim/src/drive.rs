@@ -46,6 +46,19 @@ impl World {
         self.at(at_us, Event::Core { life, core: to, message });
     }
 
+    /// The log is opened again after a failure, without a restart.
+    pub(crate) fn reopen(&mut self) {
+        let documents = self.disk.reopen(&mut self.rng);
+        self.count("log reopened");
+        self.trace.note(self.now_us, "log reopened", &[documents.len() as u8]);
+        let cores = self.server.as_ref().map_or(0, Server::shards);
+        for core in 0..cores {
+            // The storage thread tells each core behind what it told it before.
+            let (era, documents) = (self.disk.era, documents.clone());
+            self.post(u16::MAX, core, Message::StorageRecovered { era, documents });
+        }
+    }
+
     /// A message is at its core.
     pub(crate) fn deliver(&mut self, core: u16, message: Message) {
         if let Some(server) = &mut self.server
@@ -162,6 +175,10 @@ impl World {
                 let why = "the disk failed".to_owned();
                 shard.step(Input::CommitFailed { batch, why }, now, out);
             }
+            Message::StorageRecovered { era, documents } => {
+                core.era = era;
+                shard.step(Input::StorageRecovered { documents: &documents }, now, out);
+            }
             Message::Tick => shard.step(Input::Tick, now, out),
         }
         self.carry_out(number, effects)
@@ -183,7 +200,9 @@ impl World {
         let life = self.lives;
         let query = match effect {
             Effect::Commit { batch, appends } => {
-                self.disk.queue.push_back(Waiting { core, batch, appends });
+                let era = self.server.as_ref().and_then(|server| server.cores.get(usize::from(core)));
+                let era = era.map_or(0, |core| core.era);
+                self.disk.queue.push_back(Waiting { core, batch, era, appends });
                 self.commit_soon();
                 return;
             }
@@ -204,6 +223,8 @@ impl World {
                 self.count("cut asked");
                 Query::Cut { handle, document, through }
             }
+            // No operator is simulated.
+            Effect::Delete { .. } | Effect::DeletionAnswered { .. } => return,
             Effect::Observe(Observation::Opened { resume }) => {
                 self.count(&format!("resume {resume}"));
                 return;
@@ -229,10 +250,15 @@ impl World {
     }
 
     pub(crate) fn committed(&mut self, _life: u64) {
-        let (told, stored) = self.disk.commit(&mut self.rng);
+        let told = self.disk.commit(&mut self.rng);
         self.disk.busy = false;
-        self.trace.note(self.now_us, if stored { "commit" } else { "commit failed" }, &[told.len() as u8]);
-        for (core, batch) in told {
+        let all_stored = told.iter().all(|(.., stored)| *stored);
+        self.trace.note(
+            self.now_us,
+            if all_stored { "commit" } else { "commit failed" },
+            &[told.len() as u8],
+        );
+        for (core, batch, stored) in told {
             // The storage thread answers each core in order.
             self.post(u16::MAX, core, Message::Committed { batch, stored });
         }

@@ -23,8 +23,12 @@ impl World {
                 }
             }
             7 if self.config.disk_fails && self.server.is_some() => {
-                self.disk.poisoned = true;
-                self.count("disk failed");
+                if !self.disk.poisoned {
+                    self.disk.poisoned = true;
+                    self.count("disk failed");
+                } else if self.rng.chance(70) {
+                    self.reopen();
+                }
             }
             8 if self.rng.chance(20) && !self.counts.contains_key("lull") => next_us += self.lull(),
             _ => {}
@@ -76,7 +80,9 @@ impl World {
 
     /// All faults stop.
     pub(crate) fn heal(&mut self) {
-        if self.disk.poisoned {
+        if self.disk.poisoned && self.server.is_some() && self.rng.chance(50) {
+            self.reopen();
+        } else if self.disk.poisoned {
             self.crash();
         }
         self.healing = true;

@@ -107,6 +107,13 @@ pub enum Message {
         /// Whether it is durable.
         stored: bool,
     },
+    /// The log was opened again after a failure.
+    StorageRecovered {
+        /// How often so far.
+        era: u64,
+        /// Documents of which nobody knows whether their last changes are stored.
+        documents: Vec<DocumentId>,
+    },
     /// Records for a member.
     Read {
         /// The handle.
@@ -215,6 +222,8 @@ pub struct Core {
     pub inbox: VecDeque<Message>,
     /// A turn is due.
     pub turn_due: bool,
+    /// How often it has heard that the log was opened again.
+    pub era: u64,
 }
 
 /// One life of the server.
@@ -237,6 +246,7 @@ impl Server {
             connections: BTreeMap::new(),
             inbox: VecDeque::new(),
             turn_due: false,
+            era: 0,
         };
         Self { life, cores: (0..cores).map(core).collect(), channels: BTreeMap::new() }
     }

@@ -34,7 +34,7 @@ use std::ops::Deref;
 
 use etherply_wire::limits;
 
-use self::rows::{Key, Rows};
+use self::rows::{Action, Key, Rows};
 pub use self::{
     actor::{ACTOR_BYTES_MAX, ACTOR_INLINE_BYTES, ActorId},
     chunk::{CHANGE_HASH_BYTES, ChangeHash},
@@ -128,6 +128,51 @@ impl<'a> Change<'a> {
         self.header
     }
 
+    /// A change that was parsed before, of which only what its operations are is to be known again.
+    ///
+    /// # Errors
+    /// The operations cannot be counted.
+    pub fn parsed_before(header: ChangeHeader<'a>, limits: &ChangeLimits) -> Result<Self, ChangeError> {
+        let ops = header.count_ops(limits.ops_max)?;
+        Ok(Self { header, ops })
+    }
+
+    /// Calls `visit` for each operation, with those that it replaces. Walks the columns once more.
+    pub fn for_each_op(&self, mut visit: impl FnMut(Operation<'a>, &[OpRef])) {
+        let mut rows = Rows::new(&self.header.columns, self.header.other_actors.len());
+        let op_ref = |id: rows::OpId| OpRef { actor: id.actor, counter: id.counter };
+        let mut preds = Vec::new();
+        for index in 0..self.ops {
+            // Errors cannot occur: the same columns were read by `parse`.
+            let Ok(row) = rows.next(index) else { return };
+            preds.clear();
+            for _ in 0..row.preds {
+                let Ok(pred) = rows.next_pred() else { return };
+                preds.push(op_ref(pred));
+            }
+            let operation = Operation {
+                // At most `OP_COUNTER_MAX`, or it would not have been admitted.
+                counter: u32::try_from(self.header.start_op + index).unwrap_or(u32::MAX),
+                object: row.object.map(op_ref),
+                key: match row.key {
+                    Key::Map(key) => OpKey::Map(key),
+                    Key::Head => OpKey::Head,
+                    Key::Element(element) => OpKey::Element(op_ref(element)),
+                },
+                is_insert: row.insert,
+                action: match row.action {
+                    Action::MakeMap => OpAction::Make(ObjectKind::Map),
+                    Action::MakeList => OpAction::Make(ObjectKind::List),
+                    Action::MakeText => OpAction::Make(ObjectKind::Text),
+                    Action::Set => OpAction::Set,
+                    Action::Mark => OpAction::Mark,
+                    Action::Delete | Action::Increment => OpAction::Change,
+                },
+            };
+            visit(operation, &preds);
+        }
+    }
+
     /// Calls `visit` for each reference to an operation outside of this change, in no particular order
     /// and as often as it occurs. Walks the columns once more.
     ///
@@ -157,6 +202,66 @@ impl<'a> Change<'a> {
             }
         }
     }
+}
+
+/// An operation that another one refers to, or that it is: who wrote it, as an index for
+/// [`ChangeHeader::actor_at`] (0 is the author of the change), and its counter.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OpRef {
+    /// The index.
+    pub actor: u32,
+    /// The counter.
+    pub counter: u32,
+}
+
+/// Where in its object an operation acts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OpKey<'a> {
+    /// At a key of a map.
+    Map(&'a str),
+    /// Before the first element of a list or text.
+    Head,
+    /// On, or behind, an element of a list or text.
+    Element(OpRef),
+}
+
+/// What an object is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ObjectKind {
+    /// Keys and values.
+    Map,
+    /// A list.
+    List,
+    /// A text.
+    Text,
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OpAction {
+    /// Makes an object.
+    Make(ObjectKind),
+    /// Writes a value.
+    Set,
+    /// Begins or ends a mark.
+    Mark,
+    /// Deletes or increments.
+    Change,
+}
+
+/// An operation of a change.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Operation<'a> {
+    /// Its counter.
+    pub counter: u32,
+    /// The object that it acts in; `None` is the document's root map.
+    pub object: Option<OpRef>,
+    /// Where.
+    pub key: OpKey<'a>,
+    /// Whether it inserts an element.
+    pub is_insert: bool,
+    /// What it does.
+    pub action: OpAction,
 }
 
 /// A reference from an operation of a change to one of an earlier change.

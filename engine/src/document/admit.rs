@@ -176,6 +176,7 @@ impl Document {
             self.window.pop();
         }
         for (actor, before) in undo.clock.iter().rev() {
+            self.ops.take_back(actor, before.map_or(0, |state| state.max_op));
             match before {
                 Some(state) => self.clock.insert(actor.clone(), *state),
                 None => self.clock.remove(actor),
@@ -393,7 +394,13 @@ impl Document {
                 );
                 Err(Stop::refuse(ErrorCode::ChangeMalformed, message))
             }
-            None => Ok(()),
+            None => match self.ops.check(change) {
+                Some(wrong) => {
+                    let message = format!("an operation of the change does not fit the document: {wrong}");
+                    Err(Stop::refuse(ErrorCode::ChangeMalformed, message))
+                }
+                None => Ok(()),
+            },
         }
     }
 
@@ -438,6 +445,7 @@ impl Document {
             change.deps.iter(),
             chain,
         );
+        self.ops.add(change, self.max_op);
         admitted.fresh.push(Fresh { index, seq, hash, chain, max_op });
         seq
     }

@@ -5,12 +5,14 @@
 //! fails, what was admitted since is taken back.
 
 mod admit;
+mod ops;
 mod recover;
 mod refusal;
 mod summary;
 mod window;
 
 pub use admit::{AdmitError, Admitted, Fresh, LOOKUPS_MAX, LOOKUPS_PER_PUSH_MAX, Resolved};
+pub use ops::{OP_OBJECTS_MAX, OP_RUNS_MAX};
 pub use recover::{RECOVERY_STEP_BYTES_MAX, Recovered, Recovery, recover};
 pub use summary::{Anchor, SUMMARY_VERSION, Summary};
 
@@ -23,6 +25,7 @@ use crate::chain::chain_start;
 use crate::change::{ActorId, ChangeHash};
 use crate::ids::DocumentId;
 use crate::log::Past;
+use ops::Ops;
 use window::Window;
 
 /// The actor of genesis changes, by which a client gives a new document its initial content. It belongs to
@@ -75,6 +78,7 @@ pub struct Document {
     max_op: u64,
     log_bytes: u64,
     window: Window,
+    ops: Ops,
     genesis: Option<(ChangeHash, Bytes)>,
     reset_epoch: u64,
     excluded: BTreeSet<ActorId>,
@@ -93,6 +97,7 @@ impl Document {
             max_op: 0,
             log_bytes: 0,
             window: Window::default(),
+            ops: Ops::default(),
             genesis: None,
             reset_epoch: 0,
             excluded: BTreeSet::new(),
@@ -169,13 +174,15 @@ impl Document {
         self.log_bytes += bytes as u64;
     }
 
-    /// Bytes that the window of recent changes takes in memory, about.
+    /// Bytes that the window of recent changes, and the index of operations, take in memory, about.
     pub fn window_bytes(&self) -> usize {
-        self.window.bytes()
+        self.window.bytes() + self.ops.bytes()
     }
 
-    /// Lets the window go down to its least: what leaves it is looked up in the log.
+    /// Lets the window go down to its least: what leaves it is looked up in the log. The index of operations begins
+    /// anew: references to older ones are believed.
     pub fn shrink_window(&mut self) {
+        self.ops.forget(self.max_op);
         self.window.trim_to(window::WINDOW_CHANGES_MIN, self.committed.seq);
     }
 

@@ -2,7 +2,7 @@
 
 use super::{ActorState, Anchor, Document, GENESIS_ACTOR};
 use crate::chain::chain_next;
-use crate::change::{ChangeLimits, parse_header};
+use crate::change::{Change, ChangeLimits, parse_header};
 use crate::ids::{ChainHash, DocumentId};
 use crate::log::{FIRST_EPOCH, LogError, LogReader};
 use crate::record::Record;
@@ -126,6 +126,12 @@ impl Document {
         }
         let state = ActorState { seq: change.seq, hash: change.hash, position: seq, max_op: record.max_op };
         self.advance(change.actor_id(), state, change.deps.iter(), chain);
+        let (limits, max_op) = (ChangeLimits::DEFAULT, self.max_op);
+        match Change::parsed_before(change, &limits) {
+            Ok(change) => self.ops.add(&change, max_op),
+            // Admission took it once, by whatever rules it had.
+            Err(_) => self.ops.forget(max_op),
+        }
         self.log_bytes += record.change.len() as u64;
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use etherply_wire::kinds::Cursor;
 
+use super::ops::Ops;
 use super::{
     ActorState, DOCUMENT_ACTORS_MAX, DOCUMENT_HEADS_MAX, Document, GENESIS_ACTOR, GENESIS_BYTES_MAX, Head,
     Window,
@@ -61,7 +62,8 @@ impl Document {
         let genesis = genesis.and_then(|bytes| Some((clock.get(&GENESIS_ACTOR[..])?.hash, bytes)));
         let window = Window::behind(cursor.seq);
         let (admitted, committed, start) = (cursor, cursor, Self::new(id, cursor.epoch));
-        Self { admitted, committed, heads, clock, max_op, log_bytes, window, genesis, ..start }
+        let ops = Ops::behind(max_op);
+        Self { admitted, committed, heads, clock, max_op, log_bytes, window, ops, genesis, ..start }
     }
 }
 

@@ -1,8 +1,8 @@
 //! A log in memory, for tests and the simulator: what a real log promises, without a disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::{Append, Found, Log, LogError, LogReader, Past};
+use super::{Append, Deleted, Found, Log, LogError, LogReader, Past};
 use crate::chain::chain_start;
 use crate::change::ChangeHash;
 use crate::document::Anchor;
@@ -22,6 +22,7 @@ struct Stored {
 #[derive(Debug, Default, Clone)]
 pub struct MemoryLog {
     documents: HashMap<DocumentId, Stored>,
+    tombstones: HashSet<DocumentId>,
 }
 
 impl MemoryLog {
@@ -49,6 +50,18 @@ impl MemoryLog {
 }
 
 impl MemoryLog {
+    /// Deletes a document for good.
+    pub fn delete(&mut self, document: &DocumentId) -> Deleted {
+        if self.tombstones.contains(document) {
+            return Deleted::Before;
+        }
+        if self.documents.remove(document).is_none() {
+            return Deleted::Absent;
+        }
+        self.tombstones.insert(document.clone());
+        Deleted::Now
+    }
+
     /// Begins a document anew: an epoch with these records in the place of all there are.
     pub fn reset(&mut self, append: &Append, past: Past) {
         let document = append.document.clone();
@@ -77,6 +90,9 @@ impl Log for MemoryLog {
 
 impl LogReader for MemoryLog {
     fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
+        if self.tombstones.contains(document) {
+            return Err(LogError::Deleted { document: document.clone() });
+        }
         Ok(self.documents.get(document).map(|stored| stored.epoch))
     }
 

@@ -36,6 +36,10 @@ pub struct Found {
     pub max_op: u64,
 }
 
+/// Most excluded actors that are kept of a document. Of one that is forgotten, what was excluded is taken again if
+/// somebody brings it, and found again.
+pub const EXCLUDED_ACTORS_MAX: usize = 1_024;
+
 /// What the epochs before a document's current one left behind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Past {
@@ -44,6 +48,17 @@ pub struct Past {
     pub reset_epoch: u64,
     /// Actors of whom a change was excluded. Nothing more of theirs is taken.
     pub excluded: Vec<ActorId>,
+}
+
+/// What a deletion found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// The document, which is deleted from now on.
+    Now,
+    /// Its tombstone.
+    Before,
+    /// Nothing: no document of this name was ever stored.
+    Absent,
 }
 
 /// Why the log could not do what it was asked.
@@ -58,6 +73,12 @@ pub enum LogError {
         seq: u64,
         /// What was found.
         what: String,
+    },
+    /// The document was deleted; its name stays taken.
+    #[error("document {document} was deleted for good: use another name")]
+    Deleted {
+        /// The document.
+        document: DocumentId,
     },
     /// The record asked for is in the document's snapshot, and no longer in the log.
     #[error("document {document}: position {seq} is only in the document's snapshot")]
@@ -78,6 +99,9 @@ pub enum LogError {
 /// Durable records, to be read.
 pub trait LogReader {
     /// The document's current epoch, `None` if nothing was ever stored for it.
+    ///
+    /// # Errors
+    /// [`LogError::Deleted`], and what else this log can say.
     fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError>;
 
     /// Durable records after position `after_seq` up to `through_seq`, in order and without gaps: at least

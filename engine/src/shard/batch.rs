@@ -11,6 +11,7 @@ use super::hosted::{Hosted, State};
 use super::open::clock_frames;
 use crate::document::{Admitted, Document};
 use crate::feed::FeedEvent;
+use crate::ids::DocumentId;
 use crate::log::Append;
 use crate::outgoing::Outgoing;
 use crate::peer::{Peer, StreamNumber};
@@ -197,12 +198,32 @@ impl Shard {
         }
         self.used(handle);
         self.cut_if_due(handle, effects);
+        self.delete_if_settled(handle, effects);
     }
 
     /// Storage failed: everything that is not durable is taken back and refused, and nothing more is taken.
     pub(super) fn commit_failed(&mut self, number: u64, why: String, effects: &mut Vec<Effect>) {
-        debug_assert!(self.batches.front().is_none_or(|batch| batch.number == number));
+        if !self.batches.iter().any(|batch| batch.number == number) {
+            // It was taken back when the first one failed, perhaps before storage was opened anew.
+            return;
+        }
+        self.take_all_back(why, effects);
+    }
+
+    /// Storage takes writes again. What is under way was never stored, and nobody builds upon it.
+    pub(super) fn storage_recovered(&mut self, documents: &[DocumentId], effects: &mut Vec<Effect>) {
+        if !self.batches.is_empty() {
+            self.take_all_back("it was opened anew".to_owned(), effects);
+        }
+        self.storage_failure = None;
+        for document in documents {
+            self.read_again(document, effects);
+        }
+    }
+
+    fn take_all_back(&mut self, why: String, effects: &mut Vec<Effect>) {
         self.storage_failure = Some(why);
+        self.deletions_failed(effects);
         let open = std::mem::take(&mut self.open_batch);
         let failed: Vec<Entry> =
             self.batches.drain(..).chain([open]).flat_map(|batch| batch.entries).collect();

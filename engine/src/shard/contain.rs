@@ -1,5 +1,5 @@
 //! A panic while one document is worked on ends that document's members' streams, and nothing else. So do changes
-//! in it that no member can digest.
+//! in it that no member can digest, and a commit of which nobody knows whether it is stored.
 //!
 //! What the document held in memory can be half changed, so all of it is thrown away, and the document is read
 //! back from the log once what is under way to the disk for it has arrived there. Nothing that was told to
@@ -43,6 +43,13 @@ const RESET: Ending = Ending {
     rebuilds: true,
 };
 
+const DOUBTFUL: Ending = Ending {
+    code: ErrorCode::StorageUnavailable,
+    message: "the server's storage failed and works again: open this document again, and push again what was not \
+              acked",
+    rebuilds: false,
+};
+
 /// A request that was taken out of where it waited, and is not in its next place yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InHand {
@@ -84,6 +91,13 @@ impl Shard {
         self.abandon(handle, effects.len(), RESET, effects);
     }
 
+    /// Reads a document again of which the log may have more than is known here.
+    pub(super) fn read_again(&mut self, document: &DocumentId, effects: &mut Vec<Effect>) {
+        if let Some(&handle) = self.by_name.get(document) {
+            self.abandon(handle, effects.len(), DOUBTFUL, effects);
+        }
+    }
+
     /// Throws away what is in memory of a document, answers everybody who waits for it, and has it read again.
     /// Effects from `mark` on are those of the work that failed.
     fn abandon(&mut self, handle: u32, mark: usize, ending: Ending, effects: &mut Vec<Effect>) {
@@ -116,6 +130,8 @@ impl Shard {
         if let Some(hosted) = self.hosted.get_mut(&fresh) {
             // Rebuilding that was asked for and did not begin is still due.
             hosted.is_rebuilt = ending.rebuilds || old.is_rebuilt;
+            // Its tombstone may be on its way to the disk.
+            hosted.deletion = old.deletion;
         }
         let is_under_way = |batch: &&Batch| batch.entries.iter().any(|entry| entry.handle() == handle);
         let last = self.batches.iter().rev().find(is_under_way).map(|batch| batch.number);

@@ -9,7 +9,7 @@ use rkyv::ser::allocator::ArenaHandle;
 use crate::change::ChangeHash;
 use crate::feed::{FeedEvent, FeedStart, Known, MemberStart};
 use crate::ids::DocumentId;
-use crate::log::Append;
+use crate::log::{Append, Deleted, LogError};
 use crate::outgoing::Outgoing;
 use crate::peer::{Peer, StreamNumber};
 
@@ -78,6 +78,18 @@ pub enum Effect {
         handle: u32,
         /// The document.
         document: DocumentId,
+    },
+    /// Store a document's tombstone; answered by [`super::Input::Deleted`]. Nothing of it is on its way to the disk.
+    Delete {
+        /// The document.
+        document: DocumentId,
+    },
+    /// What became of an [`super::Input::Delete`].
+    DeletionAnswered {
+        /// The request's token.
+        token: u64,
+        /// What was found, and is durable.
+        result: Result<Deleted, LogError>,
     },
     /// Look changes up in the log; answered by [`super::Input::Found`].
     Find {
@@ -202,6 +214,8 @@ impl Effect {
             Self::Publish { core, .. } | Self::StopFeed { core, .. } => Some(*core),
             Self::Load { .. }
             | Self::Rebuild { .. }
+            | Self::Delete { .. }
+            | Self::DeletionAnswered { .. }
             | Self::Find { .. }
             | Self::ReadChain { .. }
             | Self::CutSnapshot { .. }

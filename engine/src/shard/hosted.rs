@@ -6,6 +6,7 @@ use etherply_wire::Rights;
 use etherply_wire::kinds::ClockEntry;
 use etherply_wire::limits::CLOCK_ENTRIES_MAX;
 
+use super::delete::Deletion;
 use super::input::OpenRequest;
 use super::snapshots::SnapshotState;
 use crate::change::{ActorId, ChangeHash};
@@ -31,6 +32,8 @@ pub(super) struct Hosted {
     pub(super) state: State,
     /// While it is loading: it is to be rebuilt first.
     pub(super) is_rebuilt: bool,
+    /// It is being deleted: pushes and opens wait.
+    pub(super) deletion: Option<Deletion>,
     pub(super) tail: Option<Tail>,
     pub(super) snapshot: SnapshotState,
     pub(super) presence: PresenceTable,
@@ -108,6 +111,7 @@ impl Hosted {
             id,
             state: State::Loading,
             is_rebuilt: false,
+            deletion: None,
             tail: None,
             snapshot: SnapshotState::default(),
             presence: PresenceTable::default(),
@@ -140,7 +144,7 @@ impl Hosted {
     }
 
     pub(super) fn is_unused(&self) -> bool {
-        self.streams.is_empty() && self.waiting.is_empty()
+        self.streams.is_empty() && self.waiting.is_empty() && self.deletion.is_none()
     }
 
     pub(super) fn is_settled(&self) -> bool {

@@ -7,7 +7,7 @@ use super::effect::FindFor;
 use crate::change::ChangeHash;
 use crate::document::Recovered;
 use crate::ids::{ChainHash, DocumentId};
-use crate::log::{Found, LogError};
+use crate::log::{Deleted, Found, LogError};
 use crate::peer::{Peer, SessionId};
 use crate::snapshot::Snapshot;
 
@@ -79,6 +79,20 @@ pub enum Input<'a> {
         /// The document.
         document: DocumentId,
     },
+    /// An operator deletes a document for good; answered by [`super::Effect::DeletionAnswered`].
+    Delete {
+        /// The document.
+        document: DocumentId,
+        /// What the answer repeats.
+        token: u64,
+    },
+    /// Answer to [`super::Effect::Delete`].
+    Deleted {
+        /// The document.
+        document: DocumentId,
+        /// What was found, and is durable.
+        result: Result<Deleted, LogError>,
+    },
     /// A connection pushes.
     Push(PushRequest<'a>),
     /// Answer to [`super::Effect::Find`].
@@ -97,12 +111,18 @@ pub enum Input<'a> {
         /// Its number.
         batch: u64,
     },
-    /// A batch was not stored, nor will any later one be.
+    /// A batch was not stored, nor will any later one be until [`Input::StorageRecovered`].
     CommitFailed {
         /// Its number.
         batch: u64,
         /// What failed.
         why: String,
+    },
+    /// Storage takes writes again, after it failed and was opened anew. Every batch that was given out before and
+    /// is not answered has failed. Of these documents it is not known whether their last changes are stored.
+    StorageRecovered {
+        /// The documents, of this shard and of others.
+        documents: &'a [DocumentId],
     },
     /// A connection says what it has.
     Reconcile {

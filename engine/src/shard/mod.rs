@@ -6,6 +6,7 @@
 
 mod batch;
 mod contain;
+mod delete;
 mod effect;
 mod hosted;
 mod input;
@@ -16,6 +17,7 @@ mod snapshots;
 mod social;
 
 pub use contain::PANIC_RETRY_MS;
+pub use delete::DELETIONS_WAITING_MAX;
 pub use effect::{Attach, Effect, FindFor, Observation};
 pub use input::{Input, OpenRequest, PushRequest};
 pub use memory::{Budget, SHARD_CACHE_BYTES_MAX};
@@ -144,8 +146,15 @@ impl Shard {
             Input::Push(push) => push.handle,
             Input::Committed { batch } => return self.committed(*batch, effects),
             Input::CommitFailed { batch, why } => return self.commit_failed(*batch, why.clone(), effects),
+            Input::StorageRecovered { documents } => return self.storage_recovered(documents, effects),
             Input::Disconnected { peer } => return self.disconnected(*peer, now, effects),
             Input::Quarantine { document } => return self.quarantine(document, effects),
+            Input::Delete { document, token } => return self.delete(document, *token, effects),
+            // By its name: after a panic it has another handle.
+            Input::Deleted { document, .. } => match self.by_name.get(document) {
+                Some(handle) => *handle,
+                None => return,
+            },
             Input::Tick => {
                 self.expire_presence(now, effects);
                 return self.evict_idle(now);
@@ -160,6 +169,7 @@ impl Shard {
             Input::Open(request) => self.open(handle, request, effects),
             Input::Loaded { result, .. } => self.loaded(handle, *result, now, effects),
             Input::ChainRead { peer, result, .. } => self.chain_read(handle, peer, result, effects),
+            Input::Deleted { result, .. } => self.deleted(handle, &result, now, effects),
             Input::SnapshotCut { result, .. } => self.snapshot_cut(handle, result, effects),
             Input::Push(push) => self.push(push, now, effects),
             Input::Found { peer, asked_for, result, .. } => {
@@ -192,7 +202,9 @@ impl Shard {
             }
             Input::Committed { .. }
             | Input::CommitFailed { .. }
+            | Input::StorageRecovered { .. }
             | Input::Quarantine { .. }
+            | Input::Delete { .. }
             | Input::Disconnected { .. }
             | Input::Tick => {}
         }

@@ -76,6 +76,10 @@ impl Shard {
             hosted.waiting.insert(request.peer, request);
             return;
         };
+        if hosted.deletion.is_some() {
+            hosted.waiting.insert(request.peer, request);
+            return;
+        }
         match check_cursor(document, tail, request.cursor) {
             Check::Fits => self.attach(handle, request, Standing::Fits, effects),
             Check::Foreign => self.attach(handle, request, Standing::Foreign, effects),
@@ -126,14 +130,9 @@ impl Shard {
                 hosted.is_rebuilt = false;
                 hosted.snapshot = SnapshotState::new(snapshot);
                 hosted.state = State::Ready(Box::new(document));
-                let waiting: Vec<Peer> = hosted.waiting.keys().copied().collect();
-                let nobody = waiting.is_empty();
-                // One by one: if the work on one panics, the others are still known to wait.
-                for peer in waiting {
-                    let hosted = self.hosted.get_mut(&handle);
-                    let Some(request) = hosted.and_then(|hosted| hosted.waiting.remove(&peer)) else { break };
-                    self.admit_member(handle, request, effects);
-                }
+                let nobody = hosted.waiting.is_empty();
+                self.delete_if_settled(handle, effects);
+                self.admit_waiting(handle, effects);
                 if nobody && let Some(hosted) = self.hosted.get_mut(&handle) {
                     hosted.idle_since_us = now.mono_us;
                     self.idle.push_back((now.mono_us, handle));
@@ -142,12 +141,32 @@ impl Shard {
                 self.cut_if_due(handle, effects);
             }
             Err(error) => {
-                for request in std::mem::take(&mut hosted.waiting).into_values() {
-                    self.refuse_open(handle, &request, &error, effects);
+                self.refuse_waiting(handle, &error, effects);
+                if !self.delete_unread(handle, &error, effects) {
+                    // The next open tries anew: an operator may have mended it.
+                    self.forget(handle);
                 }
-                // The next open tries anew: an operator may have mended it.
-                self.forget(handle);
             }
+        }
+    }
+
+    /// Attaches all who wait for the document, or lets them wait for what else is needed.
+    pub(super) fn admit_waiting(&mut self, handle: u32, effects: &mut Vec<Effect>) {
+        let hosted = self.hosted.get(&handle);
+        let waiting: Vec<Peer> =
+            hosted.into_iter().flat_map(|hosted| hosted.waiting.keys()).copied().collect();
+        // One by one: if the work on one panics, the others are still known to wait.
+        for peer in waiting {
+            let hosted = self.hosted.get_mut(&handle);
+            let Some(request) = hosted.and_then(|hosted| hosted.waiting.remove(&peer)) else { break };
+            self.admit_member(handle, request, effects);
+        }
+    }
+
+    pub(super) fn refuse_waiting(&mut self, handle: u32, error: &LogError, effects: &mut Vec<Effect>) {
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        for request in std::mem::take(&mut hosted.waiting).into_values() {
+            self.refuse_open(handle, &request, error, effects);
         }
     }
 
@@ -351,6 +370,7 @@ pub(super) fn clock_frames(document: &Document, handle: u32) -> Vec<Outgoing> {
 pub(super) fn refusal(error: &LogError) -> (ErrorCode, u32) {
     match error {
         LogError::Damaged { .. } => (ErrorCode::DocumentDamaged, 0),
+        LogError::Deleted { .. } => (ErrorCode::DocumentDeleted, 0),
         // Nobody asks for what is covered, other than a feed, which knows what to do.
         LogError::Covered { .. } => (ErrorCode::Internal, super::STORAGE_RETRY_MS),
         LogError::Unavailable { .. } => (ErrorCode::StorageUnavailable, super::STORAGE_RETRY_MS),

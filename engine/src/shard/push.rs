@@ -49,11 +49,11 @@ impl Shard {
             effects.push(Effect::Settle { peer, bytes });
             return;
         }
-        if stream.parked.is_empty() {
+        if stream.parked.is_empty() && hosted.deletion.is_none() {
             let resolved = Resolved::default();
             self.try_push(push, &resolved, 0, now.mono_us, now, effects);
         } else {
-            // Behind one that waits for the log: a stream's pushes are taken in their order.
+            // For a deletion, or behind one that waits for the log: a stream's pushes are taken in their order.
             stream.parked.push_back(parked(push, Resolved::default(), 0, now.mono_us));
         }
     }
@@ -157,8 +157,13 @@ impl Shard {
         if let Some(first) = stream.parked.front_mut() {
             first.resolved.extend(found);
         }
+        self.take_parked(handle, peer, now, effects);
+    }
+
+    /// Takes the pushes that wait, until one has to wait on.
+    pub(super) fn take_parked(&mut self, handle: u32, peer: Peer, now: Now, effects: &mut Vec<Effect>) {
         loop {
-            let hosted = self.hosted.get_mut(&handle);
+            let hosted = self.hosted.get_mut(&handle).filter(|hosted| hosted.deletion.is_none());
             let Some(stream) = hosted.and_then(|hosted| hosted.streams.get_mut(&peer)) else { return };
             let Some(next) = stream.parked.pop_front() else { return };
             if stream.refused_generation.is_some_and(|refused| next.generation <= refused) {

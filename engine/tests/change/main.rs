@@ -16,3 +16,4 @@ mod hostile;
 mod image;
 mod mutate;
 mod mutation;
+mod report;

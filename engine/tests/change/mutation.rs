@@ -25,7 +25,7 @@ use super::{
 /// Alterations tried by the test that runs each time.
 const MUTATIONS: usize = 20_000;
 /// Alterations of each change before another is taken.
-const MUTATIONS_PER_CHANGE: usize = 50;
+pub const MUTATIONS_PER_CHANGE: usize = 50;
 
 thread_local! {
     static EXPECTING_PANIC: Cell<bool> = const { Cell::new(false) };
@@ -52,7 +52,7 @@ fn panics<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 /// Applies a change to a copy of a document, and does with it what members and the server would.
-fn automerge_takes(doc: &Automerge, change: &Change) -> Result<(), String> {
+pub fn automerge_takes(doc: &Automerge, change: &Change) -> Result<(), String> {
     panics(|| {
         let mut doc = doc.clone();
         doc.apply_changes([change.clone()]).map_err(|error| format!("apply: {error}"))?;
@@ -157,7 +157,7 @@ impl Tally {
 }
 
 /// A reason without the ids and hashes in it.
-fn kind(reason: &str) -> String {
+pub fn kind(reason: &str) -> String {
     let words = reason.split_whitespace().take_while(|word| !word.contains(['(', '"', '{']));
     words.collect::<Vec<_>>().join(" ")
 }

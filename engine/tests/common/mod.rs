@@ -17,7 +17,7 @@ use etherply_engine::change::ChangeLimits;
 use etherply_engine::document::{Anchor, Recovery, Summary, recover};
 use etherply_engine::feed::{Feeds, QUANTUM_BYTES, ReadRequest};
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, Log, LogError, LogReader, MemoryLog};
+use etherply_engine::log::{Append, Deleted, Log, LogError, LogReader, MemoryLog};
 use etherply_engine::peer::{Now, Peer, SessionId};
 use etherply_engine::shard::{Budget, Effect, Input, OpenRequest, PushRequest, Shard};
 use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
@@ -145,6 +145,8 @@ pub struct Host {
     pub told: BTreeMap<Peer, Vec<Told>>,
     /// Bytes of pushes that are not settled, by connection.
     pub in_flight: BTreeMap<Peer, usize>,
+    effects: VecDeque<Effect>,
+    is_carrying_out: bool,
     members: BTreeMap<(Peer, u32), u32>,
     pub woken: Vec<(Peer, u32)>,
     pub finds: usize,
@@ -157,6 +159,11 @@ pub struct Host {
     pub cuts: VecDeque<(u32, DocumentId, Cursor)>,
     /// Length of a chunk.
     pub chunk_bytes: usize,
+    /// Tombstones stay in `tombstones` until [`Host::bury`].
+    pub hold_tombstones: bool,
+    pub tombstones: VecDeque<DocumentId>,
+    /// What became of requests to delete.
+    pub deletions: Vec<(u64, Result<Deleted, LogError>)>,
 }
 
 impl Default for Host {
@@ -192,6 +199,8 @@ impl Host {
             now: Now { mono_us: 1, wall_ms: 1_700_000_000_000 },
             told: BTreeMap::new(),
             in_flight: BTreeMap::new(),
+            effects: VecDeque::new(),
+            is_carrying_out: false,
             members: BTreeMap::new(),
             woken: Vec::new(),
             finds: 0,
@@ -200,6 +209,9 @@ impl Host {
             hold_cuts: false,
             cuts: VecDeque::new(),
             chunk_bytes: 1_000,
+            hold_tombstones: false,
+            tombstones: VecDeque::new(),
+            deletions: Vec::new(),
         }
     }
 
@@ -281,8 +293,13 @@ impl Host {
         self.carry_out(effects);
     }
 
+    /// In their order: what follows from one step does not overtake what is left of another.
     fn carry_out(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
+        self.effects.extend(effects);
+        if std::mem::replace(&mut self.is_carrying_out, true) {
+            return;
+        }
+        while let Some(effect) = self.effects.pop_front() {
             // Members of other cores are only heard: their feeds are not simulated.
             let is_reply = matches!(effect, Effect::Reply { .. });
             if effect.core().is_some_and(|core| core != 0) && !is_reply {
@@ -311,6 +328,13 @@ impl Host {
                         self.answer();
                     }
                 }
+                Effect::Delete { document } => {
+                    self.tombstones.push_back(document);
+                    if !self.hold_tombstones {
+                        self.bury();
+                    }
+                }
+                Effect::DeletionAnswered { token, result } => self.deletions.push((token, result)),
                 Effect::Reply { peer, frame, .. } => {
                     self.told.entry(peer).or_default().push(Told::parse(frame.frame()));
                 }
@@ -341,6 +365,7 @@ impl Host {
                 Effect::OpenRefused { .. } | Effect::Observe(_) => {}
             }
         }
+        self.is_carrying_out = false;
     }
 
     /// Stores the oldest commit that is held back.
@@ -354,6 +379,13 @@ impl Host {
     pub fn fail_commit(&mut self) {
         let (batch, _) = self.commits.pop_front().expect("a commit waits");
         self.step(Input::CommitFailed { batch, why: "no space left".to_owned() });
+    }
+
+    /// Stores the oldest tombstone that is held back.
+    pub fn bury(&mut self) {
+        let document = self.tombstones.pop_front().expect("a tombstone waits");
+        let result = Ok(self.log.delete(&document));
+        self.turn(Input::Deleted { document, result });
     }
 
     /// Answers the oldest question that is held back.

@@ -298,6 +298,9 @@ fn take(
         Event::Closed { fault, .. } => bail!("the server closed a document: {fault}"),
         Event::Failed { fault, .. } => bail!("the server refused a request: {fault}"),
         Event::Reconcile { .. } => return Err(anyhow!("the server's log is not the one of this run")),
+        Event::Reset { .. } => {
+            bail!("the server took something out of a document that nothing is wrong with")
+        }
         Event::Ready { .. } => brought.ready = true,
         Event::Opened { cursor, .. } => brought.opened = Some(cursor.seq),
         Event::GoingAway { .. }

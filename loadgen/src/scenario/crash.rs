@@ -208,6 +208,8 @@ impl Run<'_> {
         let data = text_of(&workspace.path("data"))?;
         let arguments = ["export".into(), "--data".into(), data, "--out".into(), text_of(&export)?];
         run_to_end(&program.binary, &arguments)?;
+        let arguments = ["verify".into(), "--data".into(), text_of(&workspace.path("data"))?];
+        let verified = run_to_end(&program.binary, &arguments);
         let part = Part { plan: &plan, members: &members, acked: &[] };
         write_samples(&samples, &[part])?;
         let findings = verify_apart(&export, &workspace.path("ledger"), &samples)?;
@@ -223,7 +225,11 @@ impl Run<'_> {
         faults.extend(findings.faults);
         report.notes.extend(faults);
         report.kills = kills;
-        report.verdict = Verdict::of(claims(&report), args.common.ignore_times);
+        let mut claims = claims(&report);
+        let said = if verified.is_ok() { "whole" } else { "not whole" };
+        claims.push(Claim::new("`etherply verify` finds the data directory whole", said, verified.is_ok()));
+        report.notes.extend(verified.err().map(|error| format!("{error:#}")));
+        report.verdict = Verdict::of(claims, args.common.ignore_times);
         if !report.verdict.passed {
             live.say(&format!("the server's data is kept in {}", short(&workspace.keep())));
         }

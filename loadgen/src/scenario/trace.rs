@@ -41,6 +41,8 @@ struct Sums {
     traces: Vec<Trace>,
     /// Each recording's changes and the names of its documents, if their history is to be looked at.
     replayed: Vec<(Arc<Edits>, Vec<String>)>,
+    /// Whether `etherply verify` found the data directory whole.
+    verified: bool,
     faults: Vec<String>,
 }
 
@@ -73,7 +75,18 @@ pub fn trace(args: &TraceArgs, live: &Live) -> Result<Report> {
         sums.look_back(args, &mut host, live)?;
     }
     let Sums {
-        stats, connections, tally, refused, documents, converged, members, right, traces, faults, ..
+        stats,
+        connections,
+        tally,
+        refused,
+        documents,
+        converged,
+        members,
+        right,
+        traces,
+        verified,
+        faults,
+        ..
     } = sums;
     let wanted = traces.iter().map(|trace| trace.changes * u64::from(trace.documents)).sum();
     let (outcomes, acked) = (Vec::new(), Vec::new());
@@ -120,6 +133,8 @@ pub fn trace(args: &TraceArgs, live: &Live) -> Result<Report> {
             format!("{right} of {all}"),
             right == all,
         ));
+        let said = if verified { "whole" } else { "not whole" };
+        claims.push(Claim::new("`etherply verify` finds the data directory whole", said, verified));
     }
     judge(&mut report, claims, &args.common, host, live);
     Ok(report)
@@ -242,6 +257,7 @@ impl Sums {
             right: 0,
             traces: Vec::new(),
             replayed: Vec::new(),
+            verified: false,
             faults: Vec::new(),
         })
     }
@@ -326,6 +342,9 @@ impl Sums {
     /// Compares the stored history of every document with its recording.
     fn look_back(&mut self, args: &TraceArgs, host: &mut Host, live: &Live) -> Result<()> {
         host.stop()?;
+        live.stage("verifying the data directory");
+        self.verified =
+            host.ask(&["verify"]).map(drop).map_err(|error| self.fault(format!("{error:#}"))).is_ok();
         for (index, (edits, names)) in std::mem::take(&mut self.replayed).into_iter().enumerate() {
             let mut all = 0;
             for name in names {

@@ -4,11 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::take::take;
 use super::walk::{CheckOnly, walk};
 use super::{BackupError, Summary};
+use crate::operator::{self, OperatorError};
 use crate::storage;
 use crate::storage::directory::sync_directory;
 
@@ -16,10 +16,6 @@ use crate::storage::directory::sync_directory;
 const UNFINISHED: &str = ".unfinished";
 /// Where the control plane gives backups.
 pub const CONTROL_PATH: &str = "/backup";
-/// How long the control plane may take to answer; what it then sends may take as long as it does.
-const ANSWER_S: u64 = 30;
-/// Longest refusal of the control plane's that is shown.
-const REFUSAL_BYTES_MAX: u64 = 4 * 1024;
 
 /// Where a backup comes from.
 #[derive(Debug, Clone, Copy)]
@@ -99,30 +95,14 @@ fn fetch(
     path: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), BackupError> {
-    let url = format!("{}{CONTROL_PATH}", control.trim_end_matches('/'));
-    let failed = |what: String| BackupError::Control { url: url.clone(), what };
-    let config = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .timeout_connect(Some(Duration::from_secs(ANSWER_S)))
-        .timeout_recv_response(Some(Duration::from_secs(ANSWER_S)));
-    let agent = config.build().new_agent();
-    let answer = agent.post(&url).send_empty().map_err(|error| {
-        failed(format!("{error}: is the server running, and is this its --control address?"))
-    })?;
-    let status = answer.status();
-    let mut body = answer.into_body().into_reader();
-    if !status.is_success() {
-        let mut text = String::new();
-        // Whatever it is, the status says that there is no backup.
-        drop(body.take(REFUSAL_BYTES_MAX).read_to_string(&mut text));
-        return Err(failed(format!("{status}: {}", text.trim())));
-    }
+    let mut body = operator::post(control, CONTROL_PATH, None, "")?;
     let mut buffer = vec![0; 64 * 1024];
     let mut bytes = 0;
     loop {
-        let read =
-            body.read(&mut buffer).map_err(|error| failed(format!("the answer breaks off: {error}")))?;
+        let read = body.read(&mut buffer).map_err(|error| OperatorError::Control {
+            url: control.to_owned(),
+            what: format!("the backup breaks off: {error}"),
+        })?;
         if read == 0 {
             return Ok(());
         }

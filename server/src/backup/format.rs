@@ -9,7 +9,9 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use etherply_engine::change::ActorId;
 use etherply_engine::ids::DocumentId;
+use etherply_engine::log::Past;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{BackupError, Summary};
@@ -80,6 +82,8 @@ pub struct DocumentHeader {
     pub last_seq: u64,
     /// It was deleted: this is its tombstone, and no records follow.
     pub is_deleted: bool,
+    /// What the epochs before this one left behind.
+    pub past: Past,
 }
 
 /// The totals.
@@ -148,6 +152,12 @@ impl DocumentHeader {
         out.extend_from_slice(&self.last_seq.to_le_bytes());
         out.push(u8::from(self.is_deleted));
         put_text(&mut out, self.document.as_str());
+        out.extend_from_slice(&self.past.reset_epoch.to_le_bytes());
+        for actor in &self.past.excluded {
+            // An actor has 64 bytes at the most.
+            out.push(u8::try_from(actor.as_bytes().len()).unwrap_or(u8::MAX));
+            out.extend_from_slice(actor.as_bytes());
+        }
         out
     }
 
@@ -160,7 +170,12 @@ impl DocumentHeader {
             _ => return None,
         };
         let document = DocumentId::new(&text(&mut fields)?).ok()?;
-        (fields.left() == 0).then_some(Self { document, epoch, last_seq, is_deleted })
+        let mut past = Past { reset_epoch: fields.u64()?, excluded: Vec::new() };
+        while fields.left() > 0 {
+            let length = usize::from(fields.u8()?);
+            past.excluded.push(ActorId::from_slice(fields.take(length)?).ok()?);
+        }
+        Some(Self { document, epoch, last_seq, is_deleted, past })
     }
 }
 

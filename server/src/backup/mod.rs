@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use etherply_engine::log::LogError;
 use serde::Serialize;
 
+use crate::operator::OperatorError;
 use crate::storage::OpenError;
 use crate::storage::error::advice;
 
@@ -101,13 +102,8 @@ pub enum BackupError {
         why: String,
     },
     /// The control plane does not answer, or refuses.
-    #[error("{url}: {what}")]
-    Control {
-        /// What was asked.
-        url: String,
-        /// What went wrong, and what to do.
-        what: String,
-    },
+    #[error(transparent)]
+    Control(#[from] OperatorError),
     /// What was restored is not what the backup holds: a fault of the disk, or a bug.
     #[error("document {document}: what was restored differs from the backup: {what}: check the disk")]
     RestoredWrongly {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::document::recover;
 use etherply_engine::ids::ChainHash;
-use etherply_engine::log::{Append, Log as _};
+use etherply_engine::log::{Append, Log as _, Past};
 use etherply_engine::record::Record;
 
 use super::format::DocumentHeader;
@@ -140,6 +140,18 @@ impl Writing {
 impl Visitor for Writing {
     fn document(&mut self, header: &DocumentHeader) -> Result<(), BackupError> {
         self.chain = chain_start(&header.document, epoch(header));
+        if header.is_deleted {
+            self.log.restore_tombstone(&header.document, epoch(header))?;
+        }
+        Ok(())
+    }
+
+    fn document_end(&mut self, header: &DocumentHeader, last_seq: u64) -> Result<(), BackupError> {
+        let is_there = last_seq > 0 && header.past == Past::default();
+        if !header.is_deleted && !is_there {
+            self.commit()?;
+            self.log.restore_past(&header.document, epoch(header), &header.past)?;
+        }
         Ok(())
     }
 
@@ -189,9 +201,17 @@ impl Visitor for Comparing {
     }
 
     fn document_end(&mut self, header: &DocumentHeader, last_seq: u64) -> Result<(), BackupError> {
+        let reader = self.log.reader();
+        if header.is_deleted {
+            let is_buried = reader.head(&header.document)?.is_some_and(|head| head.is_deleted());
+            return if is_buried { Ok(()) } else { Err(differs(header, "its tombstone")) };
+        }
+        if reader.past(&header.document)? != header.past {
+            return Err(differs(header, "what earlier epochs left behind"));
+        }
         // As a server does when the document is opened.
-        let end = recover(self.log.reader(), &header.document)?.committed();
-        let is_same = last_seq == 0 || (end.epoch, end.chain) == (epoch(header), self.chain.0);
+        let end = recover(reader, &header.document)?.committed();
+        let is_same = (end.epoch, end.chain) == (epoch(header), self.chain.0);
         if is_same && end.seq == last_seq { Ok(()) } else { Err(differs(header, "where it ends")) }
     }
 }

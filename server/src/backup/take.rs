@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::LogError;
+use etherply_engine::log::{LogError, Past};
 
 use super::format::{Begin, DocumentHeader, End, SectionWriter};
 use super::{BackupError, Summary};
@@ -31,6 +31,8 @@ pub fn take(
     path: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Summary, BackupError> {
+    // The log of now names snapshots of now: they must be there until the end.
+    let _held = reader.snapshots().hold();
     let pinned = reader.pinned();
     let (directory, commit) = pinned.commit()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -86,12 +88,21 @@ impl<W: Write> Taking<'_, W> {
     }
 
     fn document(&mut self, entry: &DocumentEntry) -> Result<(), BackupError> {
-        let &DocumentEntry { ref document, epoch, last_seq } = entry;
-        let header = DocumentHeader { document: document.clone(), epoch, last_seq, is_deleted: false };
+        let &DocumentEntry { ref document, epoch, last_seq, is_deleted } = entry;
         let written = || BackupError::io(self.path, "write");
+        let (past, damage) = match self.reader.past(document) {
+            Ok(past) => (past, None),
+            Err(LogError::Damaged { seq, what, .. }) => (Past::default(), Some((seq, what))),
+            Err(error) => return Err(error.into()),
+        };
+        let header = DocumentHeader { document: document.clone(), epoch, last_seq, is_deleted, past };
         self.sections.document(&header).map_err(written())?;
+        if is_deleted {
+            self.summary.deleted += 1;
+            return Ok(());
+        }
         self.summary.documents += 1;
-        let (mut seq, mut through, mut damage) = (0, last_seq, None);
+        let (mut seq, mut through, mut damage) = (0, last_seq, damage);
         let mut log = WholeLog::new(document.clone(), epoch);
         while seq < through {
             let records = match log.next(self.reader, through, READ_BYTES_MAX) {

@@ -8,10 +8,10 @@ use automerge::transaction::Transactable as _;
 use automerge::{ActorId, AutoCommit, ROOT};
 use bytes::Bytes;
 use etherply_engine::chain::{chain_next, chain_start};
-use etherply_engine::change::ChangeHash;
+use etherply_engine::change::{ActorId as EngineActor, ChangeHash};
 use etherply_engine::document::recover;
 use etherply_engine::ids::{ChainHash, DocumentId};
-use etherply_engine::log::{Append, Log as _};
+use etherply_engine::log::{Append, Deleted, Log as _, LogError, Past};
 use etherply_engine::record::Record;
 
 use super::file::{Source, backup, verify};
@@ -20,7 +20,7 @@ use super::restore::{Step, restore};
 use super::take::take;
 use super::walk::{CheckOnly, walk};
 use super::{BackupError, Summary};
-use crate::storage::{self, FjallLog};
+use crate::storage::{self, FjallLog, Tombstones as _};
 
 /// A document that is written to, with the place where its log ends.
 struct Written {
@@ -268,6 +268,34 @@ fn a_damaged_document_is_taken_up_to_its_damage_and_named() {
     assert_restored(&new, &mut written);
     let restored = recover(open(&new).reader(), &DocumentId::new("b").unwrap()).unwrap();
     assert_eq!(restored.committed().seq, 2);
+}
+
+#[test]
+fn tombstones_and_what_earlier_epochs_left_behind_come_back() {
+    let root = tempfile::tempdir().unwrap();
+    let (data, file, new) = (root.path().join("data"), root.path().join("backup"), root.path().join("new"));
+    let mut log = open(&data);
+    let mut written = filled(&mut log);
+    let id = |name: &str| DocumentId::new(name).unwrap();
+    log.commit(&[Written::new("gone", 1).append(3, 5)]).unwrap();
+    assert_eq!(log.delete(&id("gone")).unwrap(), Deleted::Now);
+    let excluded =
+        vec![EngineActor::from_slice(&[9; 16]).unwrap(), EngineActor::from_slice(&[8; 3]).unwrap()];
+    let past = Past { reset_epoch: 5, excluded };
+    log.restore_past(&written[1].id, 7, &past).unwrap();
+    // A document that began anew and has no changes since.
+    log.restore_past(&id("empty"), 4, &past).unwrap();
+    drop(log);
+    let taken = backup(Source::Data(&data), &file, &mut |_| {}).unwrap();
+    assert_eq!((taken.documents, taken.deleted, taken.records), (4, 1, 18));
+    assert_eq!(restore(&file, &new, &mut |_, _| {}).unwrap(), taken);
+    assert_restored(&new, &mut written);
+    let log = open(&new);
+    let reader = log.reader();
+    assert!(matches!(reader.epoch(&id("gone")), Err(LogError::Deleted { .. })));
+    assert_eq!(reader.past(&written[1].id).unwrap(), past);
+    assert_eq!(reader.past(&written[0].id).unwrap(), Past::default());
+    assert_eq!((reader.past(&id("empty")).unwrap(), reader.epoch(&id("empty")).unwrap()), (past, Some(5)));
 }
 
 #[test]

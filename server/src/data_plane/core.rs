@@ -5,7 +5,7 @@
 //! mailbox, one that flushes at the end of a turn, one for the time.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -18,6 +18,8 @@ use etherply_engine::change::ChangeLimits;
 use etherply_engine::document::Recovered;
 use etherply_engine::faults::Faults;
 use etherply_engine::feed::Feeds;
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{Deleted, LogError};
 use etherply_engine::outgoing::Outgoing;
 use etherply_engine::peer::{Now, Peer};
 use etherply_engine::shard::{Effect, Input, Shard};
@@ -36,6 +38,7 @@ use super::mailbox::{Mailboxes, Message, Outbox, Request, StopStage};
 use super::slab::Slab;
 use super::{effects, flush, handover, receive};
 use crate::allowlist::Allowlist;
+use crate::materialise::Rebuilds;
 use crate::metrics::Metrics;
 use crate::runtime::{self, Stream};
 use crate::storage::{Handles, Job, Question};
@@ -51,6 +54,8 @@ pub struct CoreSetup {
     pub mailboxes: Mailboxes,
     /// The ways to the storage threads, which end when nobody can ask them any more.
     pub storage: Option<Handles>,
+    /// The way to the thread that gives documents a new epoch.
+    pub rebuilds: Rebuilds,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where every core's clock begins.
@@ -88,8 +93,14 @@ pub(super) struct State {
     pub(super) paused: BTreeSet<u64>,
     /// Jobs that the commit thread's queue had no room for.
     pub(super) jobs: VecDeque<Job>,
+    /// How often the log was opened again after a failure, as far as this core has heard.
+    pub(super) storage_era: u64,
     /// Questions that the reader thread's queue had no room for.
     pub(super) waiting_questions: VecDeque<Question>,
+    /// Deletions that the commit thread's queue had no room for.
+    pub(super) waiting_deletions: VecDeque<DocumentId>,
+    /// Who asked for deletions, by the tokens that the shard knows.
+    pub(super) deletions: BTreeMap<u64, flume::Sender<Result<Deleted, LogError>>>,
     /// What goes out in one send.
     pub(super) out: Vec<u8>,
     pub(super) pieces: Vec<bytes::Bytes>,
@@ -128,7 +139,10 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         in_flight_bytes: 0,
         paused: BTreeSet::new(),
         jobs: VecDeque::new(),
+        storage_era: 0,
         waiting_questions: VecDeque::new(),
+        waiting_deletions: VecDeque::new(),
+        deletions: BTreeMap::new(),
         out: Vec::new(),
         pieces: Vec::new(),
         lengths: Vec::new(),
@@ -192,6 +206,15 @@ impl Core {
             Message::Move(moving) => arrivals.push(Arrival::Moved(moving)),
             Message::Request(request) => state.serve(request, now),
             Message::Effect(effect) => effects::apply(&mut state, effect),
+            Message::Delete { document, answer } => {
+                let token = state.deletions.last_key_value().map_or(1, |(last, _)| last + 1);
+                state.deletions.insert(token, answer);
+                state.step(Input::Delete { document, token }, now);
+            }
+            Message::Deleted { document, result } => {
+                state.step(Input::Deleted { document, result }, now);
+                effects::retry_storage(&mut state);
+            }
             Message::Loaded { handle, result } => {
                 // A start may have been interrupted while records that a snapshot covers went.
                 if let Ok(Recovered { document, snapshot: Some(_) }) = &*result {
@@ -203,6 +226,11 @@ impl Core {
             Message::SnapshotCut { handle, document, result } => {
                 effects::snapshot_cut(&mut state, handle, document, result, now);
             }
+            Message::Quarantine(document) => state.step(Input::Quarantine { document }, now),
+            Message::Rebuilt { handle, document, result } => {
+                effects::rebuilt(&mut state, handle, document, result, now);
+            }
+            Message::Room => effects::retry_storage(&mut state),
             Message::SnapshotRead { handle, request, result } => {
                 contain::run(&mut state, Scope::Feed(handle), |state| {
                     effects::snapshot_read(state, handle, &request, result, now);
@@ -227,6 +255,11 @@ impl Core {
                     Err(error) => Input::CommitFailed { batch, why: error.to_string() },
                 };
                 state.step(input, now);
+                effects::retry_storage(&mut state);
+            }
+            Message::StorageRecovered { era, documents } => {
+                state.storage_era = era;
+                state.step(Input::StorageRecovered { documents: &documents }, now);
                 effects::retry_storage(&mut state);
             }
             Message::Stop(StopStage::Drain) => state.drain(),
@@ -321,6 +354,8 @@ impl Core {
         state.setup.storage = None;
         state.jobs.clear();
         state.waiting_questions.clear();
+        state.waiting_deletions.clear();
+        state.deletions.clear();
     }
 }
 

@@ -97,8 +97,21 @@ fn carry_out_one(state: &mut State, effect: Effect) {
         }
         Effect::Publish { handle, event, .. } => publish(state, handle, event),
         Effect::StopFeed { handle, .. } => state.feeds.stop(handle),
-        Effect::Load { handle, document } | Effect::Rebuild { handle, document } => {
-            load(state, handle, document)
+        Effect::Load { handle, document } => load(state, handle, document),
+        Effect::Rebuild { handle, document } => {
+            let (mailbox, name) = (own_mailbox(state), document.clone());
+            let rebuilt = move |result| mailbox.send(Message::Rebuilt { handle, document: name, result });
+            state.setup.rebuilds.rebuild(document, Box::new(rebuilt));
+        }
+        Effect::Delete { document } => {
+            state.waiting_deletions.push_back(document);
+            retry_storage(state);
+        }
+        Effect::DeletionAnswered { token, result } => {
+            if let Some(answer) = state.deletions.remove(&token) {
+                // An error means that nobody waits any more.
+                drop(answer.try_send(result));
+            }
         }
         Effect::Find { handle, peer, document, epoch, asked_for, hashes } => {
             let mailbox = own_mailbox(state);
@@ -116,7 +129,12 @@ fn carry_out_one(state: &mut State, effect: Effect) {
         Effect::Commit { batch, appends } => {
             let mailbox = own_mailbox(state);
             let reply = move |batch, outcome| mailbox.send(Message::Committed { batch, outcome });
-            state.jobs.push_back(Job { appends, token: batch, reply: Arc::new(reply) });
+            state.jobs.push_back(Job {
+                appends,
+                token: batch,
+                era: state.storage_era,
+                reply: Arc::new(reply),
+            });
             retry_storage(state);
         }
         Effect::Observe(observation) => observe(state, observation),
@@ -170,6 +188,20 @@ fn wake(connections: &mut Slab<Connection>, due: &mut DueQueues, peer: Peer, han
         && connection.make_ready(handle)
     {
         due.add(connection, how);
+    }
+}
+
+/// A document has begun anew, or could not.
+pub(super) fn rebuilt(
+    state: &mut State,
+    handle: u32,
+    document: DocumentId,
+    result: Result<(), LogError>,
+    now: Now,
+) {
+    match result {
+        Ok(()) => load(state, handle, document),
+        Err(error) => state.step(Input::Loaded { handle, result: Box::new(Err(error)) }, now),
     }
 }
 
@@ -352,6 +384,7 @@ fn fail_member(state: &mut State, (handle, number): (u32, u32), peer: Peer, erro
     let code = match error {
         LogError::Damaged { .. } => ErrorCode::DocumentDamaged,
         LogError::Covered { .. } => ErrorCode::Internal,
+        LogError::Deleted { .. } => ErrorCode::DocumentDeleted,
         LogError::Unavailable { .. } => ErrorCode::StorageUnavailable,
     };
     let is_member =
@@ -383,6 +416,19 @@ pub(super) fn retry_storage(state: &mut State) {
                 let why = "the storage thread has ended".to_owned();
                 job.reply.committed(job.token, Err(LogError::Unavailable { why }));
             }
+        }
+    }
+    while let Some(document) = state.waiting_deletions.pop_front() {
+        let (mailbox, deleted) = (own_mailbox(state), document.clone());
+        let answer = move |result| mailbox.send(Message::Deleted { document: deleted, result });
+        match committer.delete(document, answer) {
+            Ok(()) => {}
+            Err(Refused::Full(document)) => {
+                state.waiting_deletions.push_front(document);
+                break;
+            }
+            // The server stops: nobody waits for the answer.
+            Err(Refused::Ended(_)) => {}
         }
     }
     while let Some(question) = state.waiting_questions.pop_front() {

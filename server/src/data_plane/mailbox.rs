@@ -11,7 +11,7 @@ use std::sync::Arc;
 use etherply_engine::change::ChangeHash;
 use etherply_engine::document::Recovered;
 use etherply_engine::ids::{ChainHash, DocumentId};
-use etherply_engine::log::{Found, LogError};
+use etherply_engine::log::{Deleted, Found, LogError};
 use etherply_engine::peer::Peer;
 use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest};
 use etherply_engine::snapshot::{Snapshot, SnapshotRequest};
@@ -42,6 +42,20 @@ pub enum Message {
     Request(Request),
     /// An effect of another core's shard.
     Effect(Effect),
+    /// An operator deletes a document whose home is here.
+    Delete {
+        /// The document.
+        document: DocumentId,
+        /// Who gets the outcome.
+        answer: flume::Sender<Result<Deleted, LogError>>,
+    },
+    /// A document's tombstone is durable, or is not.
+    Deleted {
+        /// The document.
+        document: DocumentId,
+        /// What was found.
+        result: Result<Deleted, LogError>,
+    },
     /// A document was read from the log.
     Loaded {
         /// Its handle.
@@ -49,6 +63,19 @@ pub enum Message {
         /// The document.
         result: Box<Result<Recovered, LogError>>,
     },
+    /// A document holds changes that break it.
+    Quarantine(DocumentId),
+    /// A document has begun anew without what broke it, or could not.
+    Rebuilt {
+        /// Its handle.
+        handle: u32,
+        /// The document.
+        document: DocumentId,
+        /// How it went.
+        result: Result<(), LogError>,
+    },
+    /// The commit thread takes jobs again.
+    Room,
     /// A snapshot was cut, or could not be.
     SnapshotCut {
         /// The document's handle.
@@ -104,6 +131,13 @@ pub enum Message {
         batch: u64,
         /// How it went.
         outcome: Result<(), LogError>,
+    },
+    /// The log was opened again after a failure.
+    StorageRecovered {
+        /// How often so far.
+        era: u64,
+        /// Documents of which it is not known whether their last changes are stored.
+        documents: Arc<[DocumentId]>,
     },
     /// The server stops.
     Stop(StopStage),

@@ -80,6 +80,7 @@ impl HistoryError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Opening(OpeningError::Log(LogError::Damaged { .. })) => "document_damaged",
+            Self::Opening(OpeningError::Log(LogError::Deleted { .. })) => "document_deleted",
             Self::Opening(OpeningError::Log(LogError::Unavailable { .. } | LogError::Covered { .. })) => {
                 "storage_unavailable"
             }

@@ -3,15 +3,201 @@
 //! ```text
 //! replica     one document as Automerge has it, up to a position of its log
 //! cut         a snapshot is made of a document
+//! squash      a document without its history
 //! whole       the log as if no snapshot covered any of it
+//! due         which documents have changes that their replica lacks
+//! resident    replicas in memory, under a budget
+//! worker      a thread that keeps them up to date, and so validates every change for good
+//! passage     a log without some of its changes, and what of it breaks Automerge
+//! inspector   the thread that finds what breaks a document, and gives it an epoch without that
+//! quarantine  what was taken out, kept for operators
+//! command     `etherply quarantine`
+//! faults      panics on purpose, for tests
 //! ```
 
+pub mod command;
 pub mod cut;
+pub mod due;
+mod faults;
+pub mod inspector;
+mod passage;
+pub mod quarantine;
 pub mod replica;
 #[cfg(test)]
 mod replica_tests;
+mod resident;
+pub mod squash;
 #[cfg(test)]
 mod testing;
 pub mod whole;
+mod worker;
 
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{Append, LogError};
+use flume::Sender;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::metrics::Metrics;
+use crate::priority;
+use crate::storage::{Committer, Gate, Reader};
+use due::{Due, Room};
+use inspector::{Inspector, Quarantining, Rebuilt, Task};
+pub use quarantine::Quarantine;
 pub use replica::{Opening, OpeningError, Poison, Replica};
+use resident::Residents;
+use worker::Worker;
+
+/// Most materialiser threads.
+pub const MATERIALISERS_MAX: u16 = 64;
+/// Bytes of memory that replicas may take together, unless it is said otherwise.
+pub const MATERIALISED_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How to materialise.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Threads; with 0 nothing is materialised.
+    pub threads: u16,
+    /// Bytes of memory that replicas may take together.
+    pub bytes_max: u64,
+}
+
+/// What is told of commits, before there is anything to tell it to.
+pub struct Tables {
+    tables: Arc<[Arc<Due>]>,
+}
+
+impl Tables {
+    /// A table for each thread. `gate` is closed while too much waits, and `room` called when it opens again.
+    pub fn new(settings: Settings, gate: &Arc<Gate>, room: &Room) -> Self {
+        let table = |_| Arc::new(Due::new(Arc::clone(gate), Arc::clone(room)));
+        Self { tables: (0..settings.threads).map(table).collect() }
+    }
+
+    /// What hears of every commit.
+    pub fn durable(&self) -> crate::storage::Durable {
+        let tables = Arc::clone(&self.tables);
+        Arc::new(move |appends: &[Append]| {
+            for append in appends.iter().filter(|_| !tables.is_empty()) {
+                table_of(&tables, &append.document).told(append);
+            }
+        })
+    }
+}
+
+/// The table of a document's materialiser. There is at least one.
+fn table_of<'t>(tables: &'t [Arc<Due>], document: &DocumentId) -> &'t Due {
+    let hash = xxh3_64(document.as_str().as_bytes());
+    let at = usize::try_from(hash % (tables.len().max(1) as u64)).unwrap_or(0);
+    #[allow(clippy::indexing_slicing, reason = "a remainder is less than what it is of")]
+    &tables[at]
+}
+
+/// The way to the thread that gives documents a new epoch; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Rebuilds(Option<Sender<Task>>);
+
+impl Rebuilds {
+    /// Gives a document a new epoch without what breaks it. Nothing of it may be on its way to the disk until
+    /// `rebuilt` is called, on another thread.
+    pub fn rebuild(&self, document: DocumentId, rebuilt: Rebuilt) {
+        let task = Task::Rebuild(document, rebuilt);
+        let unsent = match &self.0 {
+            Some(tasks) => tasks.send(task).err().map(flume::SendError::into_inner),
+            None => Some(task),
+        };
+        if let Some(Task::Rebuild(_, rebuilt)) = unsent {
+            rebuilt(Err(LogError::Unavailable { why: "the server stops".to_owned() }));
+        }
+    }
+}
+
+/// The threads that run.
+#[derive(Debug)]
+pub struct Materialisers {
+    tables: Arc<[Arc<Due>]>,
+    inspections: Sender<Task>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Materialisers {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(
+        tables: Tables,
+        settings: Settings,
+        reader: &Reader,
+        committer: Committer,
+        quarantine: Quarantine,
+        metrics: &Arc<Metrics>,
+        tell_home: Quarantining,
+    ) -> io::Result<Self> {
+        let Tables { tables } = tables;
+        let (inspections, tasks) = flume::unbounded();
+        let mut threads = Vec::new();
+        let bytes_max = settings.bytes_max / u64::from(settings.threads.max(1));
+        for (number, due) in tables.iter().enumerate() {
+            let worker = Worker {
+                reader: reader.clone(),
+                due: Arc::clone(due),
+                tables: Arc::clone(&tables),
+                inspections: inspections.clone(),
+                metrics: Arc::clone(metrics),
+                residents: Residents::new(bytes_max),
+                bytes_max,
+                told: (0, 0),
+            };
+            threads.push(spawn(&format!("materialise-{number}"), move || worker.run())?);
+        }
+        if !tables.is_empty() {
+            let inspector = Inspector {
+                reader: reader.clone(),
+                committer,
+                quarantine,
+                metrics: Arc::clone(metrics),
+                tables: Arc::clone(&tables),
+                tell_home,
+                known: HashMap::new(),
+                spared: HashMap::new(),
+            };
+            threads.push(spawn("inspect", move || inspector.run(&tasks))?);
+        }
+        Ok(Self { tables, inspections, threads })
+    }
+
+    /// The way to the thread that gives documents a new epoch.
+    pub fn rebuilds(&self) -> Rebuilds {
+        Rebuilds((!self.tables.is_empty()).then(|| self.inspections.clone()))
+    }
+
+    /// Nothing is held back any more; the threads end when they are done with what they are at.
+    pub fn begin_stop(&self) {
+        for table in self.tables.iter() {
+            table.stop();
+        }
+    }
+
+    /// Waits for the threads' end.
+    pub fn join(self) {
+        self.begin_stop();
+        drop(self.inspections.send(Task::Stop));
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a materialiser thread panicked: see the message above");
+            }
+        }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        priority::lowest();
+        run();
+    })
+}

@@ -13,6 +13,7 @@ use etherply_engine::log::{FIRST_EPOCH, LogError};
 use etherply_engine::record::Record;
 use etherply_wire::kinds::Cursor;
 
+use super::faults;
 use super::whole::WholeLog;
 use crate::storage::Reader;
 use crate::storage::database::panic_text;
@@ -114,7 +115,11 @@ impl Replica {
             }
         }
         let before = self.automerge.stats().num_changes;
-        match catch_unwind(AssertUnwindSafe(|| self.automerge.apply_changes(changes))) {
+        let apply = AssertUnwindSafe(|| {
+            faults::pass(&self.document, records);
+            self.automerge.apply_changes(changes)
+        });
+        match catch_unwind(apply) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(poison("apply", error.to_string())),
             Err(panic) => return Err(poison("apply", panicked(&*panic))),
@@ -226,6 +231,14 @@ impl Opening {
     /// Of a document up to a position of its current epoch, or its end if that comes before.
     pub fn through(document: DocumentId, through_seq: u64) -> Self {
         Self { document, through_seq, state: State::Begin }
+    }
+
+    /// How many bytes of memory it takes so far, estimated.
+    pub fn bytes(&self) -> u64 {
+        match &self.state {
+            State::Begin => 0,
+            State::Log { replica, .. } | State::Tail(replica) => replica.bytes(),
+        }
     }
 
     /// Goes on; `None` until it is done. After an error it begins anew.

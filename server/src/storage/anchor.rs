@@ -84,8 +84,9 @@ impl Reader {
     /// # Errors
     /// [`LogError::Damaged`] if the row is not what was written.
     pub fn anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<AnchorRow>, LogError> {
-        let stored =
-            fjall::Readable::get(&self.committed(), &self.keyspaces.meta, anchor_key(document, epoch));
+        let view = self.view()?;
+        let key = anchor_key(document, epoch);
+        let stored = fjall::Readable::get(&view.committed, &view.opened.keyspaces.meta, key);
         let Some(stored) = stored.map_err(|error| document_read_failed(document, 0, &error))? else {
             return Ok(None);
         };

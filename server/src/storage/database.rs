@@ -123,6 +123,16 @@ impl Keyspaces {
         ends.into_iter().min().unwrap_or(0)
     }
 
+    /// Writes everything to tables, and one table of each keyspace's.
+    #[cfg(test)]
+    pub fn flush_and_compact(&self) -> Result<(), fjall::Error> {
+        for keyspace in self.all() {
+            keyspace.rotate_memtable_and_wait()?;
+            keyspace.major_compact()?;
+        }
+        Ok(())
+    }
+
     /// The row of the last commit, as stored.
     pub fn commit_row(&self, snapshot: &Snapshot) -> Result<Option<Vec<u8>>, fjall::Error> {
         use fjall::Readable;
@@ -188,9 +198,7 @@ pub fn advice_for(error: &fjall::Error) -> String {
     match error {
         Error::Io(io) | Error::Storage(LsmError::Io(io)) => format!("{io}: {}", advice(io)),
         Error::Poisoned => {
-            "an earlier write in the background failed: check the disk and the system's log, then start etherply \
-             again"
-                .to_owned()
+            "an earlier write in the background failed: check the disk and the system's log".to_owned()
         }
         Error::Locked => "another process has the database open: stop it".to_owned(),
         Error::InvalidVersion(_) | Error::Storage(LsmError::InvalidVersion(_)) => {

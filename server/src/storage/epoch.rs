@@ -5,16 +5,13 @@
 //! reader looks only at the epoch that the document's head names. Staged records of a server that stopped half way
 //! belong to no epoch, and the next attempt takes one of which nothing is stored ([`super::Reader::free_epoch`]).
 //! The records of the epoch before stay where they are until somebody removes them; nobody reads them either.
-//!
-//! Every commit writes to every keyspace, because journals are dropped by what the tables of all of them hold. So
-//! staging restates the head, and a turn into an epoch without records restates a record of the epoch before.
 
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Append, LogError, Past};
-use etherply_engine::record::Record;
 
-use super::keys::Head;
+use super::keys::{Head, KeyspaceId, encode_past, past_key};
 use super::log::Writer;
+use super::piece::{Expect, Piece};
 
 /// The step into a new epoch.
 #[derive(Debug, Clone)]
@@ -27,8 +24,6 @@ pub struct Turn {
     pub append: Append,
     /// What the epochs before leave behind.
     pub past: Past,
-    /// A record of the epoch before, if the new one has none.
-    pub restated: Option<Record>,
 }
 
 /// A log that can let a document begin anew.
@@ -58,28 +53,21 @@ impl Epochs for Writer {
             for record in &append.records {
                 writer.add_record(&mut rows, &append.document, append.epoch, record);
             }
-            writer.add_head(&mut rows, &append.document, head);
             writer.finish(rows)
         })
     }
 
     fn turn(&mut self, turn: &Turn) -> Result<(), LogError> {
-        let Turn { document, from, append, past, restated } = turn;
+        let Turn { document, from, append, past } = turn;
         let head = self.standing(document)?;
         if (head.epoch, head.last_seq) != *from || append.epoch <= head.epoch {
             return Err(refused(document, "it went on meanwhile"));
         }
         let last_seq = append.records.last().map_or(0, |record| record.seq);
-        if last_seq == 0 && restated.is_none() {
-            return Err(refused(document, "there is no record to restate"));
-        }
         self.guarded(|writer| {
             let mut rows = writer.begin(append.records.len() + 1)?;
             for record in &append.records {
                 writer.add_record(&mut rows, document, append.epoch, record);
-            }
-            if let Some(record) = restated {
-                writer.add_record(&mut rows, document, head.epoch, record);
             }
             writer.add_head(&mut rows, document, Head { epoch: append.epoch, last_seq, ..head });
             writer.add_past(&mut rows, document, past);
@@ -90,7 +78,27 @@ impl Epochs for Writer {
 
 impl Writer {
     fn standing(&self, document: &DocumentId) -> Result<Head, LogError> {
-        self.head(document)?.ok_or_else(|| refused(document, "nothing is stored of it"))
+        match self.head(document)? {
+            Some(head) if head.is_deleted() => Err(LogError::Deleted { document: document.clone() }),
+            Some(head) => Ok(head),
+            None => Err(refused(document, "nothing is stored of it")),
+        }
+    }
+
+    /// Sets what the epochs before a document's current one left behind; of a document that is not there yet as well.
+    pub(super) fn restore_past(
+        &mut self,
+        document: &DocumentId,
+        epoch: u64,
+        past: &Past,
+    ) -> Result<(), LogError> {
+        let head = self.head(document)?.unwrap_or(Head { epoch, last_seq: 0, flags: 0 });
+        let mut piece = Piece::new(document.clone(), Expect::Anything);
+        let key = past_key(document);
+        let value = encode_past(&key, past);
+        piece.set(KeyspaceId::Documents, key, value);
+        piece.head = Some(head);
+        self.store(&piece).map(drop)
     }
 }
 

@@ -9,9 +9,9 @@ fn past(epoch: u64) -> Past {
     Past { reset_epoch: epoch, excluded: vec![ActorId::from_slice(&[9; 16]).unwrap()] }
 }
 
-fn turn(append: Append, from: u64, restated: Option<Record>) -> Turn {
+fn turn(append: Append, from: u64) -> Turn {
     let past = past(append.epoch);
-    Turn { document: append.document.clone(), from: (FIRST_EPOCH, from), append, past, restated }
+    Turn { document: append.document.clone(), from: (FIRST_EPOCH, from), append, past }
 }
 
 fn seqs(log: &FjallLog, epoch: u64) -> Vec<u64> {
@@ -38,7 +38,7 @@ fn a_document_begins_anew_in_as_many_commits_as_it_takes() {
         assert_eq!((seqs(&log, 1).len(), seqs(&log, 2).len()), (5, 0), "nobody reads what is staged");
         assert_eq!(log.epoch(&document("a")), Ok(Some(1)));
     }
-    log.turn(&turn(author.append_sized("a", 2, 1, 48), 5, None)).unwrap();
+    log.turn(&turn(author.append_sized("a", 2, 1, 48), 5)).unwrap();
     for _ in 0..2 {
         assert_eq!(log.epoch(&document("a")), Ok(Some(2)));
         assert_eq!((seqs(&log, 1), seqs(&log, 2)), (vec![], vec![1, 2, 3, 4, 5]));
@@ -61,8 +61,7 @@ fn a_document_may_begin_anew_without_any_record() {
     let first = author.append("a", 1);
     log.commit(std::slice::from_ref(&first)).unwrap();
     let empty = Append { document: document("a"), epoch: 2, records: Vec::new() };
-    assert!(log.turn(&turn(empty.clone(), 1, None)).is_err());
-    log.turn(&turn(empty, 1, first.records.first().cloned())).unwrap();
+    log.turn(&turn(empty, 1)).unwrap();
     let mut log = reopened(directory.path(), log);
     assert_eq!((log.epoch(&document("a")), seqs(&log, 2)), (Ok(Some(2)), vec![]));
     log.commit(&[author.append_sized("a", 2, 1, 48)]).unwrap();
@@ -80,9 +79,9 @@ fn what_does_not_fit_is_refused_and_writing_goes_on() {
     assert!(log.stage(&author.append("a", 1)).is_err(), "it is the document's own epoch");
     let next = author.append_sized("a", 2, 1, 48);
     for from in [1, 3] {
-        assert!(log.turn(&turn(next.clone(), from, None)).is_err(), "it stands at 2, not at {from}");
+        assert!(log.turn(&turn(next.clone(), from)).is_err(), "it stands at 2, not at {from}");
     }
-    log.turn(&turn(next, 2, None)).unwrap();
+    log.turn(&turn(next, 2)).unwrap();
     log.commit(&[author.append_sized("a", 2, 1, 48)]).unwrap();
 }
 
@@ -97,7 +96,7 @@ fn what_an_interrupted_attempt_left_is_never_taken_up() {
     let mut log = reopened(directory.path(), log);
     let epoch = log.reader().free_epoch(&document("a")).unwrap();
     assert_eq!(epoch, 3);
-    log.turn(&turn(author.append_sized("a", epoch, 1, 48), 2, None)).unwrap();
+    log.turn(&turn(author.append_sized("a", epoch, 1, 48), 2)).unwrap();
     assert_eq!(seqs(&log, 3), [1]);
     assert_eq!(log.reader().free_epoch(&document("ab")), Ok(1));
 }

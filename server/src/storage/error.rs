@@ -66,7 +66,7 @@ pub enum OpenError {
     #[error(transparent)]
     Damaged(Box<Damage>),
     /// The operating system refused something.
-    #[error("{}: cannot {action}: {source}: {}", path.display(), advice(source))]
+    #[error("{}: cannot {action}: {source}: {}, then start etherply again", path.display(), advice(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -187,12 +187,12 @@ impl std::error::Error for Damage {}
 pub fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            "free space on that disk (or raise the limit), then start etherply again"
+            "free space on that disk (or raise the limit)"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "give etherply's user the right to write there, then start it again"
+            "give etherply's user the right to write there"
         }
-        io::ErrorKind::NotFound => "check that the path exists, then start etherply again",
-        _ => "check the disk and the system's log, then start etherply again",
+        io::ErrorKind::NotFound => "check that the path exists",
+        _ => "check the disk and the system's log",
     }
 }

@@ -174,6 +174,14 @@ impl LogRow {
         }
     }
 
+    /// Bytes of its change that stand in the row.
+    pub fn change_bytes(&self) -> usize {
+        match self {
+            Self::Record(record) => record.change.len(),
+            Self::Covered(_) => 0,
+        }
+    }
+
     /// The position.
     pub fn seq(&self) -> u64 {
         match self {
@@ -265,13 +273,15 @@ impl Reader {
         through_seq: u64,
         count_max: usize,
     ) -> Result<Vec<LogRow>, LogError> {
-        let committed = self.committed();
+        let view = self.view()?;
         let Some(first) = after_seq.checked_add(1).filter(|first| *first <= through_seq) else {
             return Ok(Vec::new());
         };
         let range = change_key(document, epoch, first)..=change_key(document, epoch, through_seq);
         let mut rows = Vec::new();
-        for (seq, row) in (first..).zip(fjall::Readable::range(&committed, &self.keyspaces.changes, range)) {
+        for (seq, row) in
+            (first..).zip(fjall::Readable::range(&view.committed, &view.opened.keyspaces.changes, range))
+        {
             if rows.len() >= count_max {
                 break;
             }

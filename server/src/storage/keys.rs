@@ -6,7 +6,7 @@
 
 use etherply_engine::change::{ActorId, ChangeHash};
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Found, Past};
+use etherply_engine::log::{EXCLUDED_ACTORS_MAX, Found, Past};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::fields::{Fields, put};
@@ -22,7 +22,7 @@ pub enum KeyspaceId {
     Hashes = 2,
     /// document → [`Head`], and document, 0, `past` → what [`encode_past`] makes, where there is something.
     Documents = 3,
-    /// [`COMMIT_KEY`] → [`CommitRow`]; [`anchor_key`]s.
+    /// [`COMMIT_KEY`] → [`CommitRow`]; [`anchor_key`]s; [`deleted_key`]s.
     Meta = 4,
 }
 
@@ -43,19 +43,20 @@ impl KeyspaceId {
 
 /// Key of the row that every batch writes.
 pub const COMMIT_KEY: &[u8] = b"commit";
-const ANCHOR_PREFIX: &[u8] = b"anchor\0";
 /// Key of a row without a meaning, by which a batch that has nothing else for a keyspace writes to it. It
 /// stands before every document's rows.
 pub const FILLER_KEY: &[u8] = &[0];
+/// How keys of [`deleted_key`] begin.
+pub const DELETED_PREFIX: &[u8] = b"deleted\0";
+/// Flag of a [`Head`]: the document was deleted.
+const FLAG_DELETED: u8 = 1;
+const ANCHOR_PREFIX: &[u8] = b"anchor\0";
 /// Bytes of an encoded [`CommitRow`].
 pub const COMMIT_ROW_BYTES: usize = 1 + 8 + 8 + 8 + 8 + 4 + 4;
 const COMMIT_ROW_VERSION: u8 = 1;
 const HEAD_VERSION: u8 = 1;
 const PAST_VERSION: u8 = 1;
 const PAST_SUFFIX: &[u8] = b"past";
-/// Most excluded actors that are kept of a document. Of one that is forgotten, what was excluded is taken again if
-/// somebody brings it, and found again.
-pub const EXCLUDED_ACTORS_MAX: usize = 1_024;
 const HEAD_BYTES: usize = 1 + 1 + 8 + 8 + 4;
 const FOUND_BYTES: usize = 8 + 8 + 4;
 
@@ -69,6 +70,28 @@ fn document_prefix(document: &DocumentId, room: usize) -> Vec<u8> {
     key.extend_from_slice(document.as_str().as_bytes());
     key.push(0);
     key
+}
+
+/// Between these keys lie all rows of a document in [`KeyspaceId::Changes`] and [`KeyspaceId::Hashes`]: behind its
+/// name and a zero byte.
+pub fn rows_of_document(document: &DocumentId) -> std::ops::Range<Vec<u8>> {
+    let start = document_prefix(document, 0);
+    let mut end = start.clone();
+    if let Some(last) = end.last_mut() {
+        *last = 1;
+    }
+    start..end
+}
+
+/// Key of the row in [`KeyspaceId::Meta`] that stands there while rows of a deleted document are left.
+pub fn deleted_key(document: &DocumentId) -> Vec<u8> {
+    [DELETED_PREFIX, document.as_str().as_bytes()].concat()
+}
+
+/// The document of a [`deleted_key`].
+pub fn document_of_deleted_key(key: &[u8]) -> Option<DocumentId> {
+    let name = key.strip_prefix(DELETED_PREFIX)?;
+    DocumentId::new(std::str::from_utf8(name).ok()?).ok()
 }
 
 /// Key of a record.
@@ -192,11 +215,22 @@ pub struct Head {
     pub epoch: u64,
     /// Position of the last record of that epoch.
     pub last_seq: u64,
-    /// Reserved for tombstones; 0 so far.
+    /// Whether this is a tombstone; other bits are 0 so far.
     pub flags: u8,
 }
 
 impl Head {
+    /// Whether the document was deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.flags & FLAG_DELETED != 0
+    }
+
+    /// The tombstone that takes this head's place.
+    #[must_use]
+    pub fn deleted(self) -> Self {
+        Self { flags: self.flags | FLAG_DELETED, ..self }
+    }
+
     /// The row's bytes.
     pub fn encode(&self, document: &DocumentId) -> [u8; HEAD_BYTES] {
         let mut out = [0; HEAD_BYTES];
@@ -222,11 +256,11 @@ impl Head {
 pub struct CommitRow {
     /// Number of the commit; the first one has 1, each next one 1 more. 0: nothing was committed yet.
     pub commit: u64,
-    /// Records in all commits up to this one.
+    /// Rows of [`KeyspaceId::Changes`] that all commits up to this one set: records, and [`FILLER_KEY`].
     pub total_records: u64,
     /// Records in this commit: see [`is_record`].
     pub records: u32,
-    /// Chain over all records committed so far: see [`Lineage`].
+    /// Chain over all such rows committed so far: see [`Lineage`].
     pub lineage: u64,
     /// The database's sequence number of the batch before, plus 1; 0 for the first. The journal's checksums do
     /// not cover that number and recovery skips batches by it, so it has to be known from elsewhere.

@@ -5,68 +5,100 @@
 //! publishes a snapshot once a commit is complete, and readers see nothing else: never a part of a batch,
 //! never records of a commit that failed.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::ChangeHash;
 use etherply_engine::document::Anchor;
 use etherply_engine::ids::{ChainHash, DocumentId};
-use etherply_engine::log::{Append, FIRST_EPOCH, Found, Log, LogError, LogReader, Past};
+use etherply_engine::log::{Append, Deleted, FIRST_EPOCH, Found, Log, LogError, LogReader, Past};
 use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
 use fjall::{Database, Keyspace, PersistMode, Readable, Snapshot};
 
 use super::database::{Keyspaces, advice_for, is_damage, panic_text, wait_until_caught_up};
 use super::directory::DataDirectory;
 use super::epoch::{Epochs, Turn};
-use super::index::LogRow;
+use super::index::{IndexRow, LogRow};
 use super::keys::{
-    COMMIT_KEY, CommitRow, DirectoryId, Head, KeyspaceId, Lineage, change_key, decode_found, decode_past,
-    encode_found, hash_key, is_past_key, is_record, parse_change_key, past_key,
+    COMMIT_KEY, CommitRow, DirectoryId, FILLER_KEY, Head, KeyspaceId, Lineage, change_key, decode_found,
+    decode_past, encode_found, hash_key, is_past_key, is_record, parse_change_key, past_key,
 };
 use super::ledger::{Ledger, Mark};
 use super::piece::{Piece, StorePiece, Stored};
 use super::snapshot::Snapshots;
 use super::stats::{StorageStats, add};
+use super::tombstone::{Purge, Tombstones};
 
 /// The log of a data directory; see [`super::open`].
 #[derive(Debug)]
 pub struct FjallLog {
-    writer: Writer,
-    reader: Reader,
+    /// None while it is opened again, and if that failed.
+    pub(super) writer: Option<Writer>,
+    pub(super) reader: Reader,
+    pub(super) stats: Arc<StorageStats>,
+    /// Documents of the commit that failed: it may be there or not once the log is opened again.
+    pub(super) doubtful: Vec<DocumentId>,
+}
+
+/// An open database. Nobody keeps it but for the length of a question, so that it can be closed.
+pub(super) struct Opened {
+    pub(super) keyspaces: Keyspaces,
+    committed: Arc<Mutex<Snapshot>>,
+    database: Database,
+}
+
+/// What is needed to write.
+pub(super) struct Ready {
+    pub(super) database: Database,
+    pub(super) keyspaces: Keyspaces,
+    pub(super) ledger: Ledger,
+    pub(super) last: CommitRow,
+    /// Deleted documents of which rows are left.
+    pub(super) purges: VecDeque<Purge>,
 }
 
 impl FjallLog {
-    pub(super) fn new(
-        database: Database,
-        keyspaces: Keyspaces,
-        ledger: Ledger,
-        directory: DataDirectory,
-        last: CommitRow,
-        seqno_end: u64,
-    ) -> Self {
+    pub(super) fn new(ready: Ready, directory: DataDirectory) -> Self {
         let directory = Arc::new(directory);
         let reader = Reader {
+            slot: Arc::default(),
+            pinned: None,
             snapshots: Arc::new(Snapshots::new(directory.path(), directory.id())),
-            directory: Arc::clone(&directory),
+            directory,
+        };
+        let mut log = Self { writer: None, reader, stats: Arc::default(), doubtful: Vec::new() };
+        let opened = log.write_to(ready);
+        *log.reader.slot.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(opened));
+        log
+    }
+
+    /// From now on, writes to this database. What readers need of it.
+    pub(super) fn write_to(&mut self, ready: Ready) -> Opened {
+        let Ready { database, keyspaces, ledger, last, purges } = ready;
+        let directory = Arc::clone(&self.reader.directory);
+        let committed = Arc::new(Mutex::new(database.snapshot()));
+        let opened = Opened {
             keyspaces: keyspaces.clone(),
-            committed: Arc::new(Mutex::new(database.snapshot())),
+            committed: Arc::clone(&committed),
             database: database.clone(),
         };
-        let writer = Writer {
-            committed: Arc::clone(&reader.committed),
-            stats: Arc::default(),
+        self.writer = Some(Writer {
+            committed,
+            snapshots: Arc::clone(&self.reader.snapshots),
+            purges,
+            stats: Arc::clone(&self.stats),
             failed: None,
             last,
-            seqno_end,
+            seqno_end: keyspaces.seqno_end(),
             id: directory.id(),
             ledger,
             keyspaces,
             database,
             _directory: directory,
-        };
-        Self { writer, reader }
+        });
+        opened
     }
 
     /// Writes rows of the caller's own.
@@ -74,12 +106,27 @@ impl FjallLog {
         &mut self,
         write: impl FnOnce(&mut Writer) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
-        self.writer.guarded(write)
+        self.with_writer(|writer| writer.guarded(write), Vec::new)
     }
 
-    /// The two halves, for a thread each.
-    pub fn split(self) -> (Writer, Reader) {
-        (self.writer, self.reader)
+    /// Writes, and remembers the documents concerned if that ends all writing.
+    fn with_writer<T>(
+        &mut self,
+        write: impl FnOnce(&mut Writer) -> Result<T, LogError>,
+        documents: impl FnOnce() -> Vec<DocumentId>,
+    ) -> Result<T, LogError> {
+        let Some(writer) = &mut self.writer else {
+            add(&self.stats.commits_failed, 1);
+            return Err(unavailable(
+                "it is closed after a failure, and opened again as soon as it can be".into(),
+            ));
+        };
+        let had_failed = writer.failed.is_some();
+        let outcome = write(writer);
+        if writer.failed.is_some() && !had_failed {
+            self.doubtful = documents();
+        }
+        outcome
     }
 
     /// A handle that reads.
@@ -89,15 +136,24 @@ impl FjallLog {
 
     /// The counters.
     pub fn stats(&self) -> &Arc<StorageStats> {
-        &self.writer.stats
+        &self.stats
     }
 }
 
 #[cfg(test)]
 impl FjallLog {
+    pub(super) fn writer(&self) -> &Writer {
+        self.writer.as_ref().unwrap()
+    }
+
+    /// Lets what the ledger writes fail, as on a full disk.
+    pub(super) fn fill_disk(&mut self) {
+        self.writer.as_mut().unwrap().ledger.fill_disk();
+    }
+
     /// Writes everything to tables.
     pub(super) fn flush_tables(&self) {
-        for keyspace in self.writer.keyspaces.all() {
+        for keyspace in self.writer().keyspaces.all() {
             keyspace.rotate_memtable_and_wait().unwrap();
         }
     }
@@ -105,13 +161,14 @@ impl FjallLog {
 
 impl Log for FjallLog {
     fn commit(&mut self, appends: &[Append]) -> Result<(), LogError> {
-        self.writer.commit(appends)
+        let documents = || appends.iter().map(|append| append.document.clone()).collect();
+        self.with_writer(|writer| writer.commit(appends), documents)
     }
 }
 
 impl StorePiece for FjallLog {
     fn store(&mut self, piece: &Piece) -> Result<Stored, LogError> {
-        self.writer.store(piece)
+        self.with_writer(|writer| writer.store(piece), || vec![piece.document.clone()])
     }
 }
 
@@ -150,11 +207,41 @@ impl LogReader for FjallLog {
 
 impl Epochs for FjallLog {
     fn stage(&mut self, append: &Append) -> Result<(), LogError> {
-        self.writer.stage(append)
+        self.with_writer(|writer| writer.stage(append), || vec![append.document.clone()])
     }
 
     fn turn(&mut self, turn: &Turn) -> Result<(), LogError> {
-        self.writer.turn(turn)
+        self.with_writer(|writer| writer.turn(turn), || vec![turn.document.clone()])
+    }
+}
+
+impl Tombstones for FjallLog {
+    fn delete(&mut self, document: &DocumentId) -> Result<Deleted, LogError> {
+        self.with_writer(|writer| writer.delete(document), || vec![document.clone()])
+    }
+
+    fn tidy(&mut self) -> bool {
+        self.writer.as_mut().is_some_and(Tombstones::tidy)
+    }
+}
+
+impl FjallLog {
+    /// Puts back what a backup has of a deleted document: its tombstone.
+    ///
+    /// # Errors
+    /// See [`Log::commit`].
+    pub fn restore_tombstone(&mut self, document: &DocumentId, epoch: u64) -> Result<(), LogError> {
+        let head = Head { epoch, last_seq: 0, flags: 0 };
+        self.with_writer(|writer| writer.bury(document, head), || vec![document.clone()])
+    }
+
+    /// Puts back what the epochs before a document's current one left behind, and the document itself if it has no
+    /// records.
+    ///
+    /// # Errors
+    /// See [`Log::commit`].
+    pub fn restore_past(&mut self, document: &DocumentId, epoch: u64, past: &Past) -> Result<(), LogError> {
+        self.with_writer(|writer| writer.restore_past(document, epoch, past), || vec![document.clone()])
     }
 }
 
@@ -197,6 +284,9 @@ pub struct Writer {
     ledger: Ledger,
     pub(super) keyspaces: Keyspaces,
     committed: Arc<Mutex<Snapshot>>,
+    pub(super) snapshots: Arc<Snapshots>,
+    /// Deleted documents of which rows are left.
+    pub(super) purges: VecDeque<Purge>,
     database: Database,
     _directory: Arc<DataDirectory>,
     id: DirectoryId,
@@ -247,6 +337,11 @@ impl Writer {
         Err(error)
     }
 
+    /// Whether nothing is written any more.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
     /// Number of the last commit that is durable.
     pub fn last_commit(&self) -> u64 {
         self.last.commit
@@ -290,36 +385,72 @@ impl Writer {
         let batch = fjall::OwnedWriteBatch::with_capacity(self.database.clone(), 3 * records + 1)
             .durability(Some(PersistMode::SyncData));
         let lineage = Lineage::after(self.last.lineage);
-        Ok(Rows { started, batch, lineage, records: 0, record_bytes: 0 })
+        Ok(Rows { started, batch, lineage, records: 0, record_bytes: 0, touched: 0 })
+    }
+
+    /// Sets one row.
+    pub(super) fn set(&self, rows: &mut Rows, id: KeyspaceId, key: &[u8], value: &[u8]) {
+        if id == KeyspaceId::Changes {
+            rows.lineage.record(key, value);
+            if is_record(key, value) {
+                rows.records += 1;
+                rows.record_bytes += value.len() as u64;
+            }
+        }
+        rows.touched |= 1 << id as u64;
+        rows.batch.insert(self.keyspaces.get(id), key, value);
+    }
+
+    /// Removes one row.
+    pub(super) fn remove(&self, rows: &mut Rows, id: KeyspaceId, key: &[u8]) {
+        rows.batch.remove(self.keyspaces.get(id), key);
     }
 
     pub(super) fn add_record(&self, rows: &mut Rows, document: &DocumentId, epoch: u64, record: &Record) {
         let key = change_key(document, epoch, record.seq);
-        let stored = record.encode(document, epoch);
-        rows.lineage.record(&key, &stored);
-        rows.records += 1;
-        rows.record_bytes += stored.len() as u64;
-        add(&self.stats.records, 1);
-        rows.batch.insert(&self.keyspaces.changes, key, stored);
-        let key = hash_key(document, epoch, &record.hash);
-        let found = encode_found(&key, Found { seq: record.seq, max_op: record.max_op });
-        rows.batch.insert(&self.keyspaces.hashes, key, found.as_slice());
+        self.set(rows, KeyspaceId::Changes, &key, &record.encode(document, epoch));
+        let found = Found { seq: record.seq, max_op: record.max_op };
+        self.add_found(rows, document, epoch, (&record.hash, found));
+    }
+
+    pub(super) fn add_index(&self, rows: &mut Rows, document: &DocumentId, epoch: u64, row: &IndexRow) {
+        let key = change_key(document, epoch, row.seq);
+        self.set(rows, KeyspaceId::Changes, &key, &row.encode(document, epoch));
+        let found = Found { seq: row.seq, max_op: row.max_op };
+        self.add_found(rows, document, epoch, (&row.hash, found));
+    }
+
+    fn add_found(
+        &self,
+        rows: &mut Rows,
+        document: &DocumentId,
+        epoch: u64,
+        (hash, found): (&ChangeHash, Found),
+    ) {
+        let key = hash_key(document, epoch, hash);
+        self.set(rows, KeyspaceId::Hashes, &key, &encode_found(&key, found));
     }
 
     pub(super) fn add_head(&self, rows: &mut Rows, document: &DocumentId, head: Head) {
-        let row = head.encode(document);
-        rows.batch.insert(&self.keyspaces.documents, document.as_str(), row.as_slice());
+        self.set(rows, KeyspaceId::Documents, document.as_str().as_bytes(), &head.encode(document));
     }
 
     pub(super) fn add_past(&self, rows: &mut Rows, document: &DocumentId, past: &Past) {
         let key = past_key(document);
         let row = super::keys::encode_past(&key, past);
-        rows.batch.insert(&self.keyspaces.documents, key, row);
+        self.set(rows, KeyspaceId::Documents, &key, &row);
     }
 
     /// Makes a commit durable, and lets readers see it.
-    pub(super) fn finish(&mut self, rows: Rows) -> Result<(), LogError> {
-        let Rows { started, mut batch, lineage, records, record_bytes } = rows;
+    pub(super) fn finish(&mut self, mut rows: Rows) -> Result<(), LogError> {
+        // Every commit writes to every keyspace: see `Keyspaces::tables_end`.
+        let filler = (self.last.commit + 1).to_le_bytes();
+        for id in [KeyspaceId::Changes, KeyspaceId::Hashes, KeyspaceId::Documents] {
+            if rows.touched & (1 << id as u64) == 0 {
+                self.set(&mut rows, id, FILLER_KEY, &filler);
+            }
+        }
+        let Rows { started, mut batch, lineage, records, record_bytes, .. } = rows;
         let row = CommitRow {
             commit: self.last.commit + 1,
             total_records: self.last.total_records + records as u64,
@@ -341,6 +472,7 @@ impl Writer {
         self.publish();
 
         add(&self.stats.commits, 1);
+        add(&self.stats.records, records as u64);
         add(&self.stats.record_bytes, record_bytes);
         self.stats.commit_us.record(started.elapsed());
         Ok(())
@@ -356,8 +488,12 @@ impl Writer {
 
     /// Where a document stands now.
     pub(super) fn head(&self, document: &DocumentId) -> Result<Option<Head>, LogError> {
-        let committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        head(&self.keyspaces.documents, &committed, document)
+        head(&self.keyspaces.documents, &self.committed_snapshot(), document)
+    }
+
+    /// What readers see.
+    pub(super) fn committed_snapshot(&self) -> Snapshot {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The engine gives out positions, so a record that does not follow is a bug of the server. Storing it
@@ -377,6 +513,7 @@ impl Writer {
             before => before,
         };
         match before {
+            Some(head) if head.is_deleted() => refuse("belongs to a deleted document"),
             Some(head) if head.epoch > append.epoch => refuse("belongs to an earlier epoch"),
             Some(head) if head.epoch == append.epoch && head.last_seq.checked_add(1) != Some(record.seq) => {
                 refuse(&format!("does not follow the last one, which has {}", head.last_seq))
@@ -395,26 +532,12 @@ impl Writer {
 /// What one commit writes.
 pub(super) struct Rows {
     started: Instant,
-    batch: fjall::OwnedWriteBatch,
+    pub(super) batch: fjall::OwnedWriteBatch,
     lineage: Lineage,
     records: usize,
     record_bytes: u64,
-}
-
-impl Rows {
-    /// Sets one row.
-    pub(super) fn set(&mut self, keyspaces: &Keyspaces, id: KeyspaceId, key: &[u8], value: &[u8]) {
-        if id == KeyspaceId::Changes {
-            self.lineage.record(key, value);
-            self.records += usize::from(is_record(key, value));
-        }
-        self.batch.insert(keyspaces.get(id), key, value);
-    }
-
-    /// Removes one row.
-    pub(super) fn remove(&mut self, keyspaces: &Keyspaces, id: KeyspaceId, key: &[u8]) {
-        self.batch.remove(keyspaces.get(id), key);
-    }
+    /// Keyspaces that it writes to, by their numbers.
+    touched: u64,
 }
 
 fn unavailable(why: String) -> LogError {
@@ -457,17 +580,25 @@ pub struct DocumentEntry {
     pub epoch: u64,
     /// Position of its last record.
     pub last_seq: u64,
+    /// It was deleted: only its name is taken.
+    pub is_deleted: bool,
 }
 
-/// The half that reads: cheap to clone, usable from any thread. It sees whole, durable, acknowledged commits.
+/// The half that reads: cheap to clone, usable from any thread. It sees whole, durable, acknowledged commits. While
+/// the log is opened again, its questions wait.
 #[derive(Clone)]
 pub struct Reader {
-    pub(super) keyspaces: Keyspaces,
-    committed: Arc<Mutex<Snapshot>>,
+    pub(super) slot: Arc<RwLock<Option<Arc<Opened>>>>,
+    pinned: Option<(Weak<Opened>, Snapshot)>,
     snapshots: Arc<Snapshots>,
-    // In this order behind the others: the database closes, then the lock ends.
-    database: Database,
-    directory: Arc<DataDirectory>,
+    // Behind the others: the database closes, then the lock ends.
+    pub(super) directory: Arc<DataDirectory>,
+}
+
+/// The database for the length of one question, and what may be seen of it.
+pub(super) struct View {
+    pub(super) opened: Arc<Opened>,
+    pub(super) committed: Snapshot,
 }
 
 impl std::fmt::Debug for Reader {
@@ -480,37 +611,63 @@ impl Reader {
     /// A reader that sees what is durable now, and nothing that comes later: for what has to be of one commit.
     #[must_use]
     pub fn pinned(&self) -> Self {
-        Self { committed: Arc::new(Mutex::new(self.committed())), ..self.clone() }
+        let view = self.view().ok();
+        let pinned = view.map(|view| (Arc::downgrade(&view.opened), view.committed));
+        // Where nothing can be read now, nothing can be read later.
+        Self { pinned: pinned.or_else(|| self.pinned.clone()), ..self.clone() }
     }
 
     /// The data directory's id, and the last commit that this reader sees.
     pub fn commit(&self) -> Result<(DirectoryId, CommitRow), LogError> {
         let id = self.directory.id();
-        let stored = self.keyspaces.commit_row(&self.committed()).map_err(|error| read_failed(&error))?;
+        let View { opened, committed } = self.view()?;
+        let stored = opened.keyspaces.commit_row(&committed).map_err(|error| read_failed(&error))?;
         let Some(stored) = stored else { return Ok((id, CommitRow::default())) };
         let row = CommitRow::decode(id, &stored);
         row.map(|row| (id, row))
             .ok_or_else(|| unavailable("the last commit's row is not readable".to_owned()))
     }
 
-    pub(super) fn committed(&self) -> Snapshot {
-        self.committed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn view(&self) -> Result<View, LogError> {
+        if let Some((opened, committed)) = &self.pinned {
+            let opened = opened.upgrade().ok_or_else(|| {
+                unavailable("the log was opened again meanwhile: begin from the beginning".to_owned())
+            })?;
+            return Ok(View { opened, committed: committed.clone() });
+        }
+        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(opened) = slot.as_ref().map(Arc::clone) else {
+            let why = "the log could not be opened again yet after a failure: see the server's log";
+            return Err(unavailable(why.to_owned()));
+        };
+        let committed = opened.committed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(View { opened, committed })
     }
 
     /// See [`LogReader::epoch`].
     pub fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
-        Ok(head(&self.keyspaces.documents, &self.committed(), document)?.map(|head| head.epoch))
+        Ok(self.living(&self.view()?, document)?.map(|head| head.epoch))
     }
 
-    /// Epoch and last position of a document, `None` if nothing was ever stored for it.
+    /// The head of a document that is not deleted.
+    fn living(&self, view: &View, document: &DocumentId) -> Result<Option<Head>, LogError> {
+        match head(&view.opened.keyspaces.documents, &view.committed, document)? {
+            Some(head) if head.is_deleted() => Err(LogError::Deleted { document: document.clone() }),
+            head => Ok(head),
+        }
+    }
+
+    /// Epoch and last position of a document, or its tombstone; `None` if nothing was ever stored for it.
     pub fn head(&self, document: &DocumentId) -> Result<Option<Head>, LogError> {
-        head(&self.keyspaces.documents, &self.committed(), document)
+        let View { opened, committed } = self.view()?;
+        head(&opened.keyspaces.documents, &committed, document)
     }
 
     /// See [`LogReader::past`].
     pub fn past(&self, document: &DocumentId) -> Result<Past, LogError> {
         let key = past_key(document);
-        let stored = self.committed().get(&self.keyspaces.documents, &key);
+        let View { opened, committed } = self.view()?;
+        let stored = committed.get(&opened.keyspaces.documents, &key);
         let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
         let Some(stored) = stored else { return Ok(Past::default()) };
         decode_past(&key, &stored).ok_or_else(|| LogError::Damaged {
@@ -523,12 +680,12 @@ impl Reader {
     /// The first epoch behind a document's current one of which nothing is stored: a server that stopped half way
     /// may have left records that belong to none.
     pub fn free_epoch(&self, document: &DocumentId) -> Result<u64, LogError> {
-        let committed = self.committed();
-        let head = head(&self.keyspaces.documents, &committed, document)?;
+        let View { opened, committed } = self.view()?;
+        let head = head(&opened.keyspaces.documents, &committed, document)?;
         let mut epoch = head.map_or(FIRST_EPOCH, |head| head.epoch + 1);
         loop {
             let rows = change_key(document, epoch, 0)..=change_key(document, epoch, u64::MAX);
-            let Some(row) = committed.range(&self.keyspaces.changes, rows).next() else { return Ok(epoch) };
+            let Some(row) = committed.range(&opened.keyspaces.changes, rows).next() else { return Ok(epoch) };
             row.into_inner().map_err(|error| read_failed(&error))?;
             epoch += 1;
         }
@@ -544,8 +701,9 @@ impl Reader {
         through_seq: u64,
         bytes_max: usize,
     ) -> Result<Vec<Record>, LogError> {
-        let committed = self.committed();
-        let head = head(&self.keyspaces.documents, &committed, document)?;
+        let view = self.view()?;
+        let head = self.living(&view, document)?;
+        let View { opened, committed } = view;
         let Some(head) = head.filter(|head| head.epoch == epoch) else { return Ok(Vec::new()) };
         let through_seq = through_seq.min(head.last_seq);
         if after_seq >= through_seq {
@@ -557,7 +715,7 @@ impl Reader {
         let mut seq = after_seq;
         let mut chain = (after_seq == 0).then(|| chain_start(document, epoch));
         let mut bytes = 0;
-        for row in committed.range(&self.keyspaces.changes, range) {
+        for row in committed.range(&opened.keyspaces.changes, range) {
             let (key, stored) =
                 row.into_inner().map_err(|error| document_read_failed(document, seq + 1, &error))?;
             seq += 1;
@@ -593,7 +751,8 @@ impl Reader {
         hash: &ChangeHash,
     ) -> Result<Option<Found>, LogError> {
         let key = hash_key(document, epoch, hash);
-        let stored = self.committed().get(&self.keyspaces.hashes, &key);
+        let View { opened, committed } = self.view()?;
+        let stored = committed.get(&opened.keyspaces.hashes, &key);
         let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
         let Some(stored) = stored else { return Ok(None) };
         decode_found(&key, &stored).map(Some).ok_or_else(|| LogError::Damaged {
@@ -603,7 +762,7 @@ impl Reader {
         })
     }
 
-    /// Documents whose names begin with `prefix`, in the order of their bytes, at most `count_max` of them,
+    /// Documents, deleted ones included, whose names begin with `prefix`, in the order of their bytes, at most `count_max` of them,
     /// behind `after` if it is given: the next page begins behind the last one's end.
     pub fn documents(
         &self,
@@ -612,13 +771,13 @@ impl Reader {
         count_max: usize,
     ) -> Result<Vec<DocumentEntry>, LogError> {
         use std::ops::Bound::{Excluded, Included, Unbounded};
-        let committed = self.committed();
+        let View { opened, committed } = self.view()?;
         let from = match after {
             Some(after) if after.as_str() >= prefix => Excluded(after.as_str()),
             _ => Included(prefix),
         };
         let mut page = Vec::new();
-        for row in committed.range::<&str, _>(&self.keyspaces.documents, (from, Unbounded)) {
+        for row in committed.range::<&str, _>(&opened.keyspaces.documents, (from, Unbounded)) {
             if page.len() >= count_max {
                 break;
             }
@@ -641,7 +800,8 @@ impl Reader {
                 seq: 0,
                 what: "the row that names its epoch is not what was written".to_owned(),
             })?;
-            page.push(DocumentEntry { document, epoch: head.epoch, last_seq: head.last_seq });
+            let Head { epoch, last_seq, .. } = head;
+            page.push(DocumentEntry { document, epoch, last_seq, is_deleted: head.is_deleted() });
         }
         Ok(page)
     }
@@ -651,6 +811,17 @@ impl Reader {
         self.directory.id()
     }
 
+    /// The rows themselves, for tests of what stands in them.
+    #[cfg(test)]
+    pub(super) fn keyspaces(&self) -> Keyspaces {
+        self.view().unwrap().opened.keyspaces.clone()
+    }
+
+    #[cfg(test)]
+    pub(super) fn committed_snapshot(&self) -> Snapshot {
+        self.view().unwrap().committed
+    }
+
     /// The snapshots of this data directory's documents.
     pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
@@ -658,7 +829,7 @@ impl Reader {
 
     /// Bytes that the database takes on disk.
     pub fn disk_bytes(&self) -> Result<u64, LogError> {
-        self.database.disk_space().map_err(|error| read_failed(&error))
+        self.view()?.opened.database.disk_space().map_err(|error| read_failed(&error))
     }
 }
 

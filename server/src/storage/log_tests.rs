@@ -100,7 +100,12 @@ fn documents_are_listed_in_pages_below_a_prefix() {
         all.extend(page);
     }
     let expected: Vec<_> = (0..10)
-        .map(|i| DocumentEntry { document: document(&format!("room/{i}")), epoch: 1, last_seq: i + 1 })
+        .map(|i| DocumentEntry {
+            document: document(&format!("room/{i}")),
+            epoch: 1,
+            last_seq: i + 1,
+            is_deleted: false,
+        })
         .collect();
     assert_eq!(all, expected);
     // A page may begin before the prefix, and behind a document that is not there.
@@ -172,7 +177,7 @@ fn damage_of_a_document_is_named_and_leaves_the_others_alone() {
     let mut author = Author::default();
     let mut log = open(directory.path()).unwrap();
     log.commit(&[author.append("a", 5), author.append("b", 5)]).unwrap();
-    let (a, stored) = (document("a"), log.writer.keyspaces.changes.clone());
+    let (a, stored) = (document("a"), log.writer().keyspaces.changes.clone());
     let good = stored.get(change_key(&a, 1, 3)).unwrap().unwrap();
     let other = stored.get(change_key(&a, 1, 2)).unwrap().unwrap();
     let mut flipped = good.to_vec();
@@ -182,7 +187,7 @@ fn damage_of_a_document_is_named_and_leaves_the_others_alone() {
             Some(bytes) => stored.insert(change_key(&a, 1, seq), bytes).unwrap(),
             None => stored.remove(change_key(&a, 1, seq)).unwrap(),
         }
-        log.writer.publish();
+        log.writer().publish();
     };
     let damaged_at = |after: u64, through: u64| match log.read(&a, 1, after, through, usize::MAX) {
         Err(LogError::Damaged { document, seq, .. }) if document == a => Some(seq),
@@ -220,9 +225,9 @@ fn rows_beside_the_records_are_checked_as_well() {
     let append = author.append("a", 1);
     let (a, hash) = (append.document.clone(), append.records[0].hash);
     log.commit(&[append]).unwrap();
-    log.writer.keyspaces.hashes.insert(hash_key(&a, 1, &hash), [1; 20]).unwrap();
-    log.writer.keyspaces.documents.insert(a.as_str(), [1; 22]).unwrap();
-    log.writer.publish();
+    log.writer().keyspaces.hashes.insert(hash_key(&a, 1, &hash), [1; 20]).unwrap();
+    log.writer().keyspaces.documents.insert(a.as_str(), [1; 22]).unwrap();
+    log.writer().publish();
     assert!(matches!(log.find(&a, 1, &hash), Err(LogError::Damaged { .. })));
     assert!(matches!(log.epoch(&a), Err(LogError::Damaged { .. })));
     assert!(matches!(log.read(&a, 1, 0, 1, 1), Err(LogError::Damaged { .. })));
@@ -238,13 +243,13 @@ fn readers_see_nothing_before_the_commit_is_complete() {
     // Durable in the database, but not acknowledged: as if the ledger's write had failed.
     let next = author.append("a", 1);
     let (a, record) = (next.document.clone(), &next.records[0]);
-    let keyspaces = log.writer.keyspaces.clone();
+    let keyspaces = log.writer().keyspaces.clone();
     keyspaces.changes.insert(change_key(&a, 1, 2), record.encode(&a, 1)).unwrap();
     let head = Head { epoch: 1, last_seq: 2, flags: 0 };
     keyspaces.documents.insert("a", head.encode(&a).as_slice()).unwrap();
     assert_eq!(read_all(&log, "a").len(), 1);
     assert_eq!(log.reader().head(&a).unwrap().unwrap().last_seq, 1);
-    log.writer.publish();
+    log.writer().publish();
     assert_eq!(read_all(&log, "a").len(), 2);
 }
 
@@ -272,10 +277,10 @@ fn a_failed_flush_ends_writing_instead_of_blocking_it() {
     let directory = tempfile::tempdir().unwrap();
     let mut author = Author::default();
     let mut log = open(directory.path()).unwrap();
-    let changes = log.writer.keyspaces.changes.clone();
+    let changes = log.writer().keyspaces.changes.clone();
     // The flush waits for us, so memtables pile up until commits have to wait.
     let flush = changes.tree.get_flush_lock();
-    while !log.writer.keyspaces.behind() {
+    while !log.writer().keyspaces.behind() {
         log.commit(&[author.append("a", 1)]).unwrap();
         changes.rotate_memtable().unwrap();
     }
@@ -317,7 +322,7 @@ fn a_commit_that_the_ledger_could_not_note_is_not_acknowledged_and_not_read() {
     let mut author = Author::default();
     let mut log = open(directory.path()).unwrap();
     log.commit(&[author.append("a", 1)]).unwrap();
-    log.writer.ledger.fill_disk();
+    log.fill_disk();
     let error = log.commit(&[author.append("a", 1)]).unwrap_err();
     assert!(error.to_string().contains("cannot write the ledger: No space left on device"), "{error}");
     let error = log.commit(&[author.append("b", 1)]).unwrap_err();

@@ -14,9 +14,12 @@
 //! snapshot    snapshots: files beside the database
 //! piece       bounded sets of rows that go between ordinary commits
 //! cover       a snapshot takes the place of records
+//! scrub       proves all documents, slowly, while the server runs
 //! proof       one document's log, proven row by row
 //! inspect     a data directory, looked at from outside: what `verify` and `repair` see
 //! repair      what is proven, in a new data directory
+//! reopen      the log, opened again in the same process after a failure
+//! tombstone   deleted documents, and how their rows go
 //! thread      group commit, questions from other threads
 //! ```
 
@@ -40,13 +43,16 @@ pub mod log;
 mod manifest;
 pub mod piece;
 mod proof;
+pub mod reopen;
 pub mod repair;
 mod scan;
+pub mod scrub;
 pub mod snapshot;
 pub mod stats;
 #[cfg(test)]
 mod testing;
 pub mod thread;
+pub mod tombstone;
 
 use std::fs;
 use std::path::Path;
@@ -54,18 +60,21 @@ use std::path::Path;
 pub use epoch::{Epochs, Turn};
 pub use error::{Damage, OpenError};
 pub use log::{DocumentEntry, FjallLog, Reader, Writer};
+pub use reopen::Reopen;
 pub use snapshot::SnapshotError;
 pub use stats::StorageStats;
 pub use thread::{
-    Anew, Committer, Durable, Gate, Handles, Job, LOOKUPS_PER_STEP_MAX, Question, Questions, Refused, Reply,
-    StorageThread, spawn_committer, spawn_reader,
+    Anew, Committer, Durable, Gate, Handles, Job, LOOKUPS_PER_STEP_MAX, Listeners, Question, Questions,
+    Recovered, Refused, Reply, StorageThread, spawn_committer, spawn_reader,
 };
+pub use tombstone::Tombstones;
 
 use database::Keyspaces;
 use directory::{DataDirectory, write_new_file};
 use fjall::Database;
 use keys::CommitRow;
 use ledger::{Ledger, Mark};
+use log::Ready;
 use scan::{Scan, Unsettled};
 
 /// Opens a data directory, or begins one where there is none. Blocks; the database's workers take the
@@ -76,16 +85,24 @@ use scan::{Scan, Unsettled};
 /// then.
 pub fn open(path: &Path) -> Result<FjallLog, OpenError> {
     let directory = DataDirectory::open(path, |database| database::open(database).map(drop))?;
-    let scan = scan::scan(&directory)?;
+    let ready = open_in(&directory)?;
+    Ok(FjallLog::new(ready, directory))
+}
+
+/// Opens what is in a data directory that this process holds.
+fn open_in(directory: &DataDirectory) -> Result<Ready, OpenError> {
+    let scan = scan::scan(directory)?;
     for journal in &scan.unsettled {
-        settle(&directory, journal)?;
+        settle(directory, journal)?;
     }
     let (database, keyspaces) = database::open(&directory.database_path())?;
-    let last = check_opened(&directory, &scan, &database, &keyspaces)?;
-    let seqno_end = keyspaces.seqno_end();
+    let last = check_opened(directory, &scan, &database, &keyspaces)?;
     let (newest_file, base) = (scan.ledger.newest_file, Mark::from(last));
     let ledger = Ledger::open(&directory.ledger_path(), directory.id(), newest_file, base)?;
-    Ok(FjallLog::new(database, keyspaces, ledger, directory, last, seqno_end))
+    let purges = tombstone::find_purges(&database, &keyspaces);
+    let purges = purges
+        .map_err(|error| OpenError::Database { path: directory.database_path(), what: error.to_string() })?;
+    Ok(Ready { database, keyspaces, ledger, last, purges })
 }
 
 /// Name of the journal that [`settle`] replaced last, kept for whoever wants to know what stood there.

@@ -11,7 +11,7 @@
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::LogError;
 
-use super::keys::{FILLER_KEY, Head, KeyspaceId};
+use super::keys::{Head, KeyspaceId};
 use super::log::Writer;
 
 /// Most rows of a piece.
@@ -22,7 +22,7 @@ pub const PIECE_BYTES_MAX: usize = 256 * 1024;
 /// What has to stand at a document's name for a piece to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// This epoch, however far its log goes.
+    /// This epoch, however far its log goes, of a document that is not deleted.
     Epoch(u64),
     /// Exactly this.
     Head(Head),
@@ -33,7 +33,7 @@ pub enum Expect {
 impl Expect {
     fn is_met(&self, head: Option<&Head>) -> bool {
         match self {
-            Self::Epoch(epoch) => head.is_some_and(|head| head.epoch == *epoch),
+            Self::Epoch(epoch) => head.is_some_and(|head| head.epoch == *epoch && !head.is_deleted()),
             Self::Head(expected) => head == Some(expected),
             Self::Anything => true,
         }
@@ -117,36 +117,18 @@ impl Writer {
         if !piece.expect.is_met(found.as_ref()) {
             return Ok(Stored::Superseded);
         }
-        let head = piece.head.or(found).map(|head| (&piece.document, head));
-        self.write_rows(&piece.rows, head)?;
-        Ok(Stored::Durable)
-    }
-
-    /// Stores rows as one commit, with what stands at a document's name from then on.
-    pub(super) fn write_rows(
-        &mut self,
-        rows: &[Row],
-        head: Option<(&DocumentId, Head)>,
-    ) -> Result<(), LogError> {
-        let mut batch = self.begin(rows.len())?;
-        for Row { keyspace, key, value } in rows {
+        let mut rows = self.begin(piece.rows.len())?;
+        for Row { keyspace, key, value } in &piece.rows {
             match value {
-                Some(value) => batch.set(&self.keyspaces, *keyspace, key, value),
-                None => batch.remove(&self.keyspaces, *keyspace, key),
+                Some(value) => self.set(&mut rows, *keyspace, key, value),
+                None => self.remove(&mut rows, *keyspace, key),
             }
         }
-        if let Some((document, head)) = head {
-            self.add_head(&mut batch, document, head);
+        if let Some(head) = piece.head {
+            self.add_head(&mut rows, &piece.document, head);
         }
-        // Every batch writes to every keyspace: see `Keyspaces::tables_end`.
-        let filler = (self.last.commit + 1).to_le_bytes();
-        for id in [KeyspaceId::Changes, KeyspaceId::Hashes, KeyspaceId::Documents] {
-            let has_head = id == KeyspaceId::Documents && head.is_some();
-            if !has_head && rows.iter().all(|row| row.keyspace != id) {
-                batch.set(&self.keyspaces, id, FILLER_KEY, &filler);
-            }
-        }
-        self.finish(batch)
+        self.finish(rows)?;
+        Ok(Stored::Durable)
     }
 }
 

@@ -51,12 +51,23 @@ impl Proof {
     /// the hash of its change, and its link to the row before must fit. What does not fit is said in words; then
     /// the proof stays where it was.
     pub fn take(&mut self, seq: u64, stored: &Bytes) -> Result<LogRow, String> {
-        let Anchor { epoch, seq: before, chain } = self.through;
+        let Anchor { epoch, seq: before, .. } = self.through;
         if before.checked_add(1) != Some(seq) {
             return Err("the record is missing".to_owned());
         }
         let row = LogRow::decode(stored, &self.document, epoch, seq)?;
-        if let LogRow::Record(record) = &row {
+        self.take_row(&row)?;
+        Ok(row)
+    }
+
+    /// As [`Proof::take`], of a row whose checksum was compared where it was read.
+    pub fn take_row(&mut self, row: &LogRow) -> Result<(), String> {
+        let Anchor { epoch, seq: before, chain } = self.through;
+        let seq = row.seq();
+        if before.checked_add(1) != Some(seq) {
+            return Err("the record is missing".to_owned());
+        }
+        if let LogRow::Record(record) = row {
             let change =
                 parse_header(&record.change, &ChangeLimits::DEFAULT).map_err(|error| error.to_string())?;
             if change.hash != record.hash {
@@ -68,7 +79,7 @@ impl Proof {
             return Err("the record does not follow the one before".to_owned());
         }
         self.through = Anchor { epoch, seq, chain: next };
-        Ok(row)
+        Ok(())
     }
 }
 

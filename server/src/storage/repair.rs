@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Found, LogError, Past};
+use etherply_engine::log::{LogError, Past};
 use etherply_engine::snapshot::Snapshot;
 use serde::Serialize;
 
@@ -20,9 +20,8 @@ use super::index::LogRow;
 use super::inspect::report::Report;
 use super::inspect::walk::{Nobody, Taker};
 use super::inspect::{Inspection, Progress};
-use super::keys::{Head, KeyspaceId, anchor_key, change_key, encode_found, encode_past, hash_key, past_key};
+use super::keys::{Head, KeyspaceId, anchor_key};
 use super::log::FjallLog;
-use super::piece::Row;
 use super::thread::{COMMIT_BYTES_MAX, COMMIT_RECORDS_MAX};
 
 /// What a repair did.
@@ -61,8 +60,7 @@ fn write(
 ) -> Result<Repaired, OpenError> {
     let mut copy = Copy::new(part)?;
     let found = inspection.walk(&mut copy, progress)?;
-    copy.commit()?;
-    drop(copy);
+    copy.finish()?;
     let written = Inspection::open(part)?.walk(&mut Nobody, &mut |_| {})?;
     if !written.whole {
         let what =
@@ -101,74 +99,81 @@ fn begin(data: &Path, to: &Path) -> Result<PathBuf, OpenError> {
     Ok(part)
 }
 
-/// The new directory as it is written: rows as they were, or made anew of what they say, many documents in one
-/// commit.
+/// The new directory as it is written.
 struct Copy<'p> {
     log: FjallLog,
     path: &'p Path,
-    rows: Vec<Row>,
+    anchors: Vec<(DocumentId, AnchorRow)>,
+    rows: Vec<(DocumentId, u64, LogRow)>,
     bytes: usize,
-    /// How far the document goes that is begun and not ended.
-    begun: Option<(DocumentId, Head)>,
+    ends: Vec<(DocumentId, Head, Option<Past>)>,
 }
 
 impl Taker for Copy<'_> {
-    /// The file names the directory, so it is written anew.
+    /// Written anew, because its file names the directory.
     fn snapshot(
         &mut self,
         document: &DocumentId,
-        epoch: u64,
         anchor: AnchorRow,
-        bytes: &[u8],
+        bytes: Vec<u8>,
     ) -> Result<(), OpenError> {
         let Snapshot { cursor, covered_bytes, .. } = anchor.anchor.snapshot;
         let snapshots = self.log.reader().snapshots();
-        let written = snapshots.write(document, anchor.slot, (cursor, covered_bytes), bytes);
+        let written = snapshots.write(document, anchor.slot, (cursor, covered_bytes), &bytes);
         written.map_err(|error| self.failed(error))?;
-        self.set(KeyspaceId::Meta, anchor_key(document, epoch), anchor.encode(document))
+        self.anchors.push((document.clone(), anchor));
+        Ok(())
     }
 
     fn row(&mut self, document: &DocumentId, epoch: u64, row: LogRow) -> Result<(), OpenError> {
-        let (seq, key) = (row.seq(), hash_key(document, epoch, row.hash()));
-        let found = encode_found(&key, Found { seq, max_op: row.max_op() });
-        self.set(KeyspaceId::Hashes, key, found.to_vec())?;
-        self.begun = Some((document.clone(), Head { epoch, last_seq: seq, flags: 0 }));
-        self.set(KeyspaceId::Changes, change_key(document, epoch, seq), row.encode(document, epoch))
+        let bytes = match &row {
+            LogRow::Record(record) => record.change.len(),
+            LogRow::Covered(_) => 0,
+        };
+        if self.rows.len() >= COMMIT_RECORDS_MAX || self.bytes + bytes > COMMIT_BYTES_MAX {
+            self.commit()?;
+        }
+        self.bytes += bytes;
+        self.rows.push((document.clone(), epoch, row));
+        Ok(())
     }
 
     fn end(&mut self, document: &DocumentId, head: Head, past: Option<Past>) -> Result<(), OpenError> {
-        self.begun = None;
-        if let Some(past) = past {
-            let key = past_key(document);
-            let value = encode_past(&key, &past);
-            self.set(KeyspaceId::Documents, key, value)?;
-        }
-        self.set(KeyspaceId::Documents, document.as_str().into(), head.encode(document).to_vec())
+        self.ends.push((document.clone(), head, past));
+        if self.ends.len() >= COMMIT_RECORDS_MAX { self.commit() } else { Ok(()) }
     }
 }
 
 impl<'p> Copy<'p> {
     fn new(path: &'p Path) -> Result<Self, OpenError> {
         let log = super::open(path)?;
-        Ok(Self { log, path, rows: Vec::new(), bytes: 0, begun: None })
-    }
-
-    fn set(&mut self, keyspace: KeyspaceId, key: Vec<u8>, value: Vec<u8>) -> Result<(), OpenError> {
-        self.bytes += key.len() + value.len();
-        self.rows.push(Row { keyspace, key, value: Some(value) });
-        let is_full = self.rows.len() >= COMMIT_RECORDS_MAX || self.bytes >= COMMIT_BYTES_MAX;
-        if is_full { self.commit() } else { Ok(()) }
+        Ok(Self { log, path, anchors: Vec::new(), rows: Vec::new(), bytes: 0, ends: Vec::new() })
     }
 
     fn commit(&mut self) -> Result<(), OpenError> {
         self.bytes = 0;
-        let rows = std::mem::take(&mut self.rows);
-        if rows.is_empty() {
-            return Ok(());
-        }
-        // Its end comes with a later commit.
-        let head = self.begun.as_ref().map(|(document, head)| (document, *head));
-        let written = self.log.write(|writer| writer.write_rows(&rows, head));
+        let (rows, anchors) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.anchors));
+        let ends = std::mem::take(&mut self.ends);
+        let written = self.log.write(|writer| {
+            let mut batch = writer.begin(rows.len())?;
+            for (document, anchor) in &anchors {
+                let key = anchor_key(document, anchor.anchor.snapshot.cursor.epoch);
+                writer.set(&mut batch, KeyspaceId::Meta, &key, &anchor.encode(document));
+            }
+            for (document, epoch, row) in &rows {
+                match row {
+                    LogRow::Record(record) => writer.add_record(&mut batch, document, *epoch, record),
+                    LogRow::Covered(row) => writer.add_index(&mut batch, document, *epoch, row),
+                }
+            }
+            for (document, head, past) in &ends {
+                writer.add_head(&mut batch, document, *head);
+                if let Some(past) = past {
+                    writer.add_past(&mut batch, document, past);
+                }
+            }
+            writer.finish(batch)
+        });
         written.map_err(|error| self.failed(error))
     }
 
@@ -178,6 +183,13 @@ impl<'p> Copy<'p> {
             damaged => damaged.to_string(),
         };
         OpenError::Database { path: self.path.to_owned(), what }
+    }
+
+    fn finish(mut self) -> Result<(), OpenError> {
+        if self.rows.is_empty() && self.ends.is_empty() {
+            return Ok(());
+        }
+        self.commit()
     }
 }
 

@@ -16,6 +16,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::LogError;
@@ -81,6 +82,8 @@ impl SnapshotError {
 pub struct Snapshots {
     directory: PathBuf,
     id: DirectoryId,
+    /// Held for reading by whoever needs the files to stay, for writing by whoever changes one.
+    hold: Arc<RwLock<()>>,
 }
 
 /// What a file says of itself in its header.
@@ -102,7 +105,22 @@ impl Header {
 impl Snapshots {
     /// Those of the data directory at `path`. Nothing is read or made yet.
     pub fn new(path: &Path, id: DirectoryId) -> Self {
-        Self { directory: path.join(SNAPSHOTS_DIRECTORY), id }
+        Self { directory: path.join(SNAPSHOTS_DIRECTORY), id, hold: Arc::default() }
+    }
+
+    /// Keeps every file as it is until this is let go, for whoever reads many of them as of one commit: meanwhile
+    /// none is written or removed. Waits for one that is being written.
+    pub fn hold(&self) -> RwLockReadGuard<'_, ()> {
+        self.hold.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to change files, unless somebody holds them.
+    fn change(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        match self.hold.try_write() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// The file of one of a document's slots.
@@ -194,7 +212,7 @@ impl Snapshots {
     /// Writes what a document's next anchor is to name, and returns when it will survive a power loss.
     ///
     /// # Errors
-    /// What the system says; nothing that was there before is changed then.
+    /// What the system says, or that somebody holds the files; nothing that was there before is changed then.
     pub fn write(
         &self,
         document: &DocumentId,
@@ -202,6 +220,10 @@ impl Snapshots {
         (cursor, covered_bytes): (Cursor, u64),
         bytes: &[u8],
     ) -> Result<Written, LogError> {
+        let Some(_changing) = self.change() else {
+            let why = "a backup is being taken, and reads the snapshots of now".to_owned();
+            return Err(LogError::Unavailable { why });
+        };
         let path = self.path(document, slot);
         let directory = path.parent().unwrap_or(&self.directory);
         make_directory(directory).map_err(|error| LogError::Unavailable { why: error.to_string() })?;
@@ -248,8 +270,9 @@ impl Snapshots {
         fs::rename(new_path, path)
     }
 
-    /// Removes the file that no anchor names any more, as far as that is possible.
-    pub fn remove(&self, document: &DocumentId, slot: Slot) {
+    /// Removes the file that no anchor names any more, as far as that is possible. Whether nobody holds it.
+    pub fn remove(&self, document: &DocumentId, slot: Slot) -> bool {
+        let Some(_changing) = self.change() else { return false };
         let path = self.path(document, slot);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -257,6 +280,7 @@ impl Snapshots {
             }
             _ => {}
         }
+        true
     }
 }
 

@@ -76,3 +76,24 @@ fn what_an_interrupted_start_left_is_written_over() {
     assert_eq!(snapshots.read_whole(&document("a"), &anchor).unwrap(), b"whole");
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
 }
+
+#[test]
+fn files_that_are_held_stay_as_they_are() {
+    let data = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::new(data.path(), DirectoryId([7; 16]));
+    let a = document("a");
+    let at = |seq| (Cursor { epoch: 1, seq, chain: [3; 32] }, 100);
+    snapshots.write(&a, Slot::A, at(1), b"first").unwrap();
+    let path = snapshots.path(&a, Slot::A);
+    let before = fs::read(&path).unwrap();
+    // By whoever has a handle of the same.
+    let other = snapshots.clone();
+    let held = other.hold();
+    assert!(matches!(snapshots.write(&a, Slot::A, at(2), b"second"), Err(LogError::Unavailable { .. })));
+    assert!(!snapshots.remove(&a, Slot::A));
+    assert_eq!(fs::read(&path).unwrap(), before);
+    drop(held);
+    snapshots.write(&a, Slot::A, at(2), b"second").unwrap();
+    assert_ne!(fs::read(&path).unwrap(), before);
+    assert!(snapshots.remove(&a, Slot::A) && !path.exists());
+}

@@ -53,6 +53,10 @@ counters! {
     commits,
     /// Commits that failed, those refused after a failure included.
     commits_failed,
+    /// Gauge: 1 while nothing is written because a write or a sync failed.
+    failed,
+    /// How often the log was opened again after a failure.
+    recoveries,
     /// Syncs of the journal that commits waited for.
     fsyncs,
     /// Commits that waited because flushes or compactions were behind.
@@ -63,6 +67,10 @@ counters! {
     records,
     /// Bytes of records committed, as stored.
     record_bytes,
+    /// Documents deleted.
+    deleted,
+    /// Rows of deleted documents removed.
+    purged_rows,
     /// Gauge: jobs that wait for a commit.
     queued_jobs,
     /// Gauge: bytes of changes that wait for a commit.
@@ -71,6 +79,14 @@ counters! {
     reads,
     /// Questions whose code panicked.
     reads_panicked,
+    /// Documents that the scrub has proven, or found damaged.
+    scrub_documents,
+    /// Bytes of changes that it has read.
+    scrub_bytes,
+    /// Damaged documents that it has found, each as often as it came by.
+    scrub_damaged,
+    /// How often it has been through all documents.
+    scrub_cycles,
 }
 
 pub(super) fn add(counter: &AtomicU64, n: u64) {

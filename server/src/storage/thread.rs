@@ -12,15 +12,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use etherply_engine::log::{Append, Log, LogError};
-use flume::{Receiver, Sender, TrySendError};
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{Append, Deleted, Log, LogError};
+use flume::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError};
 
 use super::database::panic_text;
 use super::epoch::{Epochs, Turn};
 use super::log::Reader;
 use super::piece::{Piece, StorePiece, Stored};
+use super::reopen::{REOPEN_WAIT_MAX_MS, REOPEN_WAIT_MS, Reopen};
 use super::stats::{StorageStats, add};
+use super::tombstone::Tombstones;
 
 /// Most records that go into one commit, unless a single job has more.
 pub const COMMIT_RECORDS_MAX: usize = 4_096;
@@ -55,6 +59,9 @@ pub struct Job {
     pub appends: Vec<Append>,
     /// Comes back with the answer.
     pub token: u64,
+    /// How often the sender was told that the log was opened again. A job from before that builds upon what was
+    /// never stored, and fails.
+    pub era: u64,
     /// Who gets the answer.
     pub reply: Arc<dyn Reply>,
 }
@@ -119,8 +126,12 @@ type StoreAnswer = Box<dyn FnOnce(Result<Stored, LogError>) + Send>;
 /// Gets the outcome of an [`Anew`]. Called on the commit thread: it must not block and not panic.
 type Answer = Box<dyn FnOnce(Result<(), LogError>) + Send>;
 
+/// Gets the outcome of a deletion. Called on the commit thread: it must not block and not panic.
+type DeletionAnswer = Box<dyn FnOnce(Result<Deleted, LogError>) + Send>;
+
 enum Work {
     Job(Queued),
+    Delete(DocumentId, DeletionAnswer),
     Anew(Anew, Answer),
     Piece(Piece, StoreAnswer),
 }
@@ -183,6 +194,20 @@ impl Committer {
         Err(refused)
     }
 
+    /// Queues the deletion of a document; never blocks. One that was taken is answered exactly once.
+    pub fn delete(
+        &self,
+        document: DocumentId,
+        answer: impl FnOnce(Result<Deleted, LogError>) + Send + 'static,
+    ) -> Result<(), Refused<DocumentId>> {
+        match self.queue.try_send(Work::Delete(document, Box::new(answer))) {
+            Err(TrySendError::Full(Work::Delete(document, _))) => Err(Refused::Full(document)),
+            Err(TrySendError::Disconnected(Work::Delete(document, _))) => Err(Refused::Ended(document)),
+            // What comes back is what was sent.
+            _ => Ok(()),
+        }
+    }
+
     /// Has a document begin anew by a step, behind what waits for a commit; waits for the outcome, which no
     /// executor may.
     ///
@@ -215,6 +240,10 @@ impl Committer {
 pub struct StorageThread(JoinHandle<()>);
 
 impl StorageThread {
+    pub(super) fn new(thread: JoinHandle<()>) -> Self {
+        Self(thread)
+    }
+
     /// Waits for the end.
     pub fn join(self) {
         if let Err(panic) = self.0.join() {
@@ -226,83 +255,241 @@ impl StorageThread {
 /// Hears on the commit thread what has become durable: it must not block and not panic.
 pub type Durable = Arc<dyn Fn(&[Append]) + Send + Sync>;
 
-/// Starts the thread that commits. `on_start` runs on it first: the place to set its priority. `durable` hears of
-/// every commit; `gate` holds jobs back.
-pub fn spawn_committer<L: Log + Epochs + StorePiece + Send + 'static>(
+/// Hears on the commit thread that the log was opened again after a failure: how often so far, and the documents of
+/// which it is not known whether their last changes are there. It must not block and not panic.
+pub type Recovered = Arc<dyn Fn(u64, &[DocumentId]) + Send + Sync>;
+
+/// Who follows the log.
+#[derive(Clone)]
+pub struct Listeners {
+    /// Holds jobs back.
+    pub gate: Arc<Gate>,
+    /// Hears of every commit.
+    pub durable: Durable,
+    /// Hears when the log was opened again.
+    pub recovered: Recovered,
+    /// Runs on the thread that opens the log again: the place to set the priority of the database's own threads.
+    pub before_open: fn(),
+}
+
+impl Default for Listeners {
+    /// Nobody.
+    fn default() -> Self {
+        Self {
+            gate: Arc::default(),
+            durable: Arc::new(|_| {}),
+            recovered: Arc::new(|_, _| {}),
+            before_open: || {},
+        }
+    }
+}
+
+impl fmt::Debug for Listeners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listeners").field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+/// Starts the thread that commits. `on_start` runs on it first: the place to set its priority.
+pub fn spawn_committer<L: Log + Epochs + StorePiece + Tombstones + Reopen + Send + 'static>(
     log: L,
     stats: Arc<StorageStats>,
-    (gate, durable): (Arc<Gate>, Durable),
+    listeners: Listeners,
     on_start: impl FnOnce() + Send + 'static,
 ) -> io::Result<(Committer, StorageThread)> {
     let (queue, jobs) = flume::bounded(COMMIT_QUEUE_JOBS_MAX);
-    let committer = Committer { queue, stats: Arc::clone(&stats), gate };
+    let committer = Committer { queue, stats: Arc::clone(&stats), gate: Arc::clone(&listeners.gate) };
     let thread = std::thread::Builder::new().name("commit".to_owned()).spawn(move || {
         on_start();
-        commit_loop(log, &jobs, &stats, &durable);
+        CommitThread { log, stats, listeners, era: 0, reopening: None, wait_ms: REOPEN_WAIT_MS }.run(&jobs);
     })?;
     Ok((committer, StorageThread(thread)))
 }
 
-fn commit_loop(
-    mut log: impl Log + Epochs + StorePiece,
-    jobs: &Receiver<Work>,
-    stats: &StorageStats,
-    durable: &Durable,
-) {
-    let mut left_over = None;
-    let mut replies: Vec<(u64, Arc<dyn Reply>)> = Vec::new();
-    let mut appends: Vec<Append> = Vec::new();
-    while let Some(first) = left_over.take().or_else(|| jobs.recv().ok()) {
-        let (mut records, mut bytes) = (0, 0);
+struct CommitThread<L> {
+    log: L,
+    stats: Arc<StorageStats>,
+    listeners: Listeners,
+    /// How often the log was opened again.
+    era: u64,
+    /// When it is tried next to open the log again, if it takes no writes.
+    reopening: Option<Instant>,
+    wait_ms: u64,
+}
+
+/// Jobs that are committed together.
+#[derive(Default)]
+struct Group {
+    appends: Vec<Append>,
+    replies: Vec<(u64, Arc<dyn Reply>)>,
+    records: usize,
+    bytes: usize,
+}
+
+impl Group {
+    fn has_room_for(&self, queued: &Queued) -> bool {
+        let fits = self.records + queued.records <= COMMIT_RECORDS_MAX
+            && self.bytes + queued.bytes <= COMMIT_BYTES_MAX;
+        fits || self.replies.is_empty()
+    }
+
+    fn add(&mut self, queued: Queued) {
+        self.records += queued.records;
+        self.bytes += queued.bytes;
+        self.appends.extend(queued.job.appends);
+        self.replies.push((queued.job.token, queued.job.reply));
+    }
+}
+
+impl<L: Log + Epochs + StorePiece + Tombstones + Reopen> CommitThread<L> {
+    fn run(&mut self, jobs: &Receiver<Work>) {
+        let mut left_over = None;
+        let mut group = Group::default();
+        loop {
+            self.reopen_if_due();
+            let first = match left_over.take() {
+                Some(work) => Ok(work),
+                None => self.wait(jobs),
+            };
+            match first {
+                Ok(work) => left_over = self.gather(work, jobs, &mut group),
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.commit(&mut group);
+            if self.reopening.is_none() && self.log.has_failed() {
+                self.try_again_later();
+            }
+        }
+    }
+
+    /// The next work; until it comes, the log is tidied.
+    fn wait(&mut self, jobs: &Receiver<Work>) -> Result<Work, RecvTimeoutError> {
+        if let Some(at) = self.reopening {
+            return jobs.recv_deadline(at);
+        }
+        loop {
+            match jobs.try_recv() {
+                Ok(work) => return Ok(work),
+                Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) if self.log.tidy() => {}
+                Err(TryRecvError::Empty) => break,
+            }
+        }
+        if self.log.has_failed() {
+            self.failed(None);
+            self.try_again_later();
+            return Err(RecvTimeoutError::Timeout);
+        }
+        jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
+    }
+
+    /// Takes what waits, up to a commit's limits; what does not fit comes back.
+    fn gather(&mut self, first: Work, jobs: &Receiver<Work>, group: &mut Group) -> Option<Work> {
         let mut next = Some(first);
         while let Some(work) = next {
-            let queued = match work {
-                Work::Job(queued) => queued,
+            match work {
+                Work::Job(queued) if queued.job.era != self.era => self.refuse_stale(queued),
+                Work::Job(queued) if group.has_room_for(&queued) => group.add(queued),
                 // In its place among the others: behind what was to be committed before it.
-                Work::Anew(..) | Work::Piece(..) if !replies.is_empty() => {
-                    left_over = Some(work);
-                    break;
+                work if !group.replies.is_empty() => return Some(work),
+                Work::Job(queued) => group.add(queued),
+                Work::Delete(document, answer) => {
+                    let outcome = self.log.delete(&document);
+                    if self.reopening.is_none() && self.log.has_failed() {
+                        self.failed(outcome.as_ref().err());
+                    }
+                    answer(outcome);
+                    return None;
                 }
                 Work::Anew(step, answer) => {
-                    answer(match &step {
-                        Anew::Stage(append) => log.stage(append),
-                        Anew::Turn(turn) => log.turn(turn),
-                    });
-                    break;
+                    let outcome = match &step {
+                        Anew::Stage(append) => self.log.stage(append),
+                        Anew::Turn(turn) => self.log.turn(turn),
+                    };
+                    if self.reopening.is_none() && self.log.has_failed() {
+                        self.failed(outcome.as_ref().err());
+                    }
+                    answer(outcome);
+                    return None;
                 }
                 Work::Piece(piece, answer) => {
-                    answer(log.store(&piece));
-                    break;
+                    let outcome = self.log.store(&piece);
+                    if self.reopening.is_none() && self.log.has_failed() {
+                        self.failed(outcome.as_ref().err());
+                    }
+                    answer(outcome);
+                    return None;
                 }
-            };
-            let fits =
-                records + queued.records <= COMMIT_RECORDS_MAX && bytes + queued.bytes <= COMMIT_BYTES_MAX;
-            if !fits && !replies.is_empty() {
-                left_over = Some(Work::Job(queued));
-                break;
             }
-            records += queued.records;
-            bytes += queued.bytes;
-            appends.extend(queued.job.appends);
-            replies.push((queued.job.token, queued.job.reply));
             next = jobs.try_recv().ok();
         }
-        if replies.is_empty() {
-            continue;
+        None
+    }
+
+    fn refuse_stale(&self, queued: Queued) {
+        self.count_off(1, queued.bytes);
+        let why = "the log was opened again after a failure before this was stored".to_owned();
+        queued.job.reply.committed(queued.job.token, Err(LogError::Unavailable { why }));
+    }
+
+    fn count_off(&self, jobs: usize, bytes: usize) {
+        self.stats.queued_jobs.fetch_sub(jobs as u64, Ordering::Relaxed);
+        self.stats.queued_bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
+    }
+
+    fn commit(&mut self, group: &mut Group) {
+        if group.replies.is_empty() {
+            return;
         }
-        let outcome = log.commit(&appends);
+        let outcome = self.log.commit(&group.appends);
+        if self.reopening.is_none() && self.log.has_failed() {
+            self.failed(outcome.as_ref().err());
+        }
         if outcome.is_ok() {
-            durable(&appends);
+            (self.listeners.durable)(&group.appends);
+            add(&self.stats.jobs, group.replies.len() as u64);
+            self.wait_ms = REOPEN_WAIT_MS;
         }
-        appends.clear();
-        let done = replies.len() as u64;
-        stats.queued_jobs.fetch_sub(done, Ordering::Relaxed);
-        stats.queued_bytes.fetch_sub(bytes as u64, Ordering::AcqRel);
-        if outcome.is_ok() {
-            add(&stats.jobs, done);
-        }
-        for (token, reply) in replies.drain(..) {
+        self.count_off(group.replies.len(), group.bytes);
+        for (token, reply) in group.replies.drain(..) {
             reply.committed(token, outcome.clone());
+        }
+        group.appends.clear();
+        (group.records, group.bytes) = (0, 0);
+    }
+
+    /// Before anybody hears of it: who does may look at the metrics.
+    fn failed(&self, error: Option<&LogError>) {
+        self.stats.failed.store(1, Ordering::Release);
+        let why = error.map(ToString::to_string).unwrap_or_default();
+        tracing::error!("writes stop until the log could be opened again: {why}");
+    }
+
+    fn try_again_later(&mut self) {
+        self.reopening = Some(Instant::now() + Duration::from_millis(self.wait_ms));
+        self.wait_ms = (2 * self.wait_ms).min(REOPEN_WAIT_MAX_MS);
+    }
+
+    fn reopen_if_due(&mut self) {
+        if self.reopening.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        match self.log.reopen(self.listeners.before_open) {
+            Ok(documents) => {
+                self.reopening = None;
+                self.era += 1;
+                add(&self.stats.recoveries, 1);
+                self.stats.failed.store(0, Ordering::Release);
+                tracing::warn!(
+                    "storage takes writes again: the log was opened anew, and holds all that was acked"
+                );
+                (self.listeners.recovered)(self.era, &documents);
+            }
+            Err(error) => {
+                tracing::error!("storage still takes no writes, and is tried again: {error}");
+                self.try_again_later();
+            }
         }
     }
 }

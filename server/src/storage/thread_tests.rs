@@ -7,6 +7,7 @@ use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::{Found, LogReader, Past};
 use etherply_engine::record::Record;
 
+use super::super::error::OpenError;
 use super::super::testing::{Author, document};
 use super::*;
 
@@ -72,9 +73,22 @@ impl Epochs for GatedLog {
     }
 }
 
-/// Nobody follows the log.
-fn nobody() -> (Arc<Gate>, Durable) {
-    (Arc::default(), Arc::new(|_: &[Append]| {}))
+impl Reopen for GatedLog {
+    fn has_failed(&self) -> bool {
+        false
+    }
+    fn reopen(&mut self, _: fn()) -> Result<Vec<DocumentId>, OpenError> {
+        unreachable!()
+    }
+}
+
+impl Tombstones for GatedLog {
+    fn delete(&mut self, _: &DocumentId) -> Result<Deleted, LogError> {
+        unreachable!()
+    }
+    fn tidy(&mut self) -> bool {
+        false
+    }
 }
 
 type Answered = (u64, Result<(), LogError>);
@@ -99,7 +113,8 @@ impl Gated {
         let commits = Arc::new(Mutex::default());
         let stats = Arc::new(StorageStats::default());
         let log = GatedLog { gate, entered, commits: Arc::clone(&commits), fail_from };
-        let (committer, thread) = spawn_committer(log, Arc::clone(&stats), nobody(), || {}).unwrap();
+        let (committer, thread) =
+            spawn_committer(log, Arc::clone(&stats), Listeners::default(), || {}).unwrap();
         let reply = Arc::new(move |token, outcome| answer.send((token, outcome)).unwrap());
         let mut gated =
             Self { committer, thread, open_gate, answers, reply, commits, stats, author: Author::default() };
@@ -110,7 +125,7 @@ impl Gated {
 
     fn submit(&mut self, token: u64, records: usize, change_bytes: usize) -> Result<(), Refused<Job>> {
         let appends = vec![self.author.append_sized("a", 1, records, change_bytes)];
-        self.committer.submit(Job { appends, token, reply: Arc::clone(&self.reply) })
+        self.committer.submit(Job { appends, token, era: 0, reply: Arc::clone(&self.reply) })
     }
 
     /// Sizes of the commits, and the answers.
@@ -204,11 +219,12 @@ fn on_disk_a_hundred_waiting_jobs_cost_one_sync() {
     // The thread starts its work only once all jobs wait.
     let (start, started) = mpsc::channel::<()>();
     let (committer, thread) =
-        spawn_committer(log, Arc::clone(&stats), nobody(), move || started.recv().unwrap()).unwrap();
+        spawn_committer(log, Arc::clone(&stats), Listeners::default(), move || started.recv().unwrap())
+            .unwrap();
     let mut author = Author::default();
     for token in 0..100 {
         let appends = vec![author.append(&format!("doc/{}", token % 7), 1)];
-        committer.submit(Job { appends, token, reply: Arc::clone(&reply) }).unwrap();
+        committer.submit(Job { appends, token, era: 0, reply: Arc::clone(&reply) }).unwrap();
     }
     start.send(()).unwrap();
     for token in 0..100 {
@@ -371,10 +387,11 @@ fn a_closed_gate_holds_jobs_back_unharmed() {
     let (told, heard) = mpsc::channel();
     let told = Mutex::new(told);
     let durable: Durable = Arc::new(move |appends| told.lock().unwrap().send(appends.len()).unwrap());
-    let (committer, thread) = spawn_committer(log, stats, (Arc::clone(&gate), durable), || {}).unwrap();
+    let listeners = Listeners { gate: Arc::clone(&gate), durable, ..Listeners::default() };
+    let (committer, thread) = spawn_committer(log, stats, listeners, || {}).unwrap();
     let (send, answers) = mpsc::channel();
     let reply: Arc<dyn Reply> = Arc::new(move |token, outcome| send.send((token, outcome)).unwrap());
-    let job = Job { appends: vec![Author::default().append("a", 1)], token: 7, reply };
+    let job = Job { appends: vec![Author::default().append("a", 1)], token: 7, era: 0, reply };
     gate.set_closed(true);
     let Err(Refused::Full(job)) = committer.submit(job) else { panic!("taken though the gate is closed") };
     gate.set_closed(false);

@@ -49,7 +49,12 @@ impl Server {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+        Self::at(child, &line)
+    }
+
+    /// A server that has said by this line of JSON where it is.
+    pub fn at(child: Child, ready: &str) -> Self {
+        let ready: serde_json::Value = serde_json::from_str(ready).unwrap();
         let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
         Self { listen: address("listen"), control: address("control"), child }
     }
@@ -116,6 +121,8 @@ pub enum Told {
     Acked { tag: u64, added: u64 },
     Refused { code: u16, blocks: bool },
     Closed(u16),
+    Reset { unacked: usize },
+    Rewritten { changes: usize, lost: usize },
     Failed(u16, String),
     Presence { full: bool, members: usize },
     PresenceLeft(usize),
@@ -168,6 +175,19 @@ impl Member {
     /// Opens a document and waits until it is open.
     pub fn open(&mut self, name: &str) -> StreamId {
         self.open_at(name, None, automerge::AutoCommit::new()).0
+    }
+
+    /// Opens a document, if the server can.
+    pub fn try_open(&mut self, name: &str) -> Option<StreamId> {
+        let rights = Rights::READ.with(Rights::WRITE);
+        let options = OpenOptions { document: name.to_owned(), rights, token: None, cursor: None };
+        let stream = self.client.open(options).unwrap();
+        let copy = automerge::AutoCommit::new().with_actor(ActorId::from(&[self.actor, 99][..]));
+        self.documents.insert(stream, Document::with(stream, copy));
+        let told = self.until(|told| {
+            matches!(told, Told::Opened { .. } | Told::OpenFailed(..) | Told::Closed(_) | Told::Failed(..))
+        });
+        matches!(told, Told::Opened { .. }).then_some(stream)
     }
 
     /// Opens a document with a copy from earlier, and says how it is brought up to date.
@@ -259,6 +279,26 @@ impl Member {
         }
     }
 
+    /// As [`Member::until`], for what the client does by itself after a while: its time passes.
+    pub fn until_in_time(&mut self, mut is_it: impl FnMut(&Told) -> bool) -> Told {
+        let (mut seen, begun) = (0, Instant::now());
+        loop {
+            if let Some(at) = self.told.iter().skip(seen).position(&mut is_it) {
+                return self.told.remove(seen + at).unwrap();
+            }
+            assert!(begun.elapsed() < PATIENCE, "this was not told: {:?}", self.told);
+            seen = self.told.len();
+            self.client.tick(self.now_ms());
+            self.send();
+            self.socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            let is_readable = self.socket.peek(&mut [0]).is_ok();
+            self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            if is_readable {
+                self.receive();
+            }
+        }
+    }
+
     /// Sends what the client has to say.
     pub fn send(&mut self) {
         let mut out = Vec::new();
@@ -295,6 +335,9 @@ impl Member {
                     documents.get_mut(stream).unwrap().snapshot(bytes).unwrap();
                 }
                 Event::Reconcile { stream, clock } => reconcile.push((*stream, clock.clone())),
+                Event::Reset { stream, .. } => {
+                    documents.get_mut(stream).unwrap().take(&event).unwrap();
+                }
                 _ => {}
             }
             told.push_back(tell(&event));
@@ -311,6 +354,13 @@ impl Member {
         for (stream, clock) in reconcile {
             let document = self.documents.get_mut(&stream).unwrap();
             document.reconcile(&mut self.client, &clock, 8).unwrap();
+        }
+        for document in self.documents.values_mut().filter(|document| document.is_resetting()) {
+            if let Some(done) = document.rewrite(&self.client).unwrap() {
+                let (changes, lost) = (done.rewritten, done.lost.len());
+                self.told.push_back(Told::Rewritten { changes, lost });
+                document.push(&mut self.client, 9).unwrap();
+            }
         }
         self.send();
     }
@@ -353,6 +403,7 @@ fn tell(event: &Event<'_>) -> Told {
         Event::Acked { push, added, .. } => Told::Acked { tag: push.tag, added: *added },
         Event::Refused { fault, blocks, .. } => Told::Refused { code: fault.code, blocks: *blocks },
         Event::Closed { fault, .. } => Told::Closed(fault.code),
+        Event::Reset { unacked, .. } => Told::Reset { unacked: unacked.len() },
         Event::Failed { fault, .. } => Told::Failed(fault.code, fault.message.to_owned()),
         Event::Presence { full, entries, .. } => {
             Told::Presence { full: *full, members: entries.iter().count() }

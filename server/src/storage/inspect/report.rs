@@ -21,6 +21,8 @@ pub struct Report {
     pub whole: bool,
     /// Documents, damaged ones included.
     pub documents: u64,
+    /// Tombstones of deleted ones.
+    pub documents_deleted: u64,
     /// Damaged ones.
     pub documents_damaged: u64,
     /// Records that are proven, of current epochs.

@@ -15,8 +15,8 @@ use crate::storage::anchor::AnchorRow;
 use crate::storage::error::{Damage, OpenError};
 use crate::storage::index::LogRow;
 use crate::storage::keys::{
-    COMMIT_KEY, CommitRow, Head, KeyspaceId, decode_found, decode_past, encode_found, hash_key, is_past_key,
-    parse_anchor_key, parse_change_key, parse_hash_key,
+    COMMIT_KEY, CommitRow, FILLER_KEY, Head, KeyspaceId, decode_found, decode_past, document_of_deleted_key,
+    encode_found, hash_key, is_past_key, parse_anchor_key, parse_change_key, parse_hash_key,
 };
 use crate::storage::proof::{Anchor, Proof};
 use crate::storage::snapshot::Snapshots;
@@ -26,18 +26,13 @@ const PROGRESS_EACH_ROWS: u64 = 10_000;
 
 /// Is told what of each document is proven.
 pub trait Taker {
-    /// The snapshot that the document's rows begin with; its file is whole.
-    fn snapshot(
-        &mut self,
-        document: &DocumentId,
-        epoch: u64,
-        anchor: AnchorRow,
-        bytes: &[u8],
-    ) -> Result<(), OpenError>;
-    /// The row at its next position, in the order of epochs. Epochs that are not the document's now are among them,
-    /// without their snapshots.
+    /// The snapshot with which the document's epoch of now begins, before the rows of that epoch.
+    fn snapshot(&mut self, document: &DocumentId, anchor: AnchorRow, bytes: Vec<u8>)
+    -> Result<(), OpenError>;
+    /// A record, or what stayed of it, in the order of epochs and positions. Epochs that are not the document's now
+    /// are among them.
     fn row(&mut self, document: &DocumentId, epoch: u64, row: LogRow) -> Result<(), OpenError>;
-    /// The document's rows are all told. `head` names its epoch of now, and how far that is proven; `past` is
+    /// The document's records are all told. `head` names its epoch of now, and how far that is proven; `past` is
     /// what the epochs before left behind.
     fn end(&mut self, document: &DocumentId, head: Head, past: Option<Past>) -> Result<(), OpenError>;
 }
@@ -47,7 +42,7 @@ pub trait Taker {
 pub struct Nobody;
 
 impl Taker for Nobody {
-    fn snapshot(&mut self, _: &DocumentId, _: u64, _: AnchorRow, _: &[u8]) -> Result<(), OpenError> {
+    fn snapshot(&mut self, _: &DocumentId, _: AnchorRow, _: Vec<u8>) -> Result<(), OpenError> {
         Ok(())
     }
 
@@ -116,6 +111,7 @@ impl Inspection {
             data: self.directory.path().to_owned(),
             whole,
             documents: counted.documents,
+            documents_deleted: counted.documents_deleted,
             documents_damaged: counted.damaged.len() as u64,
             records: counted.records,
             record_bytes: counted.record_bytes,
@@ -135,6 +131,9 @@ impl Inspection {
         let mut rows = self.rows(KeyspaceId::Meta)?;
         let (mut stored, mut anchors) = (None, Anchors::new());
         while let Some(row) = rows.next_row().map_err(OpenError::io(&path, "read the tables"))? {
+            if document_of_deleted_key(&row.key).is_some() {
+                continue;
+            }
             if let Some(place) = parse_anchor_key(&row.key) {
                 anchors.insert(place, row.value);
                 continue;
@@ -188,7 +187,10 @@ impl Ahead {
     }
 
     fn step(&mut self) -> std::io::Result<Option<Row>> {
-        let next = self.merge.next_row()?;
+        let mut next = self.merge.next_row()?;
+        if next.as_ref().is_some_and(|row| row.key == FILLER_KEY) {
+            next = self.merge.next_row()?;
+        }
         Ok(std::mem::replace(&mut self.next, next))
     }
 
@@ -206,6 +208,7 @@ impl Ahead {
 #[derive(Default)]
 struct Counted {
     documents: u64,
+    documents_deleted: u64,
     records: u64,
     record_bytes: u64,
     records_of_other_epochs: u64,
@@ -352,7 +355,6 @@ impl<'w> Walk<'w> {
             }
             return Ok(());
         };
-        self.counted.documents += 1;
         let mut head = Err("the row that says how far it goes is missing");
         let mut past = None;
         while let Some(row) = self.heads.take_if_of(name)? {
@@ -363,6 +365,10 @@ impl<'w> Walk<'w> {
                     .ok_or("the row that says how far it goes is not what was written");
             }
         }
+        if let Some(tombstone) = head.ok().filter(Head::is_deleted) {
+            return self.deleted(name, &document, tombstone);
+        }
+        self.counted.documents += 1;
         let mut epochs = self.read_records(name, &document, head.ok())?;
         let bad_rows = self.read_rows(name, &document, &mut epochs)?;
         let is_past_damaged = past.as_ref().is_some_and(Option::is_none);
@@ -370,6 +376,15 @@ impl<'w> Walk<'w> {
             self.taker.end(&document, proven, past.flatten()).map_err(Stopped::Taker)?;
         }
         Ok(())
+    }
+
+    /// A deleted document: its rows are on their way out, and nobody serves them.
+    fn deleted(&mut self, name: &Bytes, document: &DocumentId, tombstone: Head) -> Result<(), Stopped> {
+        self.counted.documents_deleted += 1;
+        for ahead in [&mut self.changes, &mut self.hashes] {
+            while ahead.take_if_of(name)?.is_some() {}
+        }
+        self.taker.end(document, tombstone, None).map_err(Stopped::Taker)
     }
 
     fn read_records(
@@ -413,7 +428,7 @@ impl<'w> Walk<'w> {
         match self.snapshots.read_whole(document, &anchor) {
             Ok(bytes) => {
                 epoch.snapshot = Some(Ok(anchor.anchor.snapshot.cursor));
-                self.taker.snapshot(document, epoch.epoch, anchor, &bytes).map_err(Stopped::Taker)
+                self.taker.snapshot(document, anchor, bytes).map_err(Stopped::Taker)
             }
             Err(LogError::Damaged { what, .. }) => {
                 epoch.snapshot = Some(Err(what));
@@ -461,7 +476,20 @@ impl<'w> Walk<'w> {
         is_past_damaged: bool,
     ) -> Option<Head> {
         let named = head.map(|head| head.epoch).ok();
-        let number = named.or(epochs.iter().map(|epoch| epoch.epoch).max())?;
+        let latest = epochs.iter().map(|epoch| epoch.epoch).max();
+        let Some(number) = named.or(latest) else {
+            // Nothing but its name is left: it may have been empty, or deleted.
+            self.counted.damaged.push(DocumentDamage {
+                document: document.to_string(),
+                epoch: 0,
+                whole_through: 0,
+                expected_through: None,
+                what: head.err().unwrap_or_default().to_owned(),
+                records_behind: 0,
+                bytes_behind: 0,
+            });
+            return None;
+        };
         let mut current = Epoch::new(document, number);
         for epoch in epochs {
             if epoch.epoch == number {
@@ -509,12 +537,12 @@ impl<'w> Walk<'w> {
     }
 }
 
-/// What is wrong with a document's epoch whose rows are all proven.
+/// What is wrong with a document's epoch whose records are all proven.
 fn what_is_wrong(epoch: &Epoch, head: Head, bad_rows: u64) -> Option<String> {
+    let (through, last) = (epoch.proof.through().seq, head.last_seq);
     if let Some(Err(what)) = &epoch.snapshot {
         return Some(what.clone());
     }
-    let (through, last) = (epoch.proof.through().seq, head.last_seq);
     if through < last {
         return Some(format!("the log ends here, but should go to {last}"));
     }
