@@ -147,7 +147,7 @@ fn a_running_server_squashes_when_the_home_is_ready_and_one_at_a_time() {
     let tables = Tables::new(settings, &Arc::default(), &(Arc::new(|| {}) as _));
     let stats = Arc::clone(log.stats());
     let (committer, thread) =
-        spawn_committer(log, stats, crate::storage::Listeners::default(), || {}).unwrap();
+        spawn_committer(log, stats, Listeners::default(), || {}).unwrap();
     let metrics = Arc::new(crate::metrics::Metrics::new(None).unwrap());
     let (told, homes) = flume::unbounded();
     let tell_home = Arc::new(move |document| told.send(document).unwrap());
