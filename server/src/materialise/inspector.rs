@@ -83,10 +83,11 @@ impl Inspector {
                     }
                 }
                 Task::Squash(document, answer) => self.begin_squash(document, answer),
-                Task::Rebuild(document, rebuilt) if !self.known.contains_key(&document) => {
-                    match self.squashes.remove(&document) {
-                        Some(answer) => answer(self.squash(&document)),
-                        None => tracing::warn!("{document} was to begin anew, and nobody knows why any more"),
+                Task::Rebuild(document, rebuilt)
+                    if self.squashes.contains_key(&document) && !self.known.contains_key(&document) =>
+                {
+                    if let Some(answer) = self.squashes.remove(&document) {
+                        answer(self.squash(&document));
                     }
                     // However it went, the document is what is stored.
                     rebuilt(Ok(()));
