@@ -146,8 +146,7 @@ fn a_running_server_squashes_when_the_home_is_ready_and_one_at_a_time() {
     let settings = Settings { threads: 1, bytes_max: 1 << 30 };
     let tables = Tables::new(settings, &Arc::default(), &(Arc::new(|| {}) as _));
     let stats = Arc::clone(log.stats());
-    let (committer, thread) =
-        spawn_committer(log, stats, Listeners::default(), || {}).unwrap();
+    let (committer, thread) = spawn_committer(log, stats, Listeners::default(), || {}).unwrap();
     let metrics = Arc::new(crate::metrics::Metrics::new(None).unwrap());
     let (told, homes) = flume::unbounded();
     let tell_home = Arc::new(move |document| told.send(document).unwrap());
