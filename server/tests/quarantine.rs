@@ -7,9 +7,9 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use automerge::legacy::{ObjectId, OpId};
+use automerge::marks::{ExpandMark, Mark};
 use automerge::transaction::Transactable as _;
-use automerge::{ActorId, AutoCommit, Automerge, Change, ROOT, ReadDoc as _};
+use automerge::{ActorId, AutoCommit, Automerge, Change, ObjType, ROOT, ReadDoc as _};
 use common::{Member, Server, Told, command};
 use etherply_client::StreamId;
 use etherply_engine::document::recover;
@@ -58,13 +58,14 @@ fn until_keys(member: &mut Member, stream: StreamId, keys: &[&str]) {
     }
 }
 
-/// A change that names as its object an operation that made none: admission, which does not build documents, lets it
-/// pass, and Automerge panics.
-fn dangling(doc: &mut AutoCommit, made_none: &OpId) -> Vec<u8> {
-    doc.put(ROOT, "evil", true).unwrap();
+/// A change that marks a text from a place to one before it: admission, which does not build texts, lets it pass,
+/// and Automerge cannot load what it saves with it.
+fn backwards(doc: &mut AutoCommit, text: &automerge::ObjId) -> Vec<u8> {
+    doc.mark(text, Mark::new("bold".into(), true, 1, 3), ExpandMark::None).unwrap();
     doc.commit();
     let mut expanded = doc.get_last_local_change().unwrap().decode();
-    expanded.operations[0].obj = ObjectId::Id(made_none.clone());
+    let begin = expanded.operations[0].key.clone();
+    expanded.operations[0].key = std::mem::replace(&mut expanded.operations[1].key, begin);
     expanded.hash = None;
     Change::from(expanded).raw_bytes().to_vec()
 }
@@ -85,9 +86,12 @@ fn a_real_change_that_breaks_automerge_is_taken_out_and_members_recover() {
     let mut evil = Member::connect(&server, false, 3);
     let e = evil.open("notes");
     evil.until_keys(e, 2);
-    let first = copy(&mut evil, e).get_changes(&[]).remove(0);
+    let text = evil.documents.get_mut(&e).unwrap().doc().put_object(ROOT, "text", ObjType::Text).unwrap();
+    evil.documents.get_mut(&e).unwrap().doc().splice_text(&text, 0, 0, "hello").unwrap();
+    evil.documents.get_mut(&e).unwrap().push(&mut evil.client, 7).unwrap();
+    evil.until(|told| matches!(told, Told::Acked { tag: 7, .. }));
     let mut doc = copy(&mut evil, e);
-    let poison = dangling(&mut doc, &OpId::new(1, first.actor_id()));
+    let poison = backwards(&mut doc, &text);
     push(&mut evil, e, &[&poison]);
     // They write on, whether the poison has reached them or not.
     ada.documents.get_mut(&a).unwrap().doc().put(ROOT, "a2", "x").unwrap();
@@ -133,7 +137,7 @@ fn a_real_change_that_breaks_automerge_is_taken_out_and_members_recover() {
     assert_eq!(std::fs::read(out.join("00000000.automerge")).unwrap(), poison);
     let log = etherply_server::storage::open(&directory).unwrap();
     let document = recover(&log, &DocumentId::new("notes").unwrap()).unwrap();
-    assert_eq!((document.committed().epoch, document.committed().seq), (2, 4));
+    assert_eq!((document.committed().epoch, document.committed().seq), (2, 5));
 }
 
 #[test]

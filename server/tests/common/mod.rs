@@ -244,7 +244,7 @@ impl Member {
         self.until(|told| matches!(told, Told::Acked { .. }));
     }
 
-    /// All keys with their values.
+    /// All keys with their values, but for those with objects.
     pub fn contents(&mut self, stream: StreamId) -> BTreeMap<String, String> {
         use automerge::ReadDoc as _;
         let document = self.documents.get_mut(&stream).unwrap();
@@ -252,8 +252,8 @@ impl Member {
         let doc = document.doc();
         let keys: Vec<String> = doc.keys(automerge::ROOT).collect();
         let value =
-            |key: &String| doc.get(automerge::ROOT, key.as_str()).unwrap().unwrap().0.into_string().unwrap();
-        keys.iter().map(|key| (key.clone(), value(key))).collect()
+            |key: &String| doc.get(automerge::ROOT, key.as_str()).unwrap().unwrap().0.into_string().ok();
+        keys.iter().filter_map(|key| Some((key.clone(), value(key)?))).collect()
     }
 
     /// Receives until the document has this many keys.
