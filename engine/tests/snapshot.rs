@@ -289,6 +289,24 @@ fn restarted(host: &Host) -> Host {
 }
 
 #[test]
+fn what_was_written_while_a_snapshot_was_cut_is_covered_by_the_next_one_at_once() {
+    let (mut host, mut writer, _) = written(0);
+    host.hold_cuts = true;
+    // All that is ever written comes during the first cut.
+    for change in writer.puts(400) {
+        host.acked(peer(1), 1, &[change]);
+    }
+    assert_eq!(host.cuts.len(), 1, "one at a time");
+    while !host.cuts.is_empty() {
+        host.cut();
+    }
+    let snapshot = host.snapshots[&document()].0;
+    let behind = host.log.records(&document()).iter().skip(snapshot.cursor.seq as usize);
+    let bytes: usize = behind.map(|record| record.change.len()).sum();
+    assert!(bytes as u64 <= AFTER_BYTES.max(snapshot.total_bytes / 4), "{bytes} behind {snapshot:?}");
+}
+
+#[test]
 fn a_document_is_opened_from_its_snapshot_and_the_records_behind_it() {
     let (host, mut writer, changes) = written(200);
     let snapshot = host.snapshots[&document()].0;
@@ -332,37 +350,23 @@ fn a_snapshot_of_another_place_than_its_log_is_damage() {
 
 #[test]
 fn a_member_for_which_the_log_is_gone_on_the_way_gets_the_snapshot() {
-    let (mut host, mut writer, _) = written(100);
-    host.hold_cuts = true;
-    let first = host.snapshots[&document()].0;
-    // It is slow, and the log that it is being sent goes.
-    let at = first.log_after_seq + 1;
-    let chain = host.log.records(&document())[at as usize - 1].chain.0;
-    assert_eq!(open(&mut host, 2, Some(Cursor { epoch: 1, seq: at, chain })), resume::CURSOR);
+    let (host, mut writer, changes) = written(100);
+    // Right after a start there is no tail in memory: it is sent the log, and that goes meanwhile.
+    let mut again = restarted(&host);
+    let at = again.snapshots[&document()].0.log_after_seq + 1;
+    let chain = again.log.records(&document())[at as usize - 1].chain.0;
+    assert_eq!(open(&mut again, 2, Some(Cursor { epoch: 1, seq: at, chain })), resume::CURSOR);
     let mut copy = Copy { seq: at, ..Copy::default() };
-    copy.doc = {
-        let mut doc = AutoCommit::new();
-        let upto = host.log.records(&document())[..at as usize].iter();
-        doc.apply_changes(upto.map(|record| Change::from_bytes(record.change.to_vec()).unwrap())).unwrap();
-        doc
-    };
-    let mut seq = 100;
-    while host.cuts.is_empty() {
-        host.acked(peer(1), 1, &[writer.put("more", seq)]);
-        seq += 1;
-    }
-    // The tail in memory is let go, as when it has grown.
-    host.feeds = std::mem::take(&mut host.feeds).with_limits(0, usize::MAX);
-    host.acked(peer(1), 1, &[writer.put("more", seq)]);
-    seq += 1;
-    host.cut();
-    let newer = host.snapshots[&document()].0;
-    assert!(newer.log_after_seq > at);
-    let read = host.gather_turn(peer(2), 1).2.unwrap();
+    let has = changes[..at as usize].iter().map(|change| Change::from_bytes(change.clone()).unwrap());
+    copy.doc.apply_changes(has).unwrap();
+    let read = again.gather_turn(peer(2), 1).2.unwrap();
     assert_eq!(read.after_seq, at);
-    assert!(host.fill(peer(2), &read), "it goes on with the snapshot");
-    copy.follow(&mut host, 2);
-    assert_eq!((copy.seq, copy.snapshots), (seq as u64, 1));
+    again.cuts.push_back((again.handle(peer(2)), document(), again.end()));
+    let (_, newer) = again.cut_unheard();
+    assert!(newer.log_after_seq > at);
+    assert!(again.fill(peer(2), &read), "it goes on with the snapshot");
+    copy.follow(&mut again, 2);
+    assert_eq!((copy.seq, copy.snapshots), (100, 1));
     assert_eq!(copy.doc.get_heads(), writer.doc.get_heads());
 }
 

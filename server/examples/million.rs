@@ -4,6 +4,7 @@
 //! ```text
 //! million fill DIR --documents 1000000      writes the directory
 //! million open HOST:PORT --documents 10000  opens the first of them, says when all are open, and waits
+//! million join HOST:PORT --times 100        joins the first one again and again, without a copy
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a tool for measurements")]
 
@@ -30,6 +31,73 @@ const OPEN_PER_CONNECTION: u32 = 1_000;
 /// Documents that are written in one commit.
 const DOCUMENTS_PER_COMMIT: u32 = 1_000;
 
+/// Says how long members without a copy wait for a document.
+fn join(at: SocketAddr, times: usize) {
+    let (mut first_ms, mut last_ms, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for time in 0..times {
+        let (first, last, received) = join_once(at, time as u64);
+        first_ms.push(first);
+        last_ms.push(last);
+        bytes = received;
+    }
+    println!(
+        "{times} joins of {bytes} bytes, in ms from the open to the first byte of the document and to its last"
+    );
+    for (what, mut took) in [("first", first_ms), ("last", last_ms)] {
+        took.sort_by(f64::total_cmp);
+        let at = |share: usize| took.get((took.len() * share / 100).min(took.len() - 1)).unwrap();
+        println!("{what}: p50 {:.2}  p90 {:.2}  max {:.2}", at(50), at(90), at(100));
+    }
+}
+
+fn join_once(at: SocketAddr, seed: u64) -> (f64, f64, usize) {
+    let mut socket = TcpStream::connect(at).expect("a server");
+    socket.set_nodelay(true).unwrap();
+    let mut client = Client::new(Transport::Tcp, "million", seed);
+    client.connect(0).unwrap();
+    let mut buffer = vec![0; 256 * 1024];
+    let mut is_ready = false;
+    while !is_ready {
+        exchange(&mut client, &mut socket, &mut buffer, &mut |event| {
+            is_ready |= matches!(event, Event::Ready { .. });
+        });
+    }
+    let options = OpenOptions { document: name(0), rights: Rights::READ, token: None, cursor: None };
+    client.open(options).expect("room");
+    let started = Instant::now();
+    let (mut end, mut has, mut received, mut first) = (None, 0, 0, None);
+    while end != Some(has) {
+        let read = exchange(&mut client, &mut socket, &mut buffer, &mut |event| match event {
+            Event::Opened { cursor, .. } => end = Some(cursor.seq),
+            Event::Snapshot { cursor, .. } => has = cursor.seq,
+            Event::Changes { changes, .. } => has += changes.len() as u64,
+            _ => {}
+        });
+        received += read;
+        // The answer to the open comes first, and has less.
+        if received > 512 && first.is_none() {
+            first = Some(started.elapsed());
+        }
+    }
+    let ms = |took: std::time::Duration| took.as_secs_f64() * 1_000.0;
+    (ms(first.unwrap_or_else(|| started.elapsed())), ms(started.elapsed()), received)
+}
+
+fn exchange(
+    client: &mut Client,
+    socket: &mut TcpStream,
+    buffer: &mut [u8],
+    on: &mut dyn FnMut(Event<'_>),
+) -> usize {
+    let mut out = Vec::new();
+    client.output(&mut out, 0);
+    socket.write_all(&out).unwrap();
+    let read = socket.read(buffer).unwrap();
+    assert!(read > 0, "the server closed the connection");
+    client.input(buffer.get_mut(..read).unwrap(), 0, on).unwrap();
+    read
+}
+
 #[derive(Debug, Parser)]
 enum Arguments {
     /// Writes a data directory.
@@ -42,6 +110,14 @@ enum Arguments {
         /// Changes of each.
         #[arg(long, default_value_t = 3)]
         edits: usize,
+    },
+    /// Joins a document without a copy, one time after the other.
+    Join {
+        /// Where the server listens.
+        at: SocketAddr,
+        /// How often.
+        #[arg(long, default_value_t = 100)]
+        times: usize,
     },
     /// Opens documents and waits until standard input ends.
     Open {
@@ -60,6 +136,7 @@ fn name(document: u32) -> String {
 fn main() {
     match Arguments::parse() {
         Arguments::Fill { to, documents, edits } => fill(&to, documents, edits),
+        Arguments::Join { at, times } => join(at, times),
         Arguments::Open { at, documents } => open(at, documents),
     }
 }

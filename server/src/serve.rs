@@ -107,7 +107,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         storage::spawn_reader("log-read", storage_reader.clone(), Arc::clone(&stats), priority::lower)
             .map_err(Problem::system("start the reader thread"))?;
     let (background, cutter) =
-        storage::spawn_reader("snapshot", storage_reader.clone(), Arc::clone(&stats), priority::lowest)
+        storage::spawn_background("snapshot", storage_reader.clone(), Arc::clone(&stats), priority::lowest)
             .map_err(Problem::system("start the thread that cuts snapshots"))?;
     let mut readers = vec![reader, cutter];
     let mut scrub = None;

@@ -105,7 +105,8 @@ fn whatever_call_fails_nothing_acked_is_missing_and_a_restart_is_clean() {
 
             let server = Server::start(&data);
             let mut fresh = Member::connect(&server, false, 2);
-            let stream = fresh.open("notes");
+            let opened = fresh.try_open("notes");
+            let stream = opened.unwrap_or_else(|| panic!("call {at}, {kind}: the document does not open"));
             let there = fresh.until_keys(stream, acked);
             assert!(
                 (0..acked).all(|n| there.contains_key(&format!("key {n}"))),

@@ -54,7 +54,8 @@ enum Verb {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Damages a data directory at every byte, in every way: flipped, cut, zeroed, overwritten. Takes about an hour.
+    /// Damages a data directory at every byte, in every way, and lets every call fail that writes to one. Takes
+    /// hours.
     Damage,
     /// Counts what an edit costs a running server, for the table in ARCHITECTURE.md, and keeps it.
     Cost {

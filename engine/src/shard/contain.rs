@@ -39,7 +39,7 @@ const PANICKED: Ending = Ending {
 
 const RESET: Ending = Ending {
     code: ErrorCode::DocumentReset,
-    message: "a change that breaks this document is taken out of it: open it again, and take it from its beginning",
+    message: "this document begins anew, without a part of its history: open it again, and take it from its beginning",
     rebuilds: true,
 };
 

@@ -54,7 +54,11 @@ impl Shard {
         hosted.snapshot.is_cutting = false;
         let log_bytes = hosted.document().map_or(0, |document| document.log_bytes());
         match result {
-            Ok(snapshot) => self.take_snapshot(handle, snapshot, effects),
+            Ok(snapshot) => {
+                self.take_snapshot(handle, snapshot, effects);
+                // What was written while it was cut may be due already, and nothing may follow it.
+                self.cut_if_due(handle, effects);
+            }
             // It is tried again when the log has grown by as much once more.
             Err(_) => hosted.snapshot.not_before_bytes = log_bytes + after_bytes,
         }

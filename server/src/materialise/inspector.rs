@@ -17,6 +17,7 @@ use flume::Receiver;
 use super::due::Due;
 use super::passage::{Culprit, Passage};
 use super::quarantine::{Exclusion, QUARANTINE_BYTES_MAX, Quarantine};
+use super::squash::{SquashError, Squashed, squash};
 use super::table_of;
 use crate::metrics::Metrics;
 use crate::storage::database::panic_text;
@@ -29,10 +30,16 @@ pub const SPARED_MAX: u32 = 3;
 /// Most documents that wait to be inspected; others are found again when they change.
 pub const INSPECTIONS_MAX: usize = 1_024;
 
+/// Most documents that wait to be squashed.
+pub const SQUASHES_MAX: usize = 64;
+
 /// Tells a document's home core that it has to begin anew.
 pub type Quarantining = Arc<dyn Fn(DocumentId) + Send + Sync>;
 /// Gets the outcome of a rebuild.
 pub type Rebuilt = Box<dyn FnOnce(Result<(), LogError>) + Send>;
+
+/// Gets the outcome of a squash: `None` for a document of which nothing is stored.
+pub type SquashAnswer = Box<dyn FnOnce(Result<Option<Squashed>, SquashError>) + Send>;
 
 /// What the thread is asked for.
 pub enum Task {
@@ -40,6 +47,8 @@ pub enum Task {
     Inspect(DocumentId),
     /// Give this document an epoch without what breaks it.
     Rebuild(DocumentId, Rebuilt),
+    /// Give this document an epoch without its history.
+    Squash(DocumentId, SquashAnswer),
     /// End.
     Stop,
 }
@@ -56,6 +65,8 @@ pub struct Inspector {
     pub(super) known: HashMap<DocumentId, Vec<Culprit>>,
     /// Documents in which nothing was found, with their position then, and how often there.
     pub(super) spared: HashMap<DocumentId, (u64, u32)>,
+    /// Documents that are to be squashed, whose homes were told.
+    pub(super) squashes: HashMap<DocumentId, SquashAnswer>,
 }
 
 impl Inspector {
@@ -71,6 +82,16 @@ impl Inspector {
                         self.give_back(&document, false);
                     }
                 }
+                Task::Squash(document, answer) => self.begin_squash(document, answer),
+                Task::Rebuild(document, rebuilt) if !self.known.contains_key(&document) => {
+                    match self.squashes.remove(&document) {
+                        Some(answer) => answer(self.squash(&document)),
+                        None => tracing::warn!("{document} was to begin anew, and nobody knows why any more"),
+                    }
+                    // However it went, the document is what is stored.
+                    rebuilt(Ok(()));
+                    self.give_back(&document, true);
+                }
                 Task::Rebuild(document, rebuilt) => {
                     let outcome = contained(|| self.rebuild(&document));
                     self.known.remove(&document);
@@ -81,9 +102,37 @@ impl Inspector {
                     let looks = outcome.is_ok();
                     rebuilt(outcome);
                     self.give_back(&document, looks);
+                    if self.squashes.contains_key(&document) {
+                        (self.tell_home)(document);
+                    }
                 }
             }
         }
+    }
+
+    /// A squash is made when the document's home has ended its members' streams, and asks for the new epoch.
+    fn begin_squash(&mut self, document: DocumentId, answer: SquashAnswer) {
+        if self.squashes.len() >= SQUASHES_MAX || self.squashes.contains_key(&document) {
+            let what = format!("it is being squashed already, or {SQUASHES_MAX} others are: try again later");
+            return answer(Err(SquashError::Content { document, what }));
+        }
+        self.squashes.insert(document.clone(), answer);
+        (self.tell_home)(document);
+    }
+
+    fn squash(&self, document: &DocumentId) -> Result<Option<Squashed>, SquashError> {
+        let failed = |what: String| SquashError::Content { document: document.clone(), what };
+        let mut actor = [0; 16];
+        getrandom::fill(&mut actor).map_err(|error| failed(error.to_string()))?;
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        let squashed = squash(&self.reader, &self.committer, document, (actor, time_ms))?;
+        if let Some(Squashed { epoch, changes_before, changes }) = squashed {
+            tracing::info!(
+                "{document} was squashed: {changes} changes of epoch {epoch} for {changes_before}"
+            );
+        }
+        Ok(squashed)
     }
 
     fn count(&self, kind: &str) {

@@ -46,7 +46,7 @@ use crate::metrics::Metrics;
 use crate::priority;
 use crate::storage::{Committer, Gate, Reader};
 use due::{Due, Room};
-use inspector::{Inspector, Quarantining, Rebuilt, Task};
+use inspector::{Inspector, Quarantining, Rebuilt, SquashAnswer, Task};
 pub use quarantine::Quarantine;
 pub use replica::{Opening, OpeningError, Poison, Replica};
 use resident::Residents;
@@ -114,6 +114,21 @@ impl Rebuilds {
             rebuilt(Err(LogError::Unavailable { why: "the server stops".to_owned() }));
         }
     }
+
+    /// Gives a document an epoch that holds what it says now and nothing of how it came to be: see
+    /// [`squash::squash`]. Its members' streams end with [`etherply_wire::ErrorCode::DocumentReset`], and they open
+    /// it again. `answer` is called on another thread.
+    pub fn squash(&self, document: DocumentId, answer: SquashAnswer) {
+        let task = Task::Squash(document, answer);
+        let unsent = match &self.0 {
+            Some(tasks) => tasks.send(task).err().map(flume::SendError::into_inner),
+            None => Some(task),
+        };
+        if let Some(Task::Squash(_, answer)) = unsent {
+            let why = "the server stops, or runs without materialisers".to_owned();
+            answer(Err(LogError::Unavailable { why }.into()));
+        }
+    }
 }
 
 /// The threads that run.
@@ -165,6 +180,7 @@ impl Materialisers {
                 tell_home,
                 known: HashMap::new(),
                 spared: HashMap::new(),
+                squashes: HashMap::new(),
             };
             threads.push(spawn("inspect", move || inspector.run(&tasks))?);
         }

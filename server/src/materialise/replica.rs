@@ -62,6 +62,7 @@ pub struct Replica {
     document: DocumentId,
     automerge: Automerge,
     cursor: Cursor,
+    saved_seq: u64,
     applied_bytes: u64,
 }
 
@@ -70,7 +71,7 @@ impl Replica {
     pub fn new(document: DocumentId, epoch: u64) -> Self {
         let chain = chain_start(&document, epoch).0;
         let cursor = Cursor { epoch, seq: 0, chain };
-        Self { document, automerge: Automerge::new(), cursor, applied_bytes: 0 }
+        Self { document, automerge: Automerge::new(), cursor, saved_seq: 0, applied_bytes: 0 }
     }
 
     /// A document from what [`Self::save_verified`] gave, or from changes one behind the other; they are what the
@@ -84,7 +85,7 @@ impl Replica {
         match catch_unwind(AssertUnwindSafe(|| Automerge::load(saved))) {
             // A document chunk may be followed by changes, and those may wait for others.
             Ok(Ok(automerge)) if automerge.get_missing_deps(&[]).is_empty() => {
-                Ok(Self { document, automerge, cursor, applied_bytes })
+                Ok(Self { document, automerge, cursor, saved_seq: cursor.seq, applied_bytes })
             }
             Ok(Ok(_)) => Err(poison("apply", "it has changes whose dependencies are missing".to_owned())),
             Ok(Err(error)) => Err(poison("load", error.to_string())),
@@ -164,6 +165,11 @@ impl Replica {
     /// The place in the log up to which it was applied.
     pub fn cursor(&self) -> Cursor {
         self.cursor
+    }
+
+    /// The position up to which it was loaded from what Automerge had saved; 0 if it was not.
+    pub fn saved_seq(&self) -> u64 {
+        self.saved_seq
     }
 
     /// The changes that nothing depends on.

@@ -135,3 +135,44 @@ fn a_squashed_document_goes_on_in_a_new_epoch_and_old_copies_begin_anew() {
     log.commit(&[Append { document: document(), epoch: squashed.epoch, records: vec![record] }]).unwrap();
     assert_eq!(recover(log.reader(), &document()).unwrap().committed().seq, seq);
 }
+
+#[test]
+fn a_running_server_squashes_when_the_home_is_ready_and_one_at_a_time() {
+    use crate::materialise::{Materialisers, Quarantine, Settings, Tables};
+    let directory = tempfile::tempdir().unwrap();
+    let (_, records) = history(500);
+    let log = store(directory.path(), &records);
+    let reader = log.reader().clone();
+    let settings = Settings { threads: 1, bytes_max: 1 << 30 };
+    let tables = Tables::new(settings, &Arc::default(), &(Arc::new(|| {}) as _));
+    let stats = Arc::clone(log.stats());
+    let (committer, thread) =
+        spawn_committer(log, stats, Listeners::default(), || {}).unwrap();
+    let metrics = Arc::new(crate::metrics::Metrics::new(None).unwrap());
+    let (told, homes) = flume::unbounded();
+    let tell_home = Arc::new(move |document| told.send(document).unwrap());
+    let quarantine = Quarantine::new(directory.path());
+    let running =
+        Materialisers::start(tables, settings, &reader, committer, quarantine, &metrics, tell_home).unwrap();
+    let rebuilds = running.rebuilds();
+    let (send, squashed) = flume::unbounded();
+    let answer = || {
+        let send = send.clone();
+        Box::new(move |outcome| send.send(outcome).unwrap())
+    };
+    rebuilds.squash(document(), answer());
+    assert_eq!(homes.recv().unwrap(), document());
+    // Nothing happens before the home is ready.
+    assert_eq!(reader.epoch(&document()).unwrap(), Some(FIRST_EPOCH));
+    rebuilds.squash(document(), answer());
+    assert!(squashed.recv().unwrap().unwrap_err().to_string().contains("already"));
+    let (send, rebuilt) = flume::unbounded();
+    rebuilds.rebuild(document(), Box::new(move |outcome| send.send(outcome).unwrap()));
+    let done = squashed.recv().unwrap().unwrap().unwrap();
+    assert_eq!((done.changes_before, reader.epoch(&document()).unwrap()), (500, Some(done.epoch)));
+    assert_eq!(rebuilt.recv().unwrap(), Ok(()));
+    drop(rebuilds);
+    running.join();
+    drop(reader);
+    thread.join();
+}

@@ -108,6 +108,8 @@ impl Worker {
                 self.due.done(document.clone(), waiting, 0, false);
                 self.give_away(document, &poison);
             }
+            // Nobody needs it any more.
+            Turn::Failed(LogError::Deleted { .. }) => self.due.done(document, waiting, 0, false),
             Turn::Failed(error) => {
                 tracing::warn!("{document} is not materialised, until it changes again: {error}");
                 self.metrics.materialiser_failures.with_label_values(&["log"]).inc();
@@ -131,6 +133,10 @@ impl Worker {
             Progress::Ready(replica) => self.apply(document, *replica, verified_seq),
         };
         let turn = turn.unwrap_or_else(|error| match error {
+            // A snapshot took the records that it lacks: it begins anew, with that.
+            OpeningError::Log(LogError::Covered { .. }) => {
+                Turn::Applied { slot: Slot::new(document.clone()), records: 0, left: true }
+            }
             OpeningError::Log(error) => Turn::Failed(error),
             OpeningError::Poison(poison) => Turn::Poisoned(poison),
         });
@@ -148,8 +154,8 @@ impl Worker {
         while begun.elapsed() < TURN_MAX {
             if let Some(replica) = opening.step(&self.reader)? {
                 self.metrics.materialiser_opened.inc();
-                let records = replica.cursor().seq;
-                let slot = Slot { progress: Progress::Ready(Box::new(replica)), verified_seq: 0 };
+                let (records, verified_seq) = (replica.cursor().seq, replica.saved_seq());
+                let slot = Slot { progress: Progress::Ready(Box::new(replica)), verified_seq };
                 return Ok(Turn::Applied { slot, records, left: false });
             }
         }
@@ -164,15 +170,14 @@ impl Worker {
         verified_seq: u64,
     ) -> Result<Turn, OpeningError> {
         let cursor = replica.cursor();
-        if self.reader.epoch(document)? != Some(cursor.epoch) {
+        let head = self.reader.head(document)?.filter(|head| head.epoch == cursor.epoch);
+        let Some(head) = head else {
             // It began anew.
             return Ok(Turn::Applied { slot: Slot::new(document.clone()), records: 0, left: true });
-        }
+        };
         let records = self.reader.read(document, cursor.epoch, cursor.seq, u64::MAX, STEP_BYTES_MAX)?;
         let replica = replica.apply(&records)?;
-        let bytes: usize = records.iter().map(|record| record.change.len()).sum();
-        // There may be more if the next one would not have fitted.
-        let left = bytes + etherply_wire::limits::CHANGE_BYTES_MAX > STEP_BYTES_MAX;
+        let left = replica.cursor().seq < head.last_seq;
         let slot = Slot { progress: Progress::Ready(Box::new(replica)), verified_seq };
         Ok(Turn::Applied { slot, records: records.len() as u64, left })
     }
@@ -232,3 +237,7 @@ impl Worker {
         self.metrics.materialiser_lag_seconds.set(oldest.as_secs_f64());
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

@@ -255,16 +255,17 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
 }
 
 fn expect_empty(path: &Path) -> Result<(), OpenError> {
+    // Before anything else is looked at: other things of ours lie beside them.
+    if [LEDGER_DIRECTORY, DATABASE_DIRECTORY].iter().any(|name| path.join(name).exists()) {
+        let what = "the file that names the format is missing";
+        return Err(OpenError::damaged(&path.join(FORMAT_FILE), None, what));
+    }
     let list = "list the directory";
     for entry in fs::read_dir(path).map_err(OpenError::io(path, list))? {
         let entry = entry.map_err(OpenError::io(path, list))?;
         let name = entry.file_name();
         if name == LOCK_FILE || name == new_name(FORMAT_FILE).as_str() {
             continue;
-        }
-        if name == LEDGER_DIRECTORY || name == DATABASE_DIRECTORY {
-            let what = "the file that names the format is missing";
-            return Err(OpenError::damaged(&path.join(FORMAT_FILE), None, what));
         }
         return Err(OpenError::NotADataDirectory {
             path: path.to_owned(),

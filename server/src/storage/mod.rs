@@ -65,7 +65,7 @@ pub use snapshot::SnapshotError;
 pub use stats::StorageStats;
 pub use thread::{
     Anew, Committer, Durable, Gate, Handles, Job, LOOKUPS_PER_STEP_MAX, Listeners, Question, Questions,
-    Recovered, Refused, Reply, StorageThread, spawn_committer, spawn_reader,
+    Recovered, Refused, Reply, StorageThread, spawn_background, spawn_committer, spawn_reader,
 };
 pub use tombstone::Tombstones;
 

@@ -248,7 +248,7 @@ mod tests {
         let log = super::super::open(&root).unwrap();
         let stats = Arc::clone(log.stats());
         cycle(&mut Scrub::new(log.reader().clone(), Arc::clone(&stats)));
-        assert_eq!(stats.scrub_documents.load(Ordering::Relaxed), 6);
+        assert_eq!(stats.scrub_documents.load(Ordering::Relaxed), 7);
         assert_eq!(stats.scrub_damaged.load(Ordering::Relaxed), 1);
     }
 

@@ -602,19 +602,53 @@ pub fn spawn_reader(
     stats: Arc<StorageStats>,
     on_start: impl FnOnce() + Send + 'static,
 ) -> io::Result<(Questions, StorageThread)> {
+    spawn_asked(name, reader, stats, on_start, AtEnd::Finish)
+}
+
+/// Starts a thread as [`spawn_reader`] does, for what nobody waits for: when nobody can ask it any more, it fails
+/// what it has begun instead of finishing it, so that a stop does not wait for a long snapshot.
+pub fn spawn_background(
+    name: &str,
+    reader: Reader,
+    stats: Arc<StorageStats>,
+    on_start: impl FnOnce() + Send + 'static,
+) -> io::Result<(Questions, StorageThread)> {
+    spawn_asked(name, reader, stats, on_start, AtEnd::GiveUp)
+}
+
+/// What a thread does with its questions when nobody can ask any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AtEnd {
+    Finish,
+    GiveUp,
+}
+
+fn spawn_asked(
+    name: &str,
+    reader: Reader,
+    stats: Arc<StorageStats>,
+    on_start: impl FnOnce() + Send + 'static,
+    at_end: AtEnd,
+) -> io::Result<(Questions, StorageThread)> {
     let (queue, questions) = flume::bounded::<Question>(READ_QUEUE_MAX);
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         on_start();
-        read_loop(&reader, &questions, &stats);
+        read_loop(&reader, &questions, &stats, at_end);
     })?;
     Ok((Questions(queue), StorageThread(thread)))
 }
 
 /// A new question has its first step at once, and the unfinished ones take turns: a short question waits for
 /// one step of a long one at the most.
-fn read_loop(reader: &Reader, questions: &Receiver<Question>, stats: &StorageStats) {
+fn read_loop(reader: &Reader, questions: &Receiver<Question>, stats: &StorageStats, at_end: AtEnd) {
     let mut unfinished: VecDeque<Question> = VecDeque::new();
     loop {
+        if at_end == AtEnd::GiveUp && questions.is_disconnected() {
+            for question in unfinished.into_iter().chain(questions.drain()) {
+                question.fail(LogError::Unavailable { why: "the server stops".to_owned() });
+            }
+            return;
+        }
         let new = match unfinished.len() {
             0 => questions.recv().ok(),
             READS_UNFINISHED_MAX.. => None,

@@ -418,3 +418,28 @@ fn a_piece_goes_between_the_commits_before_and_behind_it() {
     assert_eq!(answers, [0, 1, 2]);
     assert_eq!(*gated.commits.lock().unwrap(), [1, 2, 0, 3]);
 }
+
+#[test]
+fn what_nobody_waits_for_is_given_up_when_nobody_can_ask_any_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = super::super::open(directory.path()).unwrap();
+    let (questions, thread) =
+        spawn_background("snapshot", log.reader().clone(), Arc::default(), || {}).unwrap();
+    let (answer, answers) = mpsc::channel();
+    let (begun, has_begun) = mpsc::channel();
+    for name in ["endless", "waiting"] {
+        let (answer, begun) = (answer.clone(), begun.clone());
+        let work = move |_: &Reader| {
+            begun.send(()).unwrap();
+            Ok(None::<()>)
+        };
+        questions.ask(Question::new(work, move |outcome| answer.send((name, outcome)).unwrap())).unwrap();
+    }
+    has_begun.recv().unwrap();
+    drop(questions);
+    thread.join();
+    let mut told: Vec<_> = answers.try_iter().collect();
+    told.sort_by_key(|(name, _)| *name);
+    let stops = || Err(LogError::Unavailable { why: "the server stops".to_owned() });
+    assert_eq!(told, [("endless", stops()), ("waiting", stops())]);
+}

@@ -125,7 +125,7 @@ fn removed_rows_that_compactions_forget_do_not_look_like_missing_tables() {
         let keyspaces = log.reader().keyspaces();
         keyspaces.flush_and_compact().unwrap();
         assert_eq!(keyspaces.tables_end(), keyspaces.seqno_end());
-        drop(log);
+        drop((log, keyspaces));
         log = open(directory.path()).unwrap();
     }
     assert!(is_deleted(&log, "gone"));
