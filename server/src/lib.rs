@@ -37,3 +37,6 @@ pub mod runtime;
 pub mod serve;
 pub mod storage;
 pub mod verify;
+
+#[cfg(test)]
+mod fixture_tests;

@@ -28,7 +28,7 @@ mod replica_tests;
 mod resident;
 pub mod squash;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod whole;
 mod worker;
 

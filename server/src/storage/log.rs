@@ -813,7 +813,7 @@ impl Reader {
 
     /// The rows themselves, for tests of what stands in them.
     #[cfg(test)]
-    pub(super) fn keyspaces(&self) -> Keyspaces {
+    pub(crate) fn keyspaces(&self) -> Keyspaces {
         self.view().unwrap().opened.keyspaces.clone()
     }
 

@@ -50,7 +50,7 @@ pub mod scrub;
 pub mod snapshot;
 pub mod stats;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod thread;
 pub mod tombstone;
 
