@@ -11,7 +11,8 @@ use etherply_engine::snapshot::Snapshot;
 
 use super::fields::Fields;
 use super::keys::{anchor_key, checksum};
-use super::log::{Reader, document_read_failed};
+use super::log::document_read_failed;
+use super::reader::Reader;
 
 const ANCHOR_VERSION: u8 = 1;
 const CRC_BYTES: usize = 4;

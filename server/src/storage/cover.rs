@@ -14,8 +14,9 @@ use etherply_engine::snapshot::Snapshot;
 use super::anchor::AnchorRow;
 use super::index::{IndexRow, LogRow};
 use super::keys::{KeyspaceId, anchor_key, change_key};
-use super::log::{FjallLog, Reader};
+use super::log::FjallLog;
 use super::piece::{Expect, PIECE_ROWS_MAX, Piece, StorePiece, Stored};
+use super::reader::Reader;
 use super::snapshot::Written;
 use super::thread::Committer;
 

@@ -21,7 +21,8 @@ use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
 
 use super::fields::Fields;
 use super::keys::{change_key, parse_change_key};
-use super::log::{Reader, document_read_failed};
+use super::log::document_read_failed;
+use super::reader::Reader;
 
 /// Version of the row's layout; records count from 1.
 pub const INDEX_VERSION: u8 = 0x81;

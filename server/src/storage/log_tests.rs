@@ -2,8 +2,8 @@ use std::sync::atomic::Ordering;
 
 use etherply_engine::log::{FIRST_EPOCH, MemoryLog};
 
-use super::super::open;
 use super::super::testing::{Author, document};
+use super::super::{DocumentEntry, open};
 use super::*;
 
 fn read_all(log: &impl LogReader, name: &str) -> Vec<Record> {

@@ -7,7 +7,8 @@
 //! database    how fjall is set up
 //! journal     fjall's journals, parsed without changing them
 //! scan        may this directory be opened? journals against ledger
-//! log         commit, read, find
+//! log         commit
+//! reader      read, find
 //! epoch       a document begins anew
 //! index       what stays of a record that a snapshot covers
 //! anchor      what ties a document to its snapshot
@@ -43,6 +44,7 @@ pub mod log;
 mod manifest;
 pub mod piece;
 mod proof;
+pub mod reader;
 pub mod reopen;
 pub mod repair;
 mod scan;
@@ -59,7 +61,8 @@ use std::path::Path;
 
 pub use epoch::{Epochs, Turn};
 pub use error::{Damage, OpenError};
-pub use log::{DocumentEntry, FjallLog, Reader, Writer};
+pub use log::{FjallLog, Writer};
+pub use reader::{DocumentEntry, Reader};
 pub use reopen::Reopen;
 pub use snapshot::SnapshotError;
 pub use stats::StorageStats;

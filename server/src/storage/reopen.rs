@@ -15,7 +15,8 @@ use etherply_engine::ids::DocumentId;
 
 use super::directory::DataDirectory;
 use super::error::OpenError;
-use super::log::{FjallLog, Opened};
+use super::log::FjallLog;
+use super::reader::Opened;
 use super::scan::all_journals;
 
 /// First wait before the log is opened again after a failure.

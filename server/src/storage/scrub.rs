@@ -14,8 +14,8 @@ use etherply_engine::log::LogError;
 use flume::{Receiver, RecvTimeoutError, Sender};
 
 use super::index::LogRow;
-use super::log::{DocumentEntry, Reader};
 use super::proof::{Anchor, Proof};
+use super::reader::{DocumentEntry, Reader};
 use super::stats::{StorageStats, add};
 use super::thread::StorageThread;
 

@@ -31,7 +31,7 @@ use super::directory::{make_directory, sync_directory};
 use super::error::advice;
 use super::fields::Fields;
 use super::keys::DirectoryId;
-use super::log::Reader;
+use super::reader::Reader;
 
 /// The directory of snapshots in a data directory.
 pub const SNAPSHOTS_DIRECTORY: &str = "snapshots";

@@ -20,8 +20,8 @@ use flume::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError};
 
 use super::database::panic_text;
 use super::epoch::{Epochs, Turn};
-use super::log::Reader;
 use super::piece::{Piece, StorePiece, Stored};
+use super::reader::Reader;
 use super::reopen::{REOPEN_WAIT_MAX_MS, REOPEN_WAIT_MS, Reopen};
 use super::stats::{StorageStats, add};
 use super::tombstone::Tombstones;

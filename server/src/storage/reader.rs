@@ -1,0 +1,326 @@
+//! The half of the log that reads. It sees whole, durable, acknowledged commits, and nothing else.
+//!
+//! Nobody keeps the database for longer than a question, so that it can be closed and opened again underneath: see
+//! [`super::reopen`].
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+
+use etherply_engine::chain::{chain_next, chain_start};
+use etherply_engine::change::ChangeHash;
+use etherply_engine::document::Anchor;
+use etherply_engine::ids::{ChainHash, DocumentId};
+use etherply_engine::log::{FIRST_EPOCH, Found, LogError, LogReader, Past};
+use etherply_engine::record::Record;
+use fjall::{Database, Readable, Snapshot};
+
+use super::database::Keyspaces;
+use super::directory::DataDirectory;
+use super::index::LogRow;
+use super::keys::{
+    CommitRow, DirectoryId, Head, change_key, decode_found, decode_past, hash_key, is_past_key,
+    parse_change_key, past_key,
+};
+use super::log::{document_read_failed, head, read_failed, unavailable};
+use super::snapshot::Snapshots;
+
+/// An open database. Nobody keeps it but for the length of a question, so that it can be closed.
+pub(super) struct Opened {
+    pub(super) keyspaces: Keyspaces,
+    pub(super) committed: Arc<Mutex<Snapshot>>,
+    pub(super) database: Database,
+}
+
+/// A document as [`Reader::documents`] lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentEntry {
+    /// The document.
+    pub document: DocumentId,
+    /// Its current epoch.
+    pub epoch: u64,
+    /// Position of its last record.
+    pub last_seq: u64,
+    /// It was deleted: only its name is taken.
+    pub is_deleted: bool,
+}
+
+/// The half that reads: cheap to clone, usable from any thread. It sees whole, durable, acknowledged commits. While
+/// the log is opened again, its questions wait.
+#[derive(Clone)]
+pub struct Reader {
+    pub(super) slot: Arc<RwLock<Option<Arc<Opened>>>>,
+    pub(super) pinned: Option<(Weak<Opened>, Snapshot)>,
+    pub(super) snapshots: Arc<Snapshots>,
+    // Behind the others: the database closes, then the lock ends.
+    pub(super) directory: Arc<DataDirectory>,
+}
+
+/// The database for the length of one question, and what may be seen of it.
+pub(super) struct View {
+    pub(super) opened: Arc<Opened>,
+    pub(super) committed: Snapshot,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// A reader that sees what is durable now, and nothing that comes later: for what has to be of one commit.
+    #[must_use]
+    pub fn pinned(&self) -> Self {
+        let view = self.view().ok();
+        let pinned = view.map(|view| (Arc::downgrade(&view.opened), view.committed));
+        // Where nothing can be read now, nothing can be read later.
+        Self { pinned: pinned.or_else(|| self.pinned.clone()), ..self.clone() }
+    }
+
+    /// The data directory's id, and the last commit that this reader sees.
+    pub fn commit(&self) -> Result<(DirectoryId, CommitRow), LogError> {
+        let id = self.directory.id();
+        let View { opened, committed } = self.view()?;
+        let stored = opened.keyspaces.commit_row(&committed).map_err(|error| read_failed(&error))?;
+        let Some(stored) = stored else { return Ok((id, CommitRow::default())) };
+        let row = CommitRow::decode(id, &stored);
+        row.map(|row| (id, row))
+            .ok_or_else(|| unavailable("the last commit's row is not readable".to_owned()))
+    }
+
+    pub(super) fn view(&self) -> Result<View, LogError> {
+        if let Some((opened, committed)) = &self.pinned {
+            let opened = opened.upgrade().ok_or_else(|| {
+                unavailable("the log was opened again meanwhile: begin from the beginning".to_owned())
+            })?;
+            return Ok(View { opened, committed: committed.clone() });
+        }
+        let slot = self.slot.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(opened) = slot.as_ref().map(Arc::clone) else {
+            let why = "the log could not be opened again yet after a failure: see the server's log";
+            return Err(unavailable(why.to_owned()));
+        };
+        let committed = opened.committed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(View { opened, committed })
+    }
+
+    /// See [`LogReader::epoch`].
+    pub fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
+        Ok(self.living(&self.view()?, document)?.map(|head| head.epoch))
+    }
+
+    /// The head of a document that is not deleted.
+    fn living(&self, view: &View, document: &DocumentId) -> Result<Option<Head>, LogError> {
+        match head(&view.opened.keyspaces.documents, &view.committed, document)? {
+            Some(head) if head.is_deleted() => Err(LogError::Deleted { document: document.clone() }),
+            head => Ok(head),
+        }
+    }
+
+    /// Epoch and last position of a document, or its tombstone; `None` if nothing was ever stored for it.
+    pub fn head(&self, document: &DocumentId) -> Result<Option<Head>, LogError> {
+        let View { opened, committed } = self.view()?;
+        head(&opened.keyspaces.documents, &committed, document)
+    }
+
+    /// See [`LogReader::past`].
+    pub fn past(&self, document: &DocumentId) -> Result<Past, LogError> {
+        let key = past_key(document);
+        let View { opened, committed } = self.view()?;
+        let stored = committed.get(&opened.keyspaces.documents, &key);
+        let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
+        let Some(stored) = stored else { return Ok(Past::default()) };
+        decode_past(&key, &stored).ok_or_else(|| LogError::Damaged {
+            document: document.clone(),
+            seq: 0,
+            what: "the row that says what its earlier epochs left behind is not what was written".to_owned(),
+        })
+    }
+
+    /// The first epoch behind a document's current one of which nothing is stored: a server that stopped half way
+    /// may have left records that belong to none.
+    pub fn free_epoch(&self, document: &DocumentId) -> Result<u64, LogError> {
+        let View { opened, committed } = self.view()?;
+        let head = head(&opened.keyspaces.documents, &committed, document)?;
+        let mut epoch = head.map_or(FIRST_EPOCH, |head| head.epoch + 1);
+        loop {
+            let rows = change_key(document, epoch, 0)..=change_key(document, epoch, u64::MAX);
+            let Some(row) = committed.range(&opened.keyspaces.changes, rows).next() else { return Ok(epoch) };
+            row.into_inner().map_err(|error| read_failed(&error))?;
+            epoch += 1;
+        }
+    }
+
+    /// See [`LogReader::read`]. Answers for the current epoch; another one has no records. Each record's checksum,
+    /// its position and its link to the one before are checked, and that the log goes as far as it should.
+    pub fn read(
+        &self,
+        document: &DocumentId,
+        epoch: u64,
+        after_seq: u64,
+        through_seq: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        let view = self.view()?;
+        let head = self.living(&view, document)?;
+        let View { opened, committed } = view;
+        let Some(head) = head.filter(|head| head.epoch == epoch) else { return Ok(Vec::new()) };
+        let through_seq = through_seq.min(head.last_seq);
+        if after_seq >= through_seq {
+            return Ok(Vec::new());
+        }
+        let damaged = |seq, what: String| LogError::Damaged { document: document.clone(), seq, what };
+        let range = change_key(document, epoch, after_seq + 1)..=change_key(document, epoch, through_seq);
+        let mut records: Vec<Record> = Vec::new();
+        let mut seq = after_seq;
+        let mut chain = (after_seq == 0).then(|| chain_start(document, epoch));
+        let mut bytes = 0;
+        for row in committed.range(&opened.keyspaces.changes, range) {
+            let (key, stored) =
+                row.into_inner().map_err(|error| document_read_failed(document, seq + 1, &error))?;
+            seq += 1;
+            if parse_change_key(&key).map(|(_, _, seq)| seq) != Some(seq) {
+                return Err(damaged(seq, "the record is missing".to_owned()));
+            }
+            let row = LogRow::decode(&stored, document, epoch, seq).map_err(|what| damaged(seq, what))?;
+            let LogRow::Record(record) = row else {
+                return Err(LogError::Covered { document: document.clone(), seq });
+            };
+            let linked = chain.is_none_or(|chain| chain_next(&chain, seq, &record.hash) == record.chain);
+            if !linked {
+                return Err(damaged(seq, "the record does not follow the one before".to_owned()));
+            }
+            chain = Some(record.chain);
+            bytes += record.change.len();
+            if bytes > bytes_max && !records.is_empty() {
+                return Ok(records);
+            }
+            records.push(record);
+        }
+        if seq < through_seq {
+            return Err(damaged(seq + 1, format!("the log ends here, but should go to {}", head.last_seq)));
+        }
+        Ok(records)
+    }
+
+    /// See [`LogReader::find`].
+    pub fn find(
+        &self,
+        document: &DocumentId,
+        epoch: u64,
+        hash: &ChangeHash,
+    ) -> Result<Option<Found>, LogError> {
+        let key = hash_key(document, epoch, hash);
+        let View { opened, committed } = self.view()?;
+        let stored = committed.get(&opened.keyspaces.hashes, &key);
+        let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
+        let Some(stored) = stored else { return Ok(None) };
+        decode_found(&key, &stored).map(Some).ok_or_else(|| LogError::Damaged {
+            document: document.clone(),
+            seq: 0,
+            what: "the row that says where a change stands is not what was written".to_owned(),
+        })
+    }
+
+    /// Documents, deleted ones included, whose names begin with `prefix`, in the order of their bytes, at most `count_max` of them,
+    /// behind `after` if it is given: the next page begins behind the last one's end.
+    pub fn documents(
+        &self,
+        prefix: &str,
+        after: Option<&DocumentId>,
+        count_max: usize,
+    ) -> Result<Vec<DocumentEntry>, LogError> {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let View { opened, committed } = self.view()?;
+        let from = match after {
+            Some(after) if after.as_str() >= prefix => Excluded(after.as_str()),
+            _ => Included(prefix),
+        };
+        let mut page = Vec::new();
+        for row in committed.range::<&str, _>(&opened.keyspaces.documents, (from, Unbounded)) {
+            if page.len() >= count_max {
+                break;
+            }
+            let (key, stored) = row.into_inner().map_err(|error| read_failed(&error))?;
+            if is_past_key(&key) {
+                continue;
+            }
+            if !key.starts_with(prefix.as_bytes()) {
+                break;
+            }
+            let document = std::str::from_utf8(&key).ok().and_then(|name| DocumentId::new(name).ok());
+            let document = document.ok_or_else(|| {
+                unavailable(format!(
+                    "the list of documents holds a name that is none: {}",
+                    key.escape_ascii()
+                ))
+            })?;
+            let head = Head::decode(&document, &stored).ok_or_else(|| LogError::Damaged {
+                document: document.clone(),
+                seq: 0,
+                what: "the row that names its epoch is not what was written".to_owned(),
+            })?;
+            let Head { epoch, last_seq, .. } = head;
+            page.push(DocumentEntry { document, epoch, last_seq, is_deleted: head.is_deleted() });
+        }
+        Ok(page)
+    }
+
+    /// The random id of the data directory.
+    pub fn directory_id(&self) -> DirectoryId {
+        self.directory.id()
+    }
+
+    /// The rows themselves, for tests of what stands in them.
+    #[cfg(test)]
+    pub(crate) fn keyspaces(&self) -> Keyspaces {
+        self.view().unwrap().opened.keyspaces.clone()
+    }
+
+    #[cfg(test)]
+    pub(super) fn committed_snapshot(&self) -> Snapshot {
+        self.view().unwrap().committed
+    }
+
+    /// The snapshots of this data directory's documents.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// Bytes that the database takes on disk.
+    pub fn disk_bytes(&self) -> Result<u64, LogError> {
+        self.view()?.opened.database.disk_space().map_err(|error| read_failed(&error))
+    }
+}
+
+impl LogReader for Reader {
+    fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
+        Self::epoch(self, document)
+    }
+
+    fn read(
+        &self,
+        document: &DocumentId,
+        epoch: u64,
+        after_seq: u64,
+        through_seq: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, LogError> {
+        Self::read(self, document, epoch, after_seq, through_seq, bytes_max)
+    }
+
+    fn past(&self, document: &DocumentId) -> Result<Past, LogError> {
+        Self::past(self, document)
+    }
+
+    fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
+        Self::find(self, document, epoch, hash)
+    }
+
+    fn anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<Anchor>, LogError> {
+        Ok(self.checked_anchor(document, epoch)?.map(|stored| stored.anchor))
+    }
+
+    fn chain_at(&self, document: &DocumentId, epoch: u64, seq: u64) -> Result<Option<ChainHash>, LogError> {
+        Self::chain_at(self, document, epoch, seq)
+    }
+}
