@@ -20,8 +20,11 @@ fn what_is_behind_a_damaged_record_stays_and_is_named() {
     let before = files(&root);
     let repaired = repair(&root, &to, &mut |_| {}).unwrap();
     assert_eq!(files(&root), before, "the damaged directory is only read");
-    let [damage] = &repaired.found.damaged_documents[..] else { panic!("{}", repaired.found) };
-    assert_eq!((damage.document.as_str(), damage.expected_through), ("long", Some(15)));
+    // Where blocks begin differs from run to run: this one may hold rows of the next document as well.
+    let damaged = &repaired.found.damaged_documents;
+    assert!(damaged.iter().all(|damage| ["long", "old"].contains(&damage.document.as_str())), "{damaged:?}");
+    let damage = damaged.iter().find(|damage| damage.document == "long").unwrap();
+    assert_eq!(damage.expected_through, Some(15));
     assert!(damage.whole_through < 12 && damage.records_behind >= 3, "{damage}");
     assert!(!repaired.kept_all && repaired.written.whole);
     assert_eq!(repaired.written.records, repaired.found.records);
