@@ -396,6 +396,30 @@ fn a_core_that_hears_late_of_a_newer_snapshot_learns_of_it_from_the_read() {
 }
 
 #[test]
+fn a_core_that_learns_of_a_newer_snapshot_by_one_member_s_read_wakes_those_who_wait_for_the_older_one() {
+    let (host, ..) = written(100);
+    let mut again = restarted(&host);
+    let at = again.snapshots[&document()].0.log_after_seq + 1;
+    let chain = again.log.records(&document())[at as usize - 1].chain.0;
+    assert_eq!(open(&mut again, 3, Some(Cursor { epoch: 1, seq: at, chain })), resume::CURSOR);
+    open(&mut again, 2, None);
+    // The one waits for a piece of the snapshot, which is being read, the other for a piece of the log.
+    again.gather_turn(peer(2), 1);
+    let (handle, request) = again.asked_snapshots.pop_front().unwrap();
+    let read = again.gather_turn(peer(3), 1).2.unwrap();
+    again.cuts.push_back((again.handle(peer(2)), document(), again.end()));
+    again.cut_unheard();
+    again.woken.clear();
+    assert!(again.fill(peer(3), &read), "it goes on with the newer snapshot");
+    assert!(again.woken.iter().any(|(woken, _)| *woken == peer(2)), "{:?}", again.woken);
+    // The answer about the older one comes too late to wake anybody.
+    again.read_snapshot(handle, &request);
+    let mut copy = Copy::default();
+    copy.follow(&mut again, 2);
+    assert_eq!((copy.seq, copy.snapshots), (100, 1));
+}
+
+#[test]
 fn a_member_of_another_log_gets_the_snapshot_and_what_it_lacks_behind_it() {
     let (mut host, mut writer, _) = written(200);
     let foreign = Cursor { epoch: 1, seq: 150, chain: [9; 32] };

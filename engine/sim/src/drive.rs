@@ -122,12 +122,19 @@ impl World {
         match message {
             Message::Effect(effect) => return self.apply(number, effect),
             Message::Read { handle, number: member, peer, read } => {
-                let has_news = match read {
-                    Read::Records(records) => core.feeds.fill(handle, member, peer, &records),
-                    Read::Covered(snapshot) => core.feeds.covered(handle, member, peer, snapshot),
-                };
-                if has_news && let Some(connection) = core.connections.get_mut(&peer.id) {
-                    connection.ready.insert(handle);
+                let mut woken = Vec::new();
+                let wake = |peer, _| woken.push(peer);
+                match read {
+                    Read::Records(records) if core.feeds.fill(handle, member, peer, &records) => {
+                        woken.push(peer)
+                    }
+                    Read::Records(_) => {}
+                    Read::Covered(snapshot) => core.feeds.covered(handle, member, peer, snapshot, wake),
+                }
+                for peer in woken {
+                    if let Some(connection) = core.connections.get_mut(&peer.id) {
+                        connection.ready.insert(handle);
+                    }
                 }
                 return Ok(());
             }

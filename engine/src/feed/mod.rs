@@ -287,20 +287,29 @@ impl Feeds {
         members.filter_map(|(number, slot)| Some((slot.as_ref().filter(waits)?.peer, number))).collect()
     }
 
-    /// What a member lacks of the log is in this snapshot only: it is sent that, and the log behind it. Returns
-    /// whether it was idle and has something to be sent now.
-    pub fn covered(&mut self, handle: u32, number: u32, peer: Peer, latest: Snapshot) -> bool {
-        self.snapshot_replaced(handle, latest, |_, _| ());
-        let Some(feed) = self.feeds.get_mut(&handle) else { return false };
+    /// What a member lacks of the log is in this snapshot only: it is sent that, and the log behind it. Calls
+    /// `wake(peer, number)` as [`Feeds::publish`] does, for others too: they may be sent the one before.
+    pub fn covered(
+        &mut self,
+        handle: u32,
+        number: u32,
+        peer: Peer,
+        latest: Snapshot,
+        mut wake: impl FnMut(Peer, u32),
+    ) {
+        self.snapshot_replaced(handle, latest, &mut wake);
+        let Some(feed) = self.feeds.get_mut(&handle) else { return };
         let slot = feed.members.get_mut(number as usize).and_then(Option::as_mut);
-        let Some(member) = slot.filter(|member| member.peer == peer) else { return false };
+        let Some(member) = slot.filter(|member| member.peer == peer) else { return };
         member.reading = false;
         if !member.must_reconcile && member.snapshot.is_none() && member.seq < latest.log_after_seq {
             member.fill = None;
             member.snapshot = Some(Sending { cursor: None, offset: 0 });
             feed.snapshot.joined();
         }
-        member.wake()
+        if member.wake() {
+            wake(peer, number);
+        }
     }
 
     /// Hands a member records that were read back for it. Returns whether it was idle and has something to be

@@ -512,7 +512,12 @@ impl Host {
             Ok(records) => self.feeds.fill(handle, number, peer, &records),
             Err(LogError::Covered { .. }) => {
                 let anchor = self.log.anchor(&read.document, read.epoch).unwrap().unwrap();
-                self.feeds.covered(handle, number, peer, anchor.snapshot)
+                let woken = &mut self.woken;
+                let before = woken.len();
+                self.feeds.covered(handle, number, peer, anchor.snapshot, |peer, number| {
+                    woken.push((peer, number));
+                });
+                woken.iter().skip(before).any(|(other, _)| *other == peer)
             }
             Err(error) => panic!("{error}"),
         }

@@ -363,11 +363,16 @@ pub(super) fn filled(
 ) {
     match result {
         Ok(fill) => {
-            let has_news = match fill {
-                Fill::Records(records) => state.feeds.fill(handle, number, peer, &records),
-                Fill::Covered(snapshot) => state.feeds.covered(handle, number, peer, snapshot),
-            };
-            if has_news {
+            let mut woken = Vec::new();
+            match fill {
+                Fill::Records(records) => {
+                    woken.extend(state.feeds.fill(handle, number, peer, &records).then_some(peer));
+                }
+                Fill::Covered(snapshot) => {
+                    state.feeds.covered(handle, number, peer, snapshot, |peer, _| woken.push(peer));
+                }
+            }
+            for peer in woken {
                 make_ready(state, peer, handle);
             }
         }
