@@ -229,7 +229,9 @@ impl World {
                 [usize::MAX, 5_000, 300].get(rng.index(3)).copied().unwrap_or(0),
                 [usize::MAX, 0].get(rng.index(2)).copied().unwrap_or(0),
             ),
-            chunk_bytes: [64, 500, 65_536].get(rng.index(3)).copied().unwrap_or(1),
+            // A snapshot of 100 kB in pieces of 64 bytes would be 1,600 reads of a disk, one behind the other:
+            // longer than a world may take to heal.
+            chunk_bytes: [500, 2_000, 65_536].get(rng.index(3)).copied().unwrap_or(1),
             density: [1, 20].get(rng.index(2)).copied().unwrap_or(1),
             damage: [0, 0, 5].get(rng.index(3)).copied().unwrap_or(0),
             nemesis_us: rng.range(10, 500) * 1_000,
