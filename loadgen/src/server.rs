@@ -169,7 +169,7 @@ impl Server {
             let now_s = self.cpu_s();
             let is_quiet = now_s - cpu_s < 0.05;
             cpu_s = now_s;
-            match self.metrics().get("etherply_materialiser_lag") {
+            match self.metrics().get("etherply_materialiser_lag_records") {
                 Some(lag) if lag > 0.0 => {}
                 Some(_) => break,
                 None if is_quiet => break,

@@ -363,6 +363,29 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_is_documented_with_its_variable_and_default() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md"));
+        let page = page.unwrap();
+        let command = ServeArgs::augment_args(clap::Command::new("serve"));
+        let mut rows = page.lines().filter(|line| line.starts_with("| `--")).count();
+        for setting in command.get_arguments() {
+            let (long, variable) =
+                (setting.get_long().unwrap(), setting.get_env().unwrap().to_str().unwrap());
+            let begins = format!("| `--{long}");
+            let row =
+                page.lines().find(|line| line.starts_with(&begins)).unwrap_or_else(|| panic!("{begins}"));
+            let columns: Vec<&str> = row.split(" | ").collect();
+            assert_eq!(columns[1], format!("`{variable}`"), "{row}");
+            for default in setting.get_default_values().iter().filter(|_| setting.get_action().takes_values())
+            {
+                assert!(columns[2].starts_with(&format!("`{}`", default.to_str().unwrap())), "{row}");
+            }
+            rows -= 1;
+        }
+        assert_eq!(rows, 0, "a row of a setting that is none");
+    }
+
+    #[test]
     fn a_backup_needs_one_source_and_a_file_unless_it_is_checked() {
         let parses = |args: &[&str]| Cli::try_parse_from([&["etherply", "backup"], args].concat()).is_ok();
         assert!(

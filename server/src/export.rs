@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use etherply_engine::document::recover;
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::LogError;
+use etherply_engine::log::{LogError, LogReader as _};
 use serde::Serialize;
 
 use crate::storage::{self, OpenError, Reader};
@@ -54,31 +54,47 @@ pub struct Exported {
     pub heads: Vec<String>,
 }
 
-/// Exports every document; `progress` is told how many are done.
-pub fn export(
-    data: &Path,
-    out: &Path,
-    mut progress: impl FnMut(usize),
-) -> Result<Vec<Exported>, ExportError> {
+/// What an export did.
+#[derive(Debug)]
+pub struct Export {
+    /// The documents that were written.
+    pub exported: Vec<Exported>,
+    /// Those that are damaged, and were not: what the log says of each.
+    pub damaged: Vec<LogError>,
+}
+
+/// Exports every document that is whole; `progress` is told how many are done.
+///
+/// # Errors
+/// [`ExportError`]. A damaged document is none: see [`Export::damaged`].
+pub fn export(data: &Path, out: &Path, mut progress: impl FnMut(usize)) -> Result<Export, ExportError> {
     let log = storage::open(data)?;
     let reader = log.reader();
     fs::create_dir(out).map_err(|reason| ExportError::Write { path: out.to_owned(), reason })?;
-    let mut exported: Vec<Exported> = Vec::new();
+    let (mut exported, mut damaged): (Vec<Exported>, Vec<LogError>) = (Vec::new(), Vec::new());
     let mut after: Option<DocumentId> = None;
     loop {
         let page = reader.documents("", after.as_ref(), PAGE)?;
         let Some(last) = page.last() else { break };
         after = Some(last.document.clone());
-        for entry in page.into_iter().filter(|entry| !entry.is_deleted) {
+        for entry in page.into_iter().filter(|entry| !entry.is_deleted()) {
             let file = format!("{:08}.automerge", exported.len());
-            exported.push(export_one(reader, &entry.document, out, file)?);
+            match export_one(reader, &entry.document, out, file.clone()) {
+                Ok(document) => exported.push(document),
+                Err(ExportError::Log(damage @ LogError::Damaged { .. })) => {
+                    // If it was begun: a part of a document is not to be taken for it.
+                    drop(fs::remove_file(out.join(file)));
+                    damaged.push(damage);
+                }
+                Err(error) => return Err(error),
+            }
             progress(exported.len());
         }
     }
     let path = out.join("index.json");
     let index = serde_json::to_vec_pretty(&exported).map_err(io::Error::from);
     index.and_then(|index| fs::write(&path, index)).map_err(|reason| ExportError::Write { path, reason })?;
-    Ok(exported)
+    Ok(Export { exported, damaged })
 }
 
 fn export_one(reader: &Reader, id: &DocumentId, out: &Path, file: String) -> Result<Exported, ExportError> {

@@ -10,6 +10,7 @@ use etherply_server::cli::{
     BackupArgs, BackupCommand, Cli, Command, DeleteArgs, ExportArgs, HistoryArgs, LogFormat, RestoreArgs,
     ServeArgs,
 };
+use etherply_server::export::Export;
 use etherply_server::operator;
 use etherply_server::verify;
 use tracing_subscriber::EnvFilter;
@@ -57,6 +58,7 @@ fn export(args: &ExportArgs) -> Result<(), String> {
         }
     })
     .map_err(|error| error.to_string())?;
+    let Export { exported, damaged } = exported;
     let changes: u64 = exported.iter().map(|document| document.changes).sum();
     if args.json {
         println!(
@@ -66,7 +68,14 @@ fn export(args: &ExportArgs) -> Result<(), String> {
     } else {
         println!("{} documents with {changes} changes are in {}", exported.len(), args.out.display());
     }
-    Ok(())
+    if damaged.is_empty() {
+        return Ok(());
+    }
+    let mut message = format!("{} documents are damaged, and are not there:", damaged.len());
+    for damage in damaged {
+        message.push_str(&format!("\n  {damage}"));
+    }
+    Err(message)
 }
 
 fn history(args: &HistoryArgs) -> Result<(), String> {

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::{RepairArgs, VerifyArgs};
+use crate::materialise::whole::unpack;
 use crate::storage::OpenError;
 use crate::storage::inspect::report::TEXT_ITEMS_MAX;
 use crate::storage::inspect::walk::Nobody;
@@ -43,7 +44,7 @@ pub fn verify(args: &VerifyArgs) -> ExitCode {
 /// nothing was written.
 pub fn repair(args: &RepairArgs) -> ExitCode {
     let bar = Bar::new();
-    let repaired = repair::repair(&args.data, &args.to, &mut |at| bar.show(at));
+    let repaired = repair::repair(&args.data, &args.to, unpack, &mut |at| bar.show(at));
     bar.finish();
     let repaired = match repaired {
         Ok(repaired) => repaired,

@@ -14,6 +14,7 @@ use common::{Member, Server, Told, command};
 use etherply_client::StreamId;
 use etherply_engine::document::recover;
 use etherply_engine::ids::DocumentId;
+use etherply_engine::log::LogReader as _;
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::resume;
 
@@ -136,7 +137,7 @@ fn a_real_change_that_breaks_automerge_is_taken_out_and_members_recover() {
     assert!(exported.status.success(), "{exported:?}");
     assert_eq!(std::fs::read(out.join("00000000.automerge")).unwrap(), poison);
     let log = etherply_server::storage::open(&directory).unwrap();
-    let document = recover(&log, &DocumentId::new("notes").unwrap()).unwrap();
+    let document = recover(log.reader(), &DocumentId::new("notes").unwrap()).unwrap();
     assert_eq!((document.committed().epoch, document.committed().seq), (2, 5));
 }
 

@@ -96,6 +96,13 @@ pub enum LogError {
     },
 }
 
+impl LogError {
+    /// Damage of one document, from a position on.
+    pub fn damaged(document: &DocumentId, seq: u64, what: impl Into<String>) -> Self {
+        Self::Damaged { document: document.clone(), seq, what: what.into() }
+    }
+}
+
 /// Durable records, to be read.
 pub trait LogReader {
     /// The document's current epoch, `None` if nothing was ever stored for it.
@@ -132,8 +139,8 @@ pub trait LogReader {
     fn chain_at(&self, document: &DocumentId, epoch: u64, seq: u64) -> Result<Option<ChainHash>, LogError>;
 }
 
-/// A durable store of records.
-pub trait Log: LogReader {
+/// A durable store of records; reading them is [`LogReader`]'s.
+pub trait Log {
     /// Stores all appends, in order, and returns when they will survive a power loss. On an error nothing of
     /// them counts as stored, and the log takes no further commit until it was opened anew.
     fn commit(&mut self, appends: &[Append]) -> Result<(), LogError>;

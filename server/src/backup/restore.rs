@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::document::recover;
 use etherply_engine::ids::ChainHash;
-use etherply_engine::log::{Append, Log as _, Past};
+use etherply_engine::log::{Append, Log as _, LogReader as _, Past};
 use etherply_engine::record::Record;
 
 use super::format::DocumentHeader;

@@ -6,7 +6,7 @@ use etherply_engine::change::ChangeHash;
 use etherply_engine::document::Recovery;
 use etherply_engine::feed::{FeedEvent, ReadRequest};
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Found, LogError};
+use etherply_engine::log::{Found, LogError, LogReader as _};
 use etherply_engine::peer::{Now, Peer};
 use etherply_engine::record::Record;
 use etherply_engine::shard::{Attach, Effect, Input, Observation, Shard};
@@ -345,7 +345,7 @@ pub(super) fn read_fill(reader: &Reader, request: &ReadRequest) -> Result<Fill, 
     match reader.read(document, *epoch, *after_seq, *through_seq, *bytes_max) {
         Ok(records) => Ok(Fill::Records(records)),
         Err(error @ LogError::Covered { .. }) => {
-            let anchor = reader.anchor(document, *epoch)?;
+            let anchor = reader.anchor_row(document, *epoch)?;
             anchor.map(|anchor| Fill::Covered(anchor.anchor.snapshot)).ok_or(error)
         }
         Err(error) => Err(error),

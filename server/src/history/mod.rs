@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use automerge::transaction::CommitOptions;
 use automerge::{ActorId, Automerge, ChangeHash, ReadDoc as _};
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::LogError;
+use etherply_engine::log::{LogError, LogReader as _};
 use serde_json::Value;
 
 pub use entry::{ENTRIES_PER_PAGE_MAX, Entry};

@@ -38,15 +38,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, LogError};
-use flume::Sender;
+use etherply_engine::log::Append;
+use flume::{Sender, TrySendError};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::metrics::Metrics;
 use crate::priority;
 use crate::storage::{Committer, Gate, Reader};
 use due::{Due, Room};
-use inspector::{Inspector, Quarantining, Rebuilt, SquashAnswer, Task};
+use inspector::{Inspector, Quarantining, Rebuilt, SquashAnswer, TASKS_MAX, Task};
 pub use quarantine::Quarantine;
 pub use replica::{Opening, OpeningError, Poison, Replica};
 use resident::Residents;
@@ -103,30 +103,27 @@ pub struct Rebuilds(Option<Sender<Task>>);
 
 impl Rebuilds {
     /// Gives a document a new epoch without what breaks it. Nothing of it may be on its way to the disk until
-    /// `rebuilt` is called, on another thread.
+    /// `rebuilt` is called, on another thread, or at once if that is not possible.
     pub fn rebuild(&self, document: DocumentId, rebuilt: Rebuilt) {
-        let task = Task::Rebuild(document, rebuilt);
-        let unsent = match &self.0 {
-            Some(tasks) => tasks.send(task).err().map(flume::SendError::into_inner),
-            None => Some(task),
-        };
-        if let Some(Task::Rebuild(_, rebuilt)) = unsent {
-            rebuilt(Err(LogError::Unavailable { why: "the server stops".to_owned() }));
-        }
+        self.ask(Task::Rebuild(document, rebuilt));
     }
 
     /// Gives a document an epoch that holds what it says now and nothing of how it came to be: see
     /// [`squash::squash`]. Its members' streams end with [`etherply_wire::ErrorCode::DocumentReset`], and they open
-    /// it again. `answer` is called on another thread.
+    /// it again. `answer` is called on another thread, or at once if that is not possible.
     pub fn squash(&self, document: DocumentId, answer: SquashAnswer) {
-        let task = Task::Squash(document, answer);
-        let unsent = match &self.0 {
-            Some(tasks) => tasks.send(task).err().map(flume::SendError::into_inner),
-            None => Some(task),
-        };
-        if let Some(Task::Squash(_, answer)) = unsent {
-            let why = "the server stops, or runs without materialisers".to_owned();
-            answer(Err(LogError::Unavailable { why }.into()));
+        self.ask(Task::Squash(document, answer));
+    }
+
+    /// Never blocks: executors ask.
+    fn ask(&self, task: Task) {
+        let Some(tasks) = &self.0 else { return task.refuse("the server runs without materialisers") };
+        match tasks.try_send(task) {
+            Ok(()) => {}
+            Err(TrySendError::Full(task)) => {
+                task.refuse("too many documents are to begin anew: try again later")
+            }
+            Err(TrySendError::Disconnected(task)) => task.refuse("the server stops"),
         }
     }
 }
@@ -154,7 +151,7 @@ impl Materialisers {
         tell_home: Quarantining,
     ) -> io::Result<Self> {
         let Tables { tables } = tables;
-        let (inspections, tasks) = flume::unbounded();
+        let (inspections, tasks) = flume::bounded(TASKS_MAX);
         let mut threads = Vec::new();
         let bytes_max = settings.bytes_max / u64::from(settings.threads.max(1));
         for (number, due) in tables.iter().enumerate() {

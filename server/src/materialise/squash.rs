@@ -13,7 +13,7 @@ use automerge::{
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::{ChangeHash, ChangeLimits, parse};
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, LogError, Past};
+use etherply_engine::log::{Append, LogError, LogReader as _, Past};
 use etherply_engine::record::Record;
 
 use super::replica::Opening;

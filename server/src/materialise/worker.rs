@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::LogError;
+use etherply_engine::log::{LogError, LogReader as _};
 use flume::Sender;
 
 use super::due::{Due, Next, Waiting};
@@ -215,12 +215,13 @@ impl Worker {
 
     fn give_away(&mut self, document: DocumentId, poison: &Poison) {
         tracing::warn!("{poison}: looking for the change that is to blame");
-        if self.inspections.len() >= INSPECTIONS_MAX {
-            tracing::warn!("too many documents wait to be inspected: {document} is when it changes again");
-            return;
-        }
+        // Before it is asked for, because the answer gives it back.
         self.due.give_away(&document);
-        drop(self.inspections.send(Task::Inspect(document)));
+        let has_room = self.inspections.len() < INSPECTIONS_MAX;
+        if !has_room || self.inspections.try_send(Task::Inspect(document.clone())).is_err() {
+            tracing::warn!("too many documents wait to be inspected: {document} is when it changes again");
+            self.due.give_back(&document, false);
+        }
     }
 
     /// Brings the gauges up to date.

@@ -10,6 +10,7 @@
 //! log         commit
 //! reader      read, find
 //! epoch       a document begins anew
+//! listing     the list of documents
 //! index       what stays of a record that a snapshot covers
 //! anchor      what ties a document to its snapshot
 //! snapshot    snapshots: files beside the database
@@ -40,6 +41,7 @@ pub mod inspect;
 mod journal;
 pub mod keys;
 pub mod ledger;
+pub mod listing;
 pub mod log;
 mod manifest;
 pub mod piece;
@@ -61,8 +63,9 @@ use std::path::Path;
 
 pub use epoch::{Epochs, Turn};
 pub use error::{Damage, OpenError};
+pub use listing::DocumentEntry;
 pub use log::{FjallLog, Writer};
-pub use reader::{DocumentEntry, Reader};
+pub use reader::Reader;
 pub use reopen::Reopen;
 pub use snapshot::SnapshotError;
 pub use stats::StorageStats;
