@@ -71,6 +71,8 @@ pub struct Metrics {
     pub materialiser_documents: IntGauge,
     /// Bytes that they take, estimated.
     pub materialiser_bytes: IntGauge,
+    /// Groups of changes that were verified before they were stored, by outcome.
+    pub verifications: IntCounterVec,
     /// Times that a document began anew without changes that broke it.
     pub quarantined_documents: IntCounter,
     /// Changes that were taken out of documents.
@@ -149,6 +151,11 @@ impl Metrics {
             materialiser_lag_seconds,
             materialiser_documents: gauge("materialiser_documents", "Replicas in memory")?,
             materialiser_bytes: gauge("materialiser_bytes", "Bytes that replicas take, estimated")?,
+            verifications: labelled(
+                "verifications_total",
+                "Groups of changes that were verified before they were stored",
+                "outcome",
+            )?,
             quarantined_documents: counter(
                 "quarantined_documents_total",
                 "Times that a document began anew without changes that broke it",

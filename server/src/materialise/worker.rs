@@ -33,7 +33,7 @@ const TURN_MAX: Duration = Duration::from_millis(5);
 /// Replicas that are being built at once: they are not let go before they are whole.
 const OPENINGS_MAX: usize = 4;
 /// A document may take so many times the budget before it is left alone.
-const BUDGETS_PER_DOCUMENT_MAX: u64 = 8;
+pub(super) const BUDGETS_PER_DOCUMENT_MAX: u64 = 8;
 
 /// What the thread works with.
 pub struct Worker {
