@@ -65,6 +65,8 @@ pub struct Metrics {
     pub materialiser_failures: IntCounterVec,
     /// Changes that wait for a materialiser.
     pub materialiser_lag_records: IntGauge,
+    /// Times that commits were held back for a materialiser.
+    pub materialiser_holds: IntGauge,
     /// For how long the oldest of them does.
     pub materialiser_lag_seconds: Gauge,
     /// Replicas in memory.
@@ -148,6 +150,10 @@ impl Metrics {
                 "kind",
             )?,
             materialiser_lag_records: gauge("materialiser_lag", "Changes that wait for a materialiser")?,
+            materialiser_holds: gauge(
+                "materialiser_holds_total",
+                "Times that commits were held back for a materialiser",
+            )?,
             materialiser_lag_seconds,
             materialiser_documents: gauge("materialiser_documents", "Replicas in memory")?,
             materialiser_bytes: gauge("materialiser_bytes", "Bytes that replicas take, estimated")?,

@@ -20,7 +20,7 @@ use crate::cli::ServeArgs;
 use crate::control::{Control, Observed};
 use crate::data_plane::limits::STOP_TIMEOUT;
 use crate::data_plane::{self, Acceptor, CoreSetup, Listener, Mailbox, Mailboxes, Message, StopStage, run};
-use crate::materialise::due::Room;
+use crate::materialise::due::{LAG_RECORDS_MAX, Room};
 use crate::materialise::inspector::Quarantining;
 use crate::materialise::verify::{Admission, Verifier, VerifierThreads};
 use crate::materialise::{Materialisers, Quarantine, Settings, Tables};
@@ -90,7 +90,11 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let mailboxes: Mailboxes = mailboxes.into();
     // Two replicas of a document where its changes are verified first.
     let replicas = if args.admission == Admission::Verified { 2 } else { 1 };
-    let settings = Settings { threads: args.materialisers, bytes_max: args.materialised_bytes / replicas };
+    let settings = Settings {
+        threads: args.materialisers,
+        bytes_max: args.materialised_bytes / replicas,
+        lag_records_max: lag_records_max(),
+    };
     let gate = Arc::new(storage::Gate::default());
     let tables = Tables::new(settings, &gate, &room_teller(&mailboxes));
 
@@ -254,6 +258,12 @@ fn tell_cores(mailboxes: &Mailboxes) -> storage::Recovered {
             mailbox.send(Message::StorageRecovered { era, documents: Arc::clone(&documents) });
         }
     })
+}
+
+/// Builds for tests may say otherwise: `ETHERPLY_LAG_RECORDS_MAX`.
+fn lag_records_max() -> u64 {
+    let asked = std::env::var("ETHERPLY_LAG_RECORDS_MAX").ok().filter(|_| cfg!(debug_assertions));
+    asked.and_then(|asked| asked.parse().ok()).unwrap_or(LAG_RECORDS_MAX)
 }
 
 /// Panics on purpose, which only builds for tests have: `ETHERPLY_FAULTS=PREFIX:EVERY`.

@@ -68,6 +68,8 @@ pub struct Settings {
     pub threads: u16,
     /// Bytes of memory that replicas may take together.
     pub bytes_max: u64,
+    /// Changes that may wait before commits are held back.
+    pub lag_records_max: u64,
 }
 
 /// What is told of commits, before there is anything to tell it to.
@@ -78,7 +80,7 @@ pub struct Tables {
 impl Tables {
     /// A table for each thread. `gate` is closed while too much waits, and `room` called when it opens again.
     pub fn new(settings: Settings, gate: &Arc<Gate>, room: &Room) -> Self {
-        let table = |_| Arc::new(Due::new(Arc::clone(gate), Arc::clone(room)));
+        let table = |_| Arc::new(Due::new(Arc::clone(gate), Arc::clone(room), settings.lag_records_max));
         Self { tables: (0..settings.threads).map(table).collect() }
     }
 

@@ -143,7 +143,7 @@ fn a_running_server_squashes_when_the_home_is_ready_and_one_at_a_time() {
     let (_, records) = history(500);
     let log = store(directory.path(), &records);
     let reader = log.reader().clone();
-    let settings = Settings { threads: 1, bytes_max: 1 << 30 };
+    let settings = Settings { threads: 1, bytes_max: 1 << 30, lag_records_max: u64::MAX };
     let tables = Tables::new(settings, &Arc::default(), &(Arc::new(|| {}) as _));
     let stats = Arc::clone(log.stats());
     let (committer, thread) = spawn_committer(log, stats, Listeners::default(), || {}).unwrap();

@@ -233,6 +233,7 @@ impl Worker {
         let lags = self.tables.iter().map(|table| table.lag());
         let (records, oldest) =
             lags.fold((0, Duration::ZERO), |(sum, oldest), (records, age)| (sum + records, oldest.max(age)));
+        self.metrics.materialiser_holds.set(signed(self.due.holds()));
         self.metrics.materialiser_lag_records.set(signed(records));
         self.metrics.materialiser_lag_seconds.set(oldest.as_secs_f64());
     }

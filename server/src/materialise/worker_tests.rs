@@ -2,12 +2,13 @@ use std::sync::Arc;
 
 use automerge::ReadDoc as _;
 
+use super::super::due::LAG_RECORDS_MAX;
 use super::super::testing::{cut, document, history, store};
 use super::*;
 use crate::storage::{FjallLog, Gate};
 
 fn worker(log: &FjallLog, bytes_max: u64) -> Worker {
-    let due = Arc::new(Due::new(Arc::new(Gate::default()), Arc::new(|| {})));
+    let due = Arc::new(Due::new(Arc::new(Gate::default()), Arc::new(|| {}), LAG_RECORDS_MAX));
     Worker {
         reader: log.reader().clone(),
         due: Arc::clone(&due),
