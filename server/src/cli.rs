@@ -9,6 +9,7 @@ use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
 
 use crate::allowlist::{HostRule, OriginRule};
 use crate::data_plane::limits::{IDLE_TIMEOUT_S, IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT_S_MIN};
+use crate::materialise::verify::Admission;
 use crate::materialise::{MATERIALISED_BYTES, MATERIALISERS_MAX};
 use crate::priority::Realtime;
 use crate::storage::scrub::{SCRUB_DAYS, SCRUB_DAYS_MAX};
@@ -76,6 +77,9 @@ pub struct ServeArgs {
     #[arg(long, env = "ETHERPLY_MATERIALISED_BYTES", value_name = "BYTES", default_value_t = MATERIALISED_BYTES,
         value_parser = clap::value_parser!(u64).range(1_048_576..))]
     pub materialised_bytes: u64,
+    /// What a change has to pass before it is stored
+    #[arg(long, env = "ETHERPLY_ADMISSION", value_enum, default_value_t = Admission::Checked)]
+    pub admission: Admission,
     /// Which threads ask for a real-time scheduling class
     #[arg(long, env = "ETHERPLY_REALTIME", value_enum, default_value_t = Realtime::Auto)]
     pub realtime: Realtime,

@@ -65,12 +65,16 @@ pub struct Metrics {
     pub materialiser_failures: IntCounterVec,
     /// Changes that wait for a materialiser.
     pub materialiser_lag_records: IntGauge,
+    /// Times that commits were held back for a materialiser.
+    pub materialiser_holds: IntGauge,
     /// For how long the oldest of them does.
     pub materialiser_lag_seconds: Gauge,
     /// Replicas in memory.
     pub materialiser_documents: IntGauge,
     /// Bytes that they take, estimated.
     pub materialiser_bytes: IntGauge,
+    /// Groups of changes that were verified before they were stored, by outcome.
+    pub verifications: IntCounterVec,
     /// Times that a document began anew without changes that broke it.
     pub quarantined_documents: IntCounter,
     /// Changes that were taken out of documents.
@@ -149,9 +153,18 @@ impl Metrics {
                 "materialiser_lag_records",
                 "Changes that wait for a materialiser",
             )?,
+            materialiser_holds: gauge(
+                "materialiser_holds_total",
+                "Times that commits were held back for a materialiser",
+            )?,
             materialiser_lag_seconds,
             materialiser_documents: gauge("materialiser_documents", "Replicas in memory")?,
             materialiser_bytes: gauge("materialiser_bytes", "Bytes that replicas take, estimated")?,
+            verifications: labelled(
+                "verifications_total",
+                "Groups of changes that were verified before they were stored",
+                "outcome",
+            )?,
             quarantined_documents: counter(
                 "quarantined_documents_total",
                 "Times that a document began anew without changes that broke it",
@@ -236,7 +249,7 @@ mod tests {
             &metrics.snapshots,
             &metrics.materialiser_failures,
         ];
-        labelled.map(|counters| counters.with_label_values(&["any"]).inc());
+        labelled.iter().for_each(|counters| counters.with_label_values(&["any"]).inc());
         metrics.documents.with_label_values(&["0"]).set(1);
         let page =
             std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md")).unwrap();

@@ -212,6 +212,47 @@ fn panics_that_no_change_is_to_blame_for_take_nothing_out() {
     assert_eq!(ada.told.iter().find(closed), None, "its members notice nothing");
 }
 
+#[test]
+fn where_changes_are_verified_first_nobody_ever_sees_what_breaks_the_document() {
+    let data = tempfile::tempdir().unwrap();
+    let directory = data.path().join("data");
+    let mut verifying = poisonable(&directory);
+    let server = quiet(verifying.args(["--admission", "verified"]), data.path());
+    let mut ada = Member::connect(&server, false, 1);
+    let mut evil = Member::connect(&server, true, 3);
+    let (a, e) = (ada.open("notes"), evil.open("notes"));
+    ada.put_durably(a, "a1", "x");
+    evil.until_keys(e, 1);
+    let text = evil.documents.get_mut(&e).unwrap().doc().put_object(ROOT, "text", ObjType::Text).unwrap();
+    evil.documents.get_mut(&e).unwrap().doc().splice_text(&text, 0, 0, "hello").unwrap();
+    evil.documents.get_mut(&e).unwrap().push(&mut evil.client, 7).unwrap();
+    evil.until(|told| matches!(told, Told::Acked { tag: 7, .. }));
+    // One that can be applied and not loaded again, and one that panics.
+    let mut doc = copy(&mut evil, e);
+    let mut panicking = AutoCommit::new().with_actor(ActorId::random());
+    panicking.put(ROOT, "evil", POISON).unwrap();
+    let panicking = panicking.get_changes(&[]).remove(0).raw_bytes().to_vec();
+    for poison in [backwards(&mut doc, &text), panicking] {
+        let mut evil = Member::connect(&server, false, 4);
+        let stream = evil.open("notes");
+        evil.client.push(stream, &[&poison], 6).unwrap();
+        let refused = Told::Refused { code: ErrorCode::ChangeUnusable as u16, blocks: true };
+        evil.until(|told| *told == refused);
+    }
+    ada.put_durably(a, "a2", "x");
+    until_keys(&mut evil, e, &["a1", "a2"]);
+    let closed = |told: &&Told| matches!(told, Told::Closed(_));
+    assert_eq!(ada.told.iter().find(closed), None, "its members notice nothing");
+    assert_eq!(server.metric("etherply_verifications_total{outcome=\"breaks\"}"), 2.0);
+    assert_eq!(server.metric("etherply_verifications_total{outcome=\"sound\"}"), 3.0);
+    assert_eq!(server.metric("etherply_quarantined_documents_total"), 0.0);
+    assert!(!server.has_panicked());
+    server.kill();
+    let log = etherply_server::storage::open(&directory).unwrap();
+    let document = recover(log.reader(), &DocumentId::new("notes").unwrap()).unwrap();
+    assert_eq!((document.committed().epoch, document.committed().seq), (1, 3));
+}
+
 /// Times that poison is pushed: a thousand in the recorded run.
 fn poisonings() -> u32 {
     std::env::var("ETHERPLY_POISONINGS").ok().and_then(|count| count.parse().ok()).unwrap_or(24)

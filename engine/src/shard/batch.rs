@@ -108,6 +108,7 @@ impl Hosted {
 impl Shard {
     /// Sends everything that was admitted since the last call on its way to the disk.
     pub fn flush(&mut self, effects: &mut Vec<Effect>) {
+        self.ask_verifications(effects);
         if self.open_batch.is_empty() {
             return;
         }
@@ -181,6 +182,9 @@ impl Shard {
         if let State::Ready(document) = &mut hosted.state {
             document.commit(admitted.cursor);
             document.add_log_bytes(segment.changes_bytes);
+            if self.verifies && document.is_settled() {
+                self.resumable.push(handle);
+            }
         }
         hosted.pending_bytes = hosted.pending_bytes.saturating_sub(segment.changes_bytes as u64);
         self.faults.pass(&hosted.id, "commit");
@@ -225,8 +229,9 @@ impl Shard {
         self.storage_failure = Some(why);
         self.deletions_failed(effects);
         let open = std::mem::take(&mut self.open_batch);
-        let failed: Vec<Entry> =
-            self.batches.drain(..).chain([open]).flat_map(|batch| batch.entries).collect();
+        let groups = self.drop_groups();
+        let failed = self.batches.drain(..).chain([open]).flat_map(|batch| batch.entries);
+        let failed: Vec<Entry> = failed.chain(groups).collect();
         for entry in failed.iter().rev() {
             let Entry::Push(pending) = entry else { continue };
             self.contained(entry.handle(), effects, |shard, _| shard.take_back(pending));
@@ -244,7 +249,7 @@ impl Shard {
         self.reload_settled(effects);
     }
 
-    fn take_back(&mut self, pending: &Pending) {
+    pub(super) fn take_back(&mut self, pending: &Pending) {
         let Some(hosted) = self.hosted.get_mut(&pending.pushed.listener.handle) else { return };
         if let State::Ready(document) = &mut hosted.state {
             document.take_back(&pending.admitted);

@@ -250,10 +250,10 @@ impl Shard {
     }
 
     /// Tells a member what the server has, as soon as all of it is durable: the member will take it for stored.
-    fn send_clock(&mut self, listener: Listener) {
+    pub(super) fn send_clock(&mut self, listener: Listener) {
         let document = self.hosted.get(&listener.handle).and_then(Hosted::document);
         let frames = document.map(|document| clock_frames(document, listener.handle));
-        self.open_batch.entries.push(Entry::Clock(listener, frames.unwrap_or_default()));
+        self.answer_behind(listener.handle, Entry::Clock(listener, frames.unwrap_or_default()));
     }
 
     /// A member says what it has: to be checked against the log, so that nobody builds on a forked actor.

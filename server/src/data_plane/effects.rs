@@ -103,6 +103,11 @@ fn carry_out_one(state: &mut State, effect: Effect) {
             let rebuilt = move |result| mailbox.send(Message::Rebuilt { handle, document: name, result });
             state.setup.rebuilds.rebuild(document, Box::new(rebuilt));
         }
+        Effect::Verify { handle, number, document, after, records } => {
+            let mailbox = own_mailbox(state);
+            let answer = move |result| mailbox.send(Message::Verified { handle, number, result });
+            state.setup.verifier.ask(document, after, records, Box::new(answer));
+        }
         Effect::Delete { document } => {
             state.waiting_deletions.push_back(document);
             retry_storage(state);

@@ -13,7 +13,7 @@ use etherply_engine::document::Recovered;
 use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::{Deleted, Found, LogError};
 use etherply_engine::peer::Peer;
-use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest};
+use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest, Unverified};
 use etherply_engine::snapshot::{Snapshot, SnapshotRequest};
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::ClockEntry;
@@ -73,6 +73,15 @@ pub enum Message {
         document: DocumentId,
         /// How it went.
         result: Result<(), LogError>,
+    },
+    /// Changes were held against their document.
+    Verified {
+        /// Its handle.
+        handle: u32,
+        /// The group's number.
+        number: u64,
+        /// How it went.
+        result: Result<(), Unverified>,
     },
     /// The commit thread takes jobs again.
     Room,

@@ -8,7 +8,7 @@
 
 pub mod command;
 mod entry;
-mod json;
+pub(crate) mod json;
 mod patch;
 #[cfg(test)]
 mod tests;
@@ -24,6 +24,7 @@ use serde_json::Value;
 
 pub use entry::{ENTRIES_PER_PAGE_MAX, Entry};
 
+use crate::materialise::depth::{self, DEPTH_MAX, Depth};
 use crate::materialise::replica::{Opening, OpeningError, Replica};
 use crate::storage::Reader;
 use crate::storage::database::panic_text;
@@ -63,6 +64,15 @@ pub enum HistoryError {
         /// What was asked for.
         position: u64,
     },
+    /// Its objects are nested too deep for one value.
+    #[error(
+        "document {document} has objects nested deeper than {DEPTH_MAX}, which is not read as one value: `history save` \
+         writes it as Automerge's file"
+    )]
+    TooDeep {
+        /// The document.
+        document: DocumentId,
+    },
     /// Automerge cannot do it.
     #[error("document {document}: Automerge cannot {action}: {what}")]
     Automerge {
@@ -88,6 +98,7 @@ impl HistoryError {
             Self::NoSuchPosition { .. } => "history_no_such_position",
             Self::NoSuchChange { .. } => "history_no_such_change",
             Self::Unchanged { .. } => "history_unchanged",
+            Self::TooDeep { .. } => "history_too_deep",
             Self::Automerge { .. } => "history_unreadable",
         }
     }
@@ -196,7 +207,8 @@ impl History {
     /// [`HistoryError`].
     pub fn json(&self, at: &At) -> Result<Value, HistoryError> {
         let heads = self.heads(at)?;
-        guarded(self.document(), "read it", || json::value(&self.replica.automerge().hydrate(Some(&heads))))
+        let automerge = self.replica.automerge();
+        self.deep("read it", &[&heads], || json::value(&automerge.hydrate(Some(&heads))))
     }
 
     /// The document at a point as Automerge saves it, with its history up to there.
@@ -217,9 +229,9 @@ impl History {
     /// [`HistoryError`].
     pub fn difference(&self, from: &At, to: &At) -> Result<Value, HistoryError> {
         let (from, to) = (self.heads(from)?, self.heads(to)?);
-        guarded(self.document(), "compare two states of it", || {
-            json::patches(&self.replica.automerge().diff(&from, &to))
-        })
+        let automerge = self.replica.automerge();
+        let compare = || json::patches(&automerge.diff(&from, &to));
+        self.deep("compare two states of it", &[&from, &to], compare)
     }
 
     /// A change by `actor` that makes the document what it was at a position. It builds upon everything that the
@@ -243,8 +255,9 @@ impl History {
         let automerge = self.replica.automerge();
         let action = "bring that state back";
         let document = self.document();
-        let made = guarded(document, action, || {
-            let patches = automerge.diff(&automerge.get_heads(), &heads);
+        let now = automerge.get_heads();
+        let made = self.deep(action, &[&now, &heads], || {
+            let patches = automerge.diff(&now, &heads);
             let mut copy = automerge.clone().with_actor(ActorId::from(actor));
             let mut transaction = copy.transaction();
             patch::apply(&mut transaction, patches).map_err(|error| error.to_string())?;
@@ -262,6 +275,25 @@ impl History {
             Ok(None) => Err(HistoryError::Unchanged { document, position }),
             Err(what) => Err(HistoryError::Automerge { document, action, what }),
         }
+    }
+
+    /// What reads the document's values at some heads, which recurses as deep as they are nested.
+    fn deep<T: Send>(
+        &self,
+        action: &'static str,
+        heads: &[&[ChangeHash]],
+        work: impl FnOnce() -> T + Send,
+    ) -> Result<T, HistoryError> {
+        let document = self.document();
+        let failed = |what| HistoryError::Automerge { document: document.clone(), action, what };
+        for heads in heads {
+            let look = || depth::is_within(self.replica.automerge(), heads, Depth::Document);
+            let is_within = guarded(document, action, look)?;
+            if !is_within.map_err(|error| failed(error.to_string()))? {
+                return Err(HistoryError::TooDeep { document: document.clone() });
+            }
+        }
+        depth::contained(work).map_err(failed)
     }
 
     fn known(&self, position: u64) -> Result<(), HistoryError> {

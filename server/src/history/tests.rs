@@ -206,3 +206,32 @@ fn what_is_not_there_is_said() {
     assert_eq!(history.automerge(&strange).unwrap_err().code(), "history_no_such_change");
     assert_eq!(history.entries(last + 1, 1).unwrap_err().code(), "history_no_such_position");
 }
+
+#[test]
+fn objects_nested_too_deep_are_an_error_and_nothing_recurses_into_them() {
+    let mut doc = AutoCommit::new();
+    let mut object = doc.put_object(ROOT, "in", ObjType::Map).unwrap();
+    doc.commit();
+    for _ in 0..20_000 {
+        object = doc.put_object(&object, "in", ObjType::Map).unwrap();
+    }
+    doc.commit();
+    doc.delete(ROOT, "in").unwrap();
+    doc.commit();
+    let folder = tempfile::tempdir().unwrap();
+    let log = store(folder.path(), &doc.get_changes(&[]));
+    let history = open(&log);
+    let (before, deep, after) = (At::Position(1), At::Position(2), At::Position(3));
+    assert_eq!(history.json(&deep).unwrap_err().code(), "history_too_deep");
+    assert_eq!(history.difference(&before, &deep).unwrap_err().code(), "history_too_deep");
+    assert_eq!(history.difference(&deep, &after).unwrap_err().code(), "history_too_deep");
+    let restored = history.restoring_change(2, &[9; 16], "", 0);
+    assert_eq!(restored.unwrap_err().code(), "history_too_deep");
+    // The others are read as always, and the file holds it.
+    assert_eq!(history.json(&before).unwrap(), json!({ "in": {} }));
+    assert_eq!(history.json(&after).unwrap(), json!({}));
+    assert_eq!(
+        Automerge::load(&history.automerge(&deep).unwrap()).unwrap().get_heads(),
+        history.heads(&deep).unwrap()
+    );
+}

@@ -16,7 +16,7 @@ use flume::Receiver;
 
 use super::due::Due;
 use super::passage::{Culprit, Passage};
-use super::quarantine::{Exclusion, QUARANTINE_BYTES_MAX, Quarantine};
+use super::quarantine::{Exclusion, QUARANTINE_BYTES_MAX, QUARANTINE_DESCRIPTIONS_MAX, Quarantine};
 use super::squash::{SquashError, Squashed, squash};
 use super::table_of;
 use crate::metrics::Metrics;
@@ -273,9 +273,11 @@ impl Inspector {
             Ok::<(), LogError>(())
         })?;
         let exclusion = excluding.finish().map_err(failed)?;
-        match self.quarantine.trim(QUARANTINE_BYTES_MAX) {
+        match self.quarantine.trim(QUARANTINE_BYTES_MAX, QUARANTINE_DESCRIPTIONS_MAX) {
             Ok(0) => {}
-            Ok(gone) => tracing::warn!("excluded changes of {gone} earlier times were removed to make room"),
+            Ok(gone) => {
+                tracing::warn!("{gone} files of changes that were excluded earlier were removed to make room")
+            }
             Err(error) => tracing::warn!("cannot make room for excluded changes: {error}"),
         }
         Ok(exclusion)

@@ -5,9 +5,11 @@
 //! cut         a snapshot is made of a document
 //! squash      a document without its history
 //! whole       the log as if no snapshot covered any of it
+//! depth       how deep objects are nested, and a stack that is deep enough
 //! due         which documents have changes that their replica lacks
 //! resident    replicas in memory, under a budget
 //! worker      a thread that keeps them up to date, and so validates every change for good
+//! verify      changes are held against their document before they are stored, where that is asked for
 //! passage     a log without some of its changes, and what of it breaks Automerge
 //! inspector   the thread that finds what breaks a document, and gives it an epoch without that
 //! quarantine  what was taken out, kept for operators
@@ -17,6 +19,7 @@
 
 pub mod command;
 pub mod cut;
+pub mod depth;
 pub mod due;
 mod faults;
 pub mod inspector;
@@ -29,6 +32,7 @@ mod resident;
 pub mod squash;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod verify;
 pub mod whole;
 mod worker;
 
@@ -64,6 +68,8 @@ pub struct Settings {
     pub threads: u16,
     /// Bytes of memory that replicas may take together.
     pub bytes_max: u64,
+    /// Changes that may wait before commits are held back.
+    pub lag_records_max: u64,
 }
 
 /// What is told of commits, before there is anything to tell it to.
@@ -74,7 +80,7 @@ pub struct Tables {
 impl Tables {
     /// A table for each thread. `gate` is closed while too much waits, and `room` called when it opens again.
     pub fn new(settings: Settings, gate: &Arc<Gate>, room: &Room) -> Self {
-        let table = |_| Arc::new(Due::new(Arc::clone(gate), Arc::clone(room)));
+        let table = |_| Arc::new(Due::new(Arc::clone(gate), Arc::clone(room), settings.lag_records_max));
         Self { tables: (0..settings.threads).map(table).collect() }
     }
 

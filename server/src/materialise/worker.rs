@@ -33,7 +33,7 @@ const TURN_MAX: Duration = Duration::from_millis(5);
 /// Replicas that are being built at once: they are not let go before they are whole.
 const OPENINGS_MAX: usize = 4;
 /// A document may take so many times the budget before it is left alone.
-const BUDGETS_PER_DOCUMENT_MAX: u64 = 8;
+pub(super) const BUDGETS_PER_DOCUMENT_MAX: u64 = 8;
 
 /// What the thread works with.
 pub struct Worker {
@@ -234,6 +234,7 @@ impl Worker {
         let lags = self.tables.iter().map(|table| table.lag());
         let (records, oldest) =
             lags.fold((0, Duration::ZERO), |(sum, oldest), (records, age)| (sum + records, oldest.max(age)));
+        self.metrics.materialiser_holds.set(signed(self.due.holds()));
         self.metrics.materialiser_lag_records.set(signed(records));
         self.metrics.materialiser_lag_seconds.set(oldest.as_secs_f64());
     }

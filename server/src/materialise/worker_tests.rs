@@ -4,6 +4,7 @@ use automerge::ReadDoc as _;
 use etherply_engine::log::Append;
 
 use super::super::Rebuilds;
+use super::super::due::LAG_RECORDS_MAX;
 use super::super::inspector::TASKS_MAX;
 use super::super::testing::{cut, document, history, store};
 use super::*;
@@ -14,7 +15,7 @@ fn worker(log: &FjallLog, bytes_max: u64) -> Worker {
 }
 
 fn asking(log: &FjallLog, bytes_max: u64, inspections: Sender<Task>) -> Worker {
-    let due = Arc::new(Due::new(Arc::new(Gate::default()), Arc::new(|| {})));
+    let due = Arc::new(Due::new(Arc::new(Gate::default()), Arc::new(|| {}), LAG_RECORDS_MAX));
     Worker {
         reader: log.reader().clone(),
         due: Arc::clone(&due),

@@ -10,7 +10,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -137,17 +137,28 @@ enum Alone {
 
 /// Holds commits back while somebody who follows the log is too far behind it.
 #[derive(Debug, Default)]
-pub struct Gate(AtomicBool);
+pub struct Gate {
+    is_closed: AtomicBool,
+    closings: AtomicU64,
+}
 
 impl Gate {
     /// Holds jobs back, or no longer. Who had a job refused meanwhile has to be told.
     pub fn set_closed(&self, is_closed: bool) {
-        self.0.store(is_closed, Ordering::Release);
+        let was_closed = self.is_closed.swap(is_closed, Ordering::AcqRel);
+        if is_closed && !was_closed {
+            add(&self.closings, 1);
+        }
     }
 
     /// Whether jobs are held back.
     pub fn is_closed(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// How often it was closed.
+    pub fn closings(&self) -> u64 {
+        self.closings.load(Ordering::Relaxed)
     }
 }
 
