@@ -1,4 +1,5 @@
-//! The command line.
+//! The command line, and the settings of `serve`. What other commands take stands beside what they do:
+//! [`crate::commands`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,6 +9,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
 
 use crate::allowlist::{HostRule, OriginRule};
+use crate::commands::backup::{BackupArgs, RestoreArgs};
+use crate::commands::delete::DeleteArgs;
+use crate::commands::export::ExportArgs;
+use crate::commands::history::HistoryArgs;
+use crate::commands::quarantine::QuarantineArgs;
+use crate::commands::verify::{RepairArgs, VerifyArgs};
 use crate::data_plane::limits::{IDLE_TIMEOUT_S, IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT_S_MIN};
 use crate::materialise::verify::Admission;
 use crate::materialise::{MATERIALISED_BYTES, MATERIALISERS_MAX};
@@ -141,207 +148,6 @@ pub enum LogFormat {
     Human,
     /// An object a line.
     Json,
-}
-
-/// What to export.
-#[derive(Debug, Args)]
-pub struct ExportArgs {
-    /// The data directory, of a server that is not running
-    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Directory to write to; it must not exist yet
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Print the summary as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Whose history.
-#[derive(Debug, Args)]
-pub struct HistoryArgs {
-    /// What to do
-    #[command(subcommand)]
-    pub command: HistoryCommand,
-    /// The data directory, of a server that is not running
-    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR", global = true)]
-    pub data: PathBuf,
-    /// The document's name
-    #[arg(long, value_name = "NAME", global = true, default_value = "")]
-    pub document: String,
-}
-
-/// What to do with a history. Positions count a document's changes in the order in which the server stored them.
-#[derive(Debug, Subcommand)]
-pub enum HistoryCommand {
-    /// Who changed what when, a line a change
-    List {
-        /// Begin behind this position
-        #[arg(long, default_value_t = 0, value_name = "POSITION")]
-        after: u64,
-        /// At most so many changes
-        #[arg(long, default_value_t = 100, value_name = "N")]
-        count: usize,
-        /// Print an object of JSON for each
-        #[arg(long)]
-        json: bool,
-    },
-    /// The document at positions, as JSON, a line each; as it is now if none is given
-    Show {
-        /// Positions, with commas
-        #[arg(long, value_delimiter = ',', value_name = "POSITION")]
-        at: Vec<u64>,
-    },
-    /// What leads from one position to another, as JSON
-    #[command(name = "diff")]
-    Difference {
-        /// From here
-        #[arg(long, value_name = "POSITION")]
-        from: u64,
-        /// To here [default: as it is now]
-        #[arg(long, value_name = "POSITION")]
-        to: Option<u64>,
-    },
-    /// Write the document at a position to a file that Automerge can load
-    Save {
-        /// The position [default: as it is now]
-        #[arg(long, value_name = "POSITION")]
-        at: Option<u64>,
-        /// The file
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-    },
-}
-
-/// What to back up, and where to.
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct BackupArgs {
-    /// Something else than taking a backup
-    #[command(subcommand)]
-    pub command: Option<BackupCommand>,
-    /// The control address of a running server, as http://HOST:PORT
-    #[arg(long, value_name = "URL", required_unless_present = "data", conflicts_with = "data")]
-    pub control: Option<String>,
-    /// The data directory of a server that is not running
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-    /// File to write; it must not exist yet
-    #[arg(long, value_name = "FILE", required = true)]
-    pub to: Option<PathBuf>,
-    /// Print the summary as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What can be done with backups.
-#[derive(Debug, Subcommand)]
-pub enum BackupCommand {
-    /// Check a backup from front to back, without restoring it
-    Verify(VerifyBackupArgs),
-}
-
-/// Which backup to check.
-#[derive(Debug, Args)]
-pub struct VerifyBackupArgs {
-    /// The backup
-    pub file: PathBuf,
-    /// Print the summary as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to restore, and where to.
-#[derive(Debug, Args)]
-pub struct RestoreArgs {
-    /// The backup
-    pub file: PathBuf,
-    /// The data directory to make; it must not exist yet, or be empty
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
-    /// Print the summary as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to look at.
-#[derive(Debug, Args)]
-pub struct VerifyArgs {
-    /// The data directory, of a server that is not running; it may lie on a file system that cannot be written
-    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Print the report as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to repair.
-#[derive(Debug, Args)]
-pub struct RepairArgs {
-    /// The damaged data directory, of a server that is not running
-    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
-    pub data: PathBuf,
-    /// The new data directory; it must not exist yet
-    #[arg(long, value_name = "NEW")]
-    pub to: PathBuf,
-    /// Print the report as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to do with excluded changes.
-#[derive(Debug, Args)]
-pub struct QuarantineArgs {
-    /// What to do
-    #[command(subcommand)]
-    pub command: QuarantineCommand,
-}
-
-/// Commands of `quarantine`. They read files only, so the server may run.
-#[derive(Debug, Subcommand)]
-pub enum QuarantineCommand {
-    /// Say what was taken out of which document, and why
-    List(QuarantineListArgs),
-    /// Write the excluded changes to files, one behind the other, with a description beside
-    Export(QuarantineExportArgs),
-}
-
-/// What to list.
-#[derive(Debug, Args)]
-pub struct QuarantineListArgs {
-    /// The data directory
-    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Print it as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to export.
-#[derive(Debug, Args)]
-pub struct QuarantineExportArgs {
-    /// The data directory
-    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Only what was taken out of this document
-    #[arg(long, value_name = "NAME")]
-    pub document: Option<String>,
-    /// Directory to write to; it must not exist yet
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-}
-
-/// What to delete. It cannot be brought back, and its name stays taken.
-#[derive(Debug, Args)]
-pub struct DeleteArgs {
-    /// The document's name
-    pub document: String,
-    /// The control address of the running server, as http://HOST:PORT
-    #[arg(long, value_name = "URL")]
-    pub control: String,
-    /// Its data directory, which holds the key that this asks for
-    #[arg(long, env = "ETHERPLY_DATA", value_name = "DIR")]
-    pub data: PathBuf,
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{LogError, LogReader as _};
 use serde::Serialize;
 
+use crate::storage::error::advice;
 use crate::storage::{self, OpenError, Reader};
 
 /// Documents that are listed at once.
@@ -28,13 +29,24 @@ pub enum ExportError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// A file cannot be written.
-    #[error("cannot write {path}: {reason}")]
+    #[error("cannot write {}: {reason}: {}", path.display(), advice(reason))]
     Write {
         /// Which.
         path: PathBuf,
         /// Why.
         reason: io::Error,
     },
+}
+
+impl ExportError {
+    /// A stable name of the error, for scripts and logs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Open(error) => error.code(),
+            Self::Log(error) => error.code(),
+            Self::Write { .. } => "file_io",
+        }
+    }
 }
 
 /// One exported document.

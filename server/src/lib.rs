@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cli           the command line
+//! commands      what it can be asked for, and how each of that ends
 //! serve         starts everything, and stops it in order
 //! preflight     what must be so before anything starts, and what to do if it is not
 //! runtime       one executor a core; the only module that knows glommio
@@ -17,13 +18,13 @@
 //! export        documents out of a data directory
 //! backup        backups of a data directory, and a new one from them
 //! metrics       what is counted
-//! verify        `etherply verify` and `etherply repair`
 //! ```
 
 pub mod administration;
 pub mod allowlist;
 pub mod backup;
 pub mod cli;
+pub mod commands;
 pub mod control;
 pub mod data_plane;
 pub mod export;
@@ -36,7 +37,6 @@ pub mod priority;
 pub mod runtime;
 pub mod serve;
 pub mod storage;
-pub mod verify;
 
 #[cfg(test)]
 mod fixture_tests;

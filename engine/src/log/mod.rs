@@ -8,6 +8,8 @@ mod memory;
 
 pub use memory::MemoryLog;
 
+use etherply_wire::ErrorCode;
+
 use crate::change::{ActorId, ChangeHash};
 use crate::document::Anchor;
 use crate::ids::{ChainHash, DocumentId};
@@ -97,6 +99,17 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// A stable name of the error: the wire's, where clients hear of it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Damaged { .. } => ErrorCode::DocumentDamaged,
+            Self::Deleted { .. } => ErrorCode::DocumentDeleted,
+            // What a snapshot took over can be had from that.
+            Self::Covered { .. } | Self::Unavailable { .. } => ErrorCode::StorageUnavailable,
+        }
+        .name()
+    }
+
     /// Damage of one document, from a position on.
     pub fn damaged(document: &DocumentId, seq: u64, what: impl Into<String>) -> Self {
         Self::Damaged { document: document.clone(), seq, what: what.into() }

@@ -6,7 +6,6 @@
 //! change, to be pushed like any other. A history holds the whole document in memory and takes time in
 //! proportion to it: it is for threads that nobody waits for, and for stopped data directories.
 
-pub mod command;
 mod entry;
 pub(crate) mod json;
 mod patch;
@@ -89,11 +88,7 @@ impl HistoryError {
     /// A stable name of the error, for scripts and logs.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Opening(OpeningError::Log(LogError::Damaged { .. })) => "document_damaged",
-            Self::Opening(OpeningError::Log(LogError::Deleted { .. })) => "document_deleted",
-            Self::Opening(OpeningError::Log(LogError::Unavailable { .. } | LogError::Covered { .. })) => {
-                "storage_unavailable"
-            }
+            Self::Opening(OpeningError::Log(error)) => error.code(),
             Self::Opening(OpeningError::Poison(_)) => "history_unreadable",
             Self::NoSuchPosition { .. } => "history_no_such_position",
             Self::NoSuchChange { .. } => "history_no_such_change",

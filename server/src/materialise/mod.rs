@@ -13,11 +13,9 @@
 //! passage     a log without some of its changes, and what of it breaks Automerge
 //! inspector   the thread that finds what breaks a document, and gives it an epoch without that
 //! quarantine  what was taken out, kept for operators
-//! command     `etherply quarantine`
 //! faults      panics on purpose, for tests
 //! ```
 
-pub mod command;
 pub mod cut;
 pub mod depth;
 pub mod due;

@@ -314,6 +314,20 @@ pub fn write_new_file(path: &Path, bytes: &[u8]) -> Result<(), OpenError> {
     write().map_err(OpenError::io(path, "write the file"))
 }
 
+/// Where something is made that gets its name when it is whole: beside it.
+pub fn beside(to: &Path, suffix: &str) -> PathBuf {
+    let mut name = to.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    to.with_file_name(name)
+}
+
+/// Gives what was made beside it its name, so that it survives a power loss.
+pub fn put_in_place(made: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(made, to)?;
+    let above = to.parent().filter(|above| !above.as_os_str().is_empty());
+    sync_directory(above.unwrap_or(Path::new(".")))
+}
+
 /// Makes names in a directory survive a power loss.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use etherply_engine::change::{ActorId, ChangeHash, ChangeLimits, parse_header};
 use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::LogError;
-use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
+use etherply_engine::record::{PUSHER_BYTES_MAX, Record, checksum};
 
 use super::fields::Fields;
 use super::reader::Reader;
@@ -124,14 +124,6 @@ impl IndexRow {
         (fields.left() == 0).then_some(())?;
         Some(Self { seq, hash, actor, actor_seq, max_op, time_ms, pusher, change_bytes, chain })
     }
-}
-
-fn checksum(document: &DocumentId, epoch: u64, bytes: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(document.as_str().as_bytes());
-    crc.update(&epoch.to_le_bytes());
-    crc.update(bytes);
-    crc.finalize()
 }
 
 /// A row of the log: the whole record, or what stayed of it.

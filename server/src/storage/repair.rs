@@ -22,7 +22,7 @@ use fjall::Readable as _;
 use serde::Serialize;
 
 use super::anchor::AnchorRow;
-use super::directory::sync_directory;
+use super::directory::{beside, put_in_place};
 use super::error::OpenError;
 use super::index::{IndexRow, LogRow};
 use super::inspect::report::Report;
@@ -31,6 +31,9 @@ use super::inspect::{Inspection, Progress};
 use super::keys::{Head, KeyspaceId, anchor_key, rows_of_document};
 use super::log::{FjallLog, Writer, read_failed};
 use super::thread::{COMMIT_BYTES_MAX, COMMIT_RECORDS_MAX};
+
+/// What is added to the name of the directory while it is made.
+const UNFINISHED: &str = ".part";
 
 /// What a repair did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -84,9 +87,7 @@ fn write(
             "what was written does not read back as it should: the disk that it is on is not to be trusted";
         return Err(OpenError::damaged(part, None, what));
     }
-    fs::rename(part, to).map_err(OpenError::io(to, "give the new directory its name"))?;
-    let above = to.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync_directory(above).map_err(OpenError::io(above, "sync the directory"))?;
+    put_in_place(part, to).map_err(OpenError::io(to, "give the new directory its name"))?;
     let lost = found.damaged_documents.iter().any(|document| document.lost_changes());
     // Without a ledger, commits may be missing of which nothing is known.
     let kept_all = !lost && found.commits.missing.is_empty() && found.commits.acknowledged.is_some();
@@ -106,10 +107,10 @@ fn begin(data: &Path, to: &Path) -> Result<PathBuf, OpenError> {
     if absolute(to)?.starts_with(absolute(data)?) {
         return taken(to, "lies within the damaged directory, which is not changed");
     }
-    let Some(name) = to.file_name() else { return taken(to, "is no name for a new directory") };
-    let mut part = name.to_owned();
-    part.push(".part");
-    let part = to.with_file_name(part);
+    if to.file_name().is_none() {
+        return taken(to, "is no name for a new directory");
+    }
+    let part = beside(to, UNFINISHED);
     if part.symlink_metadata().is_ok() {
         return taken(&part, "is there: remove what an interrupted repair left, or choose another --to");
     }
