@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 
 use super::{Done, Failure};
-use crate::materialise::quarantine::{DIRECTORY, Exclusion, Quarantine};
+use crate::materialise::quarantine::{DIRECTORY, Exclusion, Kept, Quarantine};
 
 /// What to do with excluded changes.
 #[derive(Debug, Args)]
@@ -62,21 +62,34 @@ impl QuarantineArgs {
 /// # Errors
 /// The files cannot be read, or the new ones not be written.
 pub fn run(args: &QuarantineArgs) -> Result<Done, Failure> {
-    let mut out = stdout().lock();
-    match &args.command {
-        QuarantineCommand::List(args) => list(args, &mut out)?,
-        QuarantineCommand::Export(args) => export(args, &mut out)?,
+    answer(&args.command, &mut stdout().lock())
+}
+
+/// As [`run`], to somewhere else than standard output.
+pub(crate) fn answer(command: &QuarantineCommand, to: &mut impl Write) -> Result<Done, Failure> {
+    let data = match command {
+        QuarantineCommand::List(args) => &args.data,
+        QuarantineCommand::Export(args) => &args.data,
+    };
+    let cannot = |error| Failure::new("file_io", format!("{}: {error}", data.join(DIRECTORY).display()));
+    let Kept { exclusions, unreadable } = Quarantine::new(data).list().map_err(cannot)?;
+    match command {
+        QuarantineCommand::List(args) => list(args, &exclusions, to)?,
+        QuarantineCommand::Export(args) => export(args, exclusions, to)?,
     }
-    Ok(Done::Whole)
+    if unreadable.is_empty() {
+        return Ok(Done::Whole);
+    }
+    let mut message =
+        "these descriptions cannot be read; the changes stand beside them, in files that Automerge loads:"
+            .to_owned();
+    for path in unreadable {
+        message.push_str(&format!("\n  {}", path.display()));
+    }
+    Ok(Done::Damaged(message))
 }
 
-fn all(data: &Path) -> Result<Vec<(PathBuf, Exclusion)>, Failure> {
-    let found = Quarantine::new(data).list();
-    found.map_err(|error| Failure::new("file_io", format!("{}: {error}", data.join(DIRECTORY).display())))
-}
-
-fn list(args: &QuarantineListArgs, to: &mut impl Write) -> Result<(), Failure> {
-    let all = all(&args.data)?;
+fn list(args: &QuarantineListArgs, all: &[(PathBuf, Exclusion)], to: &mut impl Write) -> Result<(), Failure> {
     let told = if args.json {
         let all: Vec<&Exclusion> = all.iter().map(|(_, exclusion)| exclusion).collect();
         writeln!(to, "{}", serde_json::json!(all))
@@ -98,8 +111,11 @@ fn describe(exclusion: &Exclusion, to: &mut impl Write) -> io::Result<()> {
     exclusion.reasons.iter().try_for_each(|reason| writeln!(to, "  {reason}"))
 }
 
-fn export(args: &QuarantineExportArgs, to: &mut impl Write) -> Result<(), Failure> {
-    let mut all = all(&args.data)?;
+fn export(
+    args: &QuarantineExportArgs,
+    mut all: Vec<(PathBuf, Exclusion)>,
+    to: &mut impl Write,
+) -> Result<(), Failure> {
     all.retain(|(_, exclusion)| args.document.as_ref().is_none_or(|name| *name == exclusion.document));
     write_files(&all, &args.out)
         .map_err(|error| Failure::new("file_io", format!("{}: {error}", args.out.display())))?;

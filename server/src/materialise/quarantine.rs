@@ -71,6 +71,15 @@ pub struct Quarantine {
     directory: PathBuf,
 }
 
+/// What is kept.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Each exclusion with the file of its changes, the oldest first.
+    pub exclusions: Vec<(PathBuf, Exclusion)>,
+    /// Descriptions that are not what was written.
+    pub unreadable: Vec<PathBuf>,
+}
+
 /// The two files of one exclusion.
 struct Files {
     description: PathBuf,
@@ -120,28 +129,31 @@ impl Quarantine {
         Ok(Excluding { exclusion, path, file })
     }
 
-    /// All exclusions, the oldest first.
+    /// All that is kept.
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn list(&self) -> io::Result<Vec<(PathBuf, Exclusion)>> {
+    pub fn list(&self) -> io::Result<Kept> {
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
             Err(error) => return Err(error),
         };
-        let mut found = Vec::new();
+        let mut kept = Kept::default();
         for entry in entries {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
-                let exclusion: Exclusion = serde_json::from_slice(&fs::read(&path)?)?;
-                found.push((path.with_extension("changes"), exclusion));
+                match serde_json::from_slice(&fs::read(&path)?) {
+                    Ok(exclusion) => kept.exclusions.push((path.with_extension("changes"), exclusion)),
+                    Err(_) => kept.unreadable.push(path),
+                }
             }
         }
-        found.sort_by(|(_, one), (_, other)| {
+        kept.unreadable.sort();
+        kept.exclusions.sort_by(|(_, one), (_, other)| {
             (one.time_ms, &one.document).cmp(&(other.time_ms, &other.document))
         });
-        Ok(found)
+        Ok(kept)
     }
 
     /// Lets the oldest go: changes until all files together are within `bytes_max`, then descriptions until they are

@@ -1,7 +1,7 @@
-use super::super::command;
 use super::super::testing::{document, history};
 use super::*;
-use crate::cli::{QuarantineCommand, QuarantineExportArgs};
+use crate::commands::Done;
+use crate::commands::quarantine::{QuarantineCommand, QuarantineExportArgs, QuarantineListArgs, answer};
 
 /// As many exclusions, each of one change. Bytes of all descriptions, and of all changes.
 fn exclude(quarantine: &Quarantine, times: usize) -> [u64; 2] {
@@ -19,7 +19,7 @@ fn exclude(quarantine: &Quarantine, times: usize) -> [u64; 2] {
 
 /// Descriptions that are there, and changes that are, by their epochs.
 fn left(quarantine: &Quarantine) -> (Vec<u64>, Vec<u64>) {
-    let all = quarantine.list().unwrap();
+    let all = quarantine.list().unwrap().exclusions;
     let epochs = all.iter().map(|(_, exclusion)| exclusion.epoch).collect();
     let with_changes = all.iter().filter(|(changes, _)| changes.exists());
     (epochs, with_changes.map(|(_, exclusion)| exclusion.epoch).collect())
@@ -40,7 +40,7 @@ fn the_oldest_changes_go_first_and_their_descriptions_stay() {
     let out = folder.path().join("out");
     let (data, document) = (folder.path().to_owned(), None);
     let export = QuarantineCommand::Export(QuarantineExportArgs { data, document, out: out.clone() });
-    command::run(&export, &mut Vec::new()).unwrap();
+    assert!(matches!(answer(&export, &mut Vec::new()).unwrap(), Done::Whole));
     let exported = |name: &str| out.join(name).exists();
     assert!(exported("00000000.json") && !exported("00000000.automerge"));
     assert!(exported("00000002.json") && exported("00000002.automerge"));
@@ -59,4 +59,21 @@ fn descriptions_go_when_they_are_too_many_or_too_large_but_for_the_newest() {
     assert_eq!(left(&quarantine), (vec![3, 4], vec![]));
     quarantine.trim(0, 3).unwrap();
     assert_eq!(left(&quarantine).0, [4]);
+}
+
+#[test]
+fn a_description_that_cannot_be_read_is_named_and_the_others_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let quarantine = Quarantine::new(folder.path());
+    exclude(&quarantine, 3);
+    let broken = quarantine.files().unwrap()[1].description.clone();
+    fs::write(&broken, "{").unwrap();
+    assert_eq!(left(&quarantine).0.len(), 2);
+    let list = QuarantineCommand::List(QuarantineListArgs { data: folder.path().to_owned(), json: true });
+    let mut told = Vec::new();
+    let Done::Damaged(message) = answer(&list, &mut told).unwrap() else {
+        panic!("it says that all is well")
+    };
+    assert!(message.contains(broken.to_str().unwrap()), "{message}");
+    assert_eq!(serde_json::from_slice::<Vec<Exclusion>>(&told).unwrap().len(), 2);
 }
