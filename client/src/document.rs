@@ -2,7 +2,7 @@
 //! changes. Changes of others are gathered and applied together, because Automerge's cost of an application
 //! grows with the document and hardly with the number of changes.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge::{ActorId, AutoCommit, AutomergeError, Change, ChangeHash, LoadChangeError};
@@ -347,7 +347,8 @@ impl Document {
     ) -> Result<(), RequestError> {
         self.doc.commit();
         let changes = self.doc.get_changes(&[]);
-        let mut clock: HashMap<&ActorId, &Change> = HashMap::new();
+        // In order, so that the same copy says the same.
+        let mut clock: BTreeMap<&ActorId, &Change> = BTreeMap::new();
         for change in &changes {
             clock.insert(change.actor_id(), change);
         }

@@ -150,6 +150,11 @@ impl Feeds {
         self.recency.bytes()
     }
 
+    /// How many documents hold these. One may hold more than the limit by itself.
+    pub fn tail_documents(&self) -> usize {
+        self.recency.holders()
+    }
+
     /// Bytes of snapshots that are kept for members.
     pub fn snapshot_bytes(&self) -> usize {
         self.snapshot_bytes
