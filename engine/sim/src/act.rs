@@ -151,7 +151,8 @@ impl World {
         if self.rng.chance(20) {
             out.frames.push(encode(handle, &PresenceLeave { version: 0, members: Vec::new() }, &[]));
         } else {
-            let ttl_ms = self.rng.range(0, 2_000) as u32;
+            // Some last as long as may be: who leaves is gone all the same.
+            let ttl_ms = if self.rng.chance(40) { u32::MAX } else { self.rng.range(0, 2_000) as u32 };
             let state = self.rng.next().to_le_bytes();
             out.frames.push(encode(handle, &PresenceSet { ttl_ms }, &[&state]));
         }
@@ -204,7 +205,11 @@ impl World {
                 if replica.open_handle().is_none() {
                     return;
                 }
-                let (edits, code) = mischief::push(&mut replica.doc, &mut self.rng);
+                let mut culprits = self.culprits.iter().filter(|(document, _)| *document == replica.document);
+                let (edits, code) = match culprits.next().filter(|_| self.rng.chance(50)) {
+                    Some((_, culprit)) => (vec![culprit.clone()], ErrorCode::ActorExcluded),
+                    None => mischief::push(&mut replica.doc, &mut self.rng),
+                };
                 let code = if replica.may_write() { code } else { ErrorCode::ReadOnly };
                 replica.push(&edits, Purpose::Mischief(code), out);
                 self.count("mischief");

@@ -9,8 +9,8 @@ use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::LogReader;
 use etherply_engine::segment::{TAIL_BYTES_MAX, Tail};
 use etherply_engine::shard::Effect;
+use etherply_wire::kinds::{Ack, Changes, ClockEntry, Cursor, Opened, Reconcile, Refused, Snapshot, resume};
 use etherply_wire::{ErrorCode, Kind, Rights};
-use etherply_wire::kinds::{Ack, Changes, ClockEntry, Cursor, Reconcile, Refused, Snapshot};
 
 use crate::disk::Disk;
 use crate::frames::{body, parse, split};
@@ -43,6 +43,8 @@ pub struct Checker {
     broadcast_index: BTreeMap<(u64, u16, u32), u64>,
     /// Documents by handle in this life.
     documents: BTreeMap<(u64, u32), DocumentId>,
+    /// Cursors that came with opens, by link and request.
+    cursors: BTreeMap<(u64, u32), Cursor>,
     /// Documents of which an operator was told that they are deleted.
     deleted: BTreeSet<DocumentId>,
     /// Changes that were taken out of their documents.
@@ -106,6 +108,26 @@ impl Checker {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A member asks for a document, from this place on.
+    pub fn opening(&mut self, link: u64, request: u32, cursor: Option<Cursor>) {
+        self.cursors.extend(cursor.map(|cursor| ((link, request), cursor)));
+    }
+
+    /// Whoever comes from before a document began anew throws away what it has; nobody else does.
+    fn opened(&self, link: u64, document: &DocumentId, opened: &Opened, disk: &Disk) -> Result<(), String> {
+        let Some(cursor) = self.cursors.get(&(link, opened.request)) else { return Ok(()) };
+        let reset_epoch = disk.log.past(document).map_or(0, |past| past.reset_epoch);
+        // One that was decided before that is still under way.
+        if opened.cursor.epoch < reset_epoch {
+            return Ok(());
+        }
+        let (is_reset, from) = (opened.resume == resume::RESET, cursor.epoch);
+        if is_reset == (from < reset_epoch) {
+            return Ok(());
+        }
+        Err(format!("{document} began anew in epoch {reset_epoch}; reset from epoch {from}: {is_reset}"))
     }
 
     /// An operator was told that a document is deleted.
@@ -172,6 +194,10 @@ impl Checker {
             Some(Kind::Changes) => self.changes(key, &body(&frame)?, frame.tail(), disk),
             Some(Kind::Snapshot) => self.snapshot(key, &body(&frame)?, frame.tail(), disk),
             Some(Kind::Ack) => self.ack(key, &body(&frame)?, disk),
+            Some(Kind::Opened) => match document {
+                Some(document) => self.opened(link, &document, &body(&frame)?, disk),
+                None => Err("an answer for no document".to_owned()),
+            },
             Some(Kind::Refused) => {
                 let refused: Refused = body(&frame)?;
                 let Some(document) = document else { return Err("a refusal for no document".to_owned()) };

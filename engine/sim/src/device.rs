@@ -101,7 +101,11 @@ impl Device {
     /// Whether the server has everything of it, and it everything of the server.
     pub fn has_drained(&self, disk: &Disk) -> bool {
         self.client.is_ready()
-            && self.documents.iter().filter(|copy| !copy.is_deleted).all(|copy| copy.is_idle(&self.client, disk))
+            && self
+                .documents
+                .iter()
+                .filter(|copy| !copy.is_deleted)
+                .all(|copy| copy.is_idle(&self.client, disk))
     }
 
     /// What keeps [`Device::has_drained`] from being true.

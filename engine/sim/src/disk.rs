@@ -12,8 +12,12 @@ use etherply_engine::record::Record;
 use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
 use etherply_wire::kinds::Cursor;
 
+use crate::edits::Edit;
 use crate::rng::Rng;
 use crate::server::SnapshotRead;
+
+/// What a document lost when it began anew: the change that broke it, if there was one, and all that went.
+pub type Anew = (Option<Edit>, Vec<ChangeHash>);
 
 /// Appends on their way, with the core that waits for them.
 #[derive(Debug)]
@@ -192,7 +196,7 @@ impl Disk {
     }
 
     /// Lets a document begin anew without one of its changes and all that depend on it. The changes that went.
-    pub fn begin_anew(&mut self, document: &DocumentId, rng: &mut Rng) -> Result<Vec<ChangeHash>, LogError> {
+    pub fn begin_anew(&mut self, document: &DocumentId, rng: &mut Rng) -> Result<Anew, LogError> {
         if self.poisoned {
             return Err(LogError::Unavailable { why: "the disk failed".to_owned() });
         }
@@ -203,13 +207,15 @@ impl Disk {
         };
         // Initial content belongs to nobody, and is small and plain: none was ever found that breaks a document.
         let culprit = rng.pick(&old).filter(|record| !is_genesis(record)).map(|record| record.hash);
-        let Some(culprit) = culprit else { return Ok(Vec::new()) };
+        let Some(culprit) = culprit else { return Ok((None, Vec::new())) };
+        let mut edit = None;
         let mut gone = BTreeSet::from([culprit]);
         let mut chain = chain_start(document, epoch);
         let mut records: Vec<Record> = Vec::new();
         for record in &old {
             let header = parse_header(&record.change, &ChangeLimits::DEFAULT).expect("it was admitted");
             if record.hash == culprit {
+                edit = Some(Edit { hash: culprit.0, bytes: record.change.to_vec() });
                 past.excluded.push(header.actor_id());
             }
             if record.hash == culprit || header.deps.iter().any(|dep| gone.contains(&dep)) {
@@ -225,7 +231,7 @@ impl Disk {
         self.former.insert((document.clone(), epoch - 1), old);
         self.snapshots.remove(document);
         self.flipped.remove(document);
-        Ok(gone.into_iter().collect())
+        Ok((edit, gone.into_iter().collect()))
     }
 
     /// A failed commit may turn out to be there, but never without what came before it.

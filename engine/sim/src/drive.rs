@@ -589,6 +589,7 @@ impl World {
             let document = self.documents.iter().find(|document| document.as_str() == open.document);
             let document = document.cloned().ok_or("a document that nobody knows")?;
             let home = shard_of(&document, shards);
+            self.check.opening(number, open.request, open.cursor);
             let request = OpenRequest {
                 peer,
                 session: connection.session,

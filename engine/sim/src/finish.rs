@@ -55,7 +55,9 @@ impl World {
                 ));
             }
             if let Some(device) = &member.device {
-                lines.extend(device.backlog(&self.disk).into_iter().map(|line| format!("member {number} {line}")));
+                lines.extend(
+                    device.backlog(&self.disk).into_iter().map(|line| format!("member {number} {line}")),
+                );
             }
         }
         lines.join("\n  ")
@@ -85,7 +87,9 @@ impl World {
             let expected = content(&reference);
             for (number, member) in self.members.iter_mut().enumerate() {
                 if let Some(device) = &mut member.device {
-                    device.converged(&document, &heads, &expected).map_err(|what| format!("{document}: member {number} {what}"))?;
+                    device
+                        .converged(&document, &heads, &expected)
+                        .map_err(|what| format!("{document}: member {number} {what}"))?;
                 }
                 let own = member.client.replicas.iter_mut().filter(|replica| replica.document == document);
                 for replica in own {

@@ -40,18 +40,6 @@ struct Arguments {
     /// Threads; as many as the machine has processors if it is not given.
     #[arg(long)]
     threads: Option<usize>,
-    /// Plant each fault of the list in the production code, and count the seeds until it is found.
-    #[cfg(feature = "planted")]
-    #[arg(long)]
-    planted: bool,
-    /// Plant this fault alone.
-    #[cfg(feature = "planted")]
-    #[arg(long, value_name = "NAME")]
-    fault: Option<String>,
-    /// Print what is known to be found, as Markdown.
-    #[cfg(feature = "planted")]
-    #[arg(long)]
-    table: bool,
 }
 
 fn main() -> ExitCode {
@@ -69,17 +57,6 @@ fn main() -> ExitCode {
         shrinks: !arguments.no_shrink,
         threads: threads.unwrap_or(1).max(1),
     };
-    #[cfg(feature = "planted")]
-    if arguments.planted || arguments.fault.is_some() {
-        return match run::planted(&plan, arguments.fault.as_deref(), arguments.table) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(what) => {
-                eprintln!("error: {what}");
-                ExitCode::FAILURE
-            }
-        };
-    }
     let Tally { failed, .. } = run::seeds(&plan);
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

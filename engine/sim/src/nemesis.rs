@@ -43,8 +43,8 @@ impl World {
             }
             10 if self.scenario.has(Trouble::Clock) => self.clock_jumps(),
             11 if self.config.bit_flips => self.bit_flips(),
-            12 if self.config.deletes && self.rng.chance(30) => self.delete(),
-            13 if self.config.quarantines => self.quarantine(),
+            12 if self.config.deletes => self.delete(),
+            13 | 14 if self.config.quarantines => self.quarantine(),
             _ => {}
         }
         self.after(next_us, Event::Nemesis);
@@ -104,7 +104,8 @@ impl World {
 
     /// A document begins anew without one of its changes.
     pub(crate) fn begin_anew(&mut self, document: &DocumentId) -> Result<(), LogError> {
-        let gone = self.disk.begin_anew(document, &mut self.rng)?;
+        let (culprit, gone) = self.disk.begin_anew(document, &mut self.rng)?;
+        self.culprits.extend(culprit.map(|edit| (document.clone(), edit)));
         self.trace.note(self.now_us, "begins anew", &[gone.len() as u8]);
         if !gone.is_empty() {
             self.count("begun anew");

@@ -12,6 +12,7 @@ use crate::check::Checker;
 use crate::client::{Context, Replica};
 use crate::device::Device;
 use crate::disk::Disk;
+use crate::edits::Edit;
 use crate::history;
 use crate::network::{Way, Weather};
 use crate::process::Client;
@@ -205,6 +206,8 @@ pub struct World {
     pub(crate) cloned: bool,
     /// A document began anew without some of its changes at some time.
     pub(crate) quarantined: bool,
+    /// Changes that broke documents, which their actors may bring again.
+    pub(crate) culprits: Vec<(DocumentId, Edit)>,
     /// How far the wall clock is from where it was, in milliseconds.
     pub(crate) wall_offset_ms: i64,
     pub(crate) counts: BTreeMap<String, u64>,
@@ -259,13 +262,13 @@ impl World {
             answer_us: rng.range(100, 8_000) * slow,
             link_delay_us: rng.range(100, 20_000) * slow,
             pause_us: rng.range(2_000, 40_000),
-            active_us: rng.range(150, 700) * 1_000,
+            active_us: rng.range(60, 380) * 1_000,
             in_flight_max: rng.range(1, 12) as usize,
             clones: rng.chance(30),
             restores: rng.chance(20),
             disk_fails: rng.chance(30),
-            deletes: rng.chance(15),
-            quarantines: rng.chance(20),
+            deletes: rng.chance(25),
+            quarantines: rng.chance(30),
             bit_flips: rng.chance(12),
             client_faults: [0, 5, 20].get(rng.index(3)).copied().unwrap_or(0),
             budget: Budget {
@@ -284,8 +287,9 @@ impl World {
             nemesis_us: rng.range(10, 500) * 1_000,
         };
         scenario.narrow(&mut config);
-        let documents: Vec<DocumentId> =
-            (0..config.documents).map(|n| DocumentId::new(&format!("rooms/{seed}/{n}")).expect("a name")).collect();
+        let documents: Vec<DocumentId> = (0..config.documents)
+            .map(|n| DocumentId::new(&format!("rooms/{seed}/{n}")).expect("a name"))
+            .collect();
         let mut world = Self {
             scenario: scenario.clone(),
             config,
@@ -306,6 +310,7 @@ impl World {
             restored: false,
             cloned: false,
             quarantined: false,
+            culprits: Vec::new(),
             wall_offset_ms: 0,
             counts: BTreeMap::new(),
             last_presence: BTreeMap::new(),
