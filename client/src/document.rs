@@ -219,6 +219,12 @@ impl Document {
             Event::Reset { stream, cursor, unacked } if *stream == self.stream => {
                 self.begin_reset(*cursor, unacked);
             }
+            // It began anew once more, or its log is another one, before the copy was there.
+            Event::Opened { stream, cursor, .. } if *stream == self.stream => {
+                if let Some(reset) = self.reset.as_mut().filter(|reset| reset.until.epoch != cursor.epoch) {
+                    reset.until = *cursor;
+                }
+            }
             Event::Reconcile { stream, clock } if *stream == self.stream => {
                 return Ok(Some(Answer::Reconcile(clock.clone())));
             }

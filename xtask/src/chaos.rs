@@ -69,12 +69,17 @@ impl Chaos {
             }
         }
         if self.disk_full {
-            let test = ["test", "--release", "-p", "etherply-server", "--test", "disk_full", "--", "--nocapture"];
+            let test =
+                ["test", "--release", "-p", "etherply-server", "--test", "disk_full", "--", "--nocapture"];
             if let Err(error) = process::run(process::cargo(root).args(test).env("ETHERPLY_TEST_ALL", "1")) {
                 println!("error: {error:#}");
                 failed.push("disk-full");
             }
         }
-        if failed.is_empty() { Ok(()) } else { bail!("something was lost, or did not end well: {}", failed.join(", ")) }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            bail!("something was lost, or did not end well: {}", failed.join(", "))
+        }
     }
 }

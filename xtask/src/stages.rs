@@ -5,8 +5,8 @@
 //! the same table. A stage over its budget is marked, not failed: how long something takes says nothing
 //! about whether it is right.
 
-use crate::suite::{Stage, Work};
 use crate::chaos::Chaos;
+use crate::suite::{Stage, Work};
 use crate::{fuzz, interop, sim, system, tidy};
 
 /// Seconds for which CI runs each fuzz target; a release runs `cargo xtask fuzz --seconds` with far more.

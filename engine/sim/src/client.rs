@@ -784,6 +784,18 @@ impl Replica {
         Ok(())
     }
 
+    /// Is sent the document from its beginning. What it has of another epoch, as an own change that was acked before
+    /// all that stands in front of it had come, may be in the document no longer.
+    fn begin_epoch(&mut self, start: Cursor, handle: u32, rng: &mut Rng, out: &mut Output) {
+        let is_behind = self.position.is_some_and(|cursor| cursor.epoch != start.epoch);
+        if is_behind && !self.known.is_empty() {
+            self.start_over(rng, out);
+            out.frames.pop();
+            self.state = State::Open { handle };
+        }
+        self.position = Some(start);
+    }
+
     pub(crate) fn on_opened(
         &mut self,
         opened: &Opened,
@@ -802,9 +814,9 @@ impl Replica {
                 if self.force_reconcile || position.is_some_and(|cursor| cursor.seq > 0) {
                     return Err("a cursor was given, and passed over".to_owned());
                 }
-                self.position = Some(start);
+                self.begin_epoch(start, handle, rng, out);
             }
-            (resume::SNAPSHOT, _) if !self.force_reconcile => self.position = Some(start),
+            (resume::SNAPSHOT, _) if !self.force_reconcile => self.begin_epoch(start, handle, rng, out),
             (resume::CURSOR, Some(position)) if position.epoch == start.epoch && !self.force_reconcile => {}
             (resume::RECONCILE, _) => {
                 self.position = Some(start);

@@ -49,6 +49,8 @@ pub struct Disk {
     pub era: u64,
     /// Of a failed commit nobody knows whether it is on disk: decided when it is opened again.
     limbo: Vec<Append>,
+    /// When the last document begins anew of which this was asked.
+    pub inspected_us: u64,
     /// Commits fail for want of room: nothing of them is on disk.
     pub is_full: bool,
     /// Records of which a bit has flipped: position, and which bit.

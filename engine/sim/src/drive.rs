@@ -273,8 +273,13 @@ impl World {
 
     fn ask_soon(&mut self, core: u16, query: Query) {
         let delay_us = self.rng.below(self.config.answer_us);
-        let life = self.lives;
-        self.after(delay_us, Event::Answer { life, core, query });
+        let (life, mut at_us) = (self.lives, self.now_us + delay_us);
+        if matches!(query, Query::Load { begins_anew: true, .. }) {
+            // One inspector does all of them, in their order.
+            at_us = at_us.max(self.disk.inspected_us + 1);
+            self.disk.inspected_us = at_us;
+        }
+        self.at(at_us, Event::Answer { life, core, query });
     }
 
     fn commit_soon(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use automerge::{AutoCommit, Change};
+use automerge::{AutoCommit, Change, ChangeHash};
 use etherply_engine::document::recover;
 use etherply_engine::snapshot::SNAPSHOT_READ_BYTES_MAX;
 use etherply_wire::Rights;
@@ -99,7 +99,13 @@ impl World {
                     let mut own: Vec<[u8; 32]> = replica.doc.get_heads().iter().map(|head| head.0).collect();
                     own.sort_unstable();
                     if own != heads {
-                        return Err(format!("{document}: member {number} has other heads"));
+                        let mut has =
+                            |hash: &[u8; 32]| replica.doc.get_change_by_hash(&ChangeHash(*hash)).is_some();
+                        let lacks = records.iter().filter(|record| !has(&record.hash.0)).count();
+                        let more = replica.doc.get_changes_meta(&[]).len() + lacks - records.len();
+                        return Err(format!(
+                            "{document}: member {number} has other heads: it lacks {lacks} changes, and has {more} more"
+                        ));
                     }
                     if content(&replica.doc) != expected {
                         return Err(format!("{document}: member {number} has other content"));
