@@ -18,6 +18,17 @@ use crate::edits::{self, Edit};
 use crate::frames::{body, split};
 use crate::rng::Rng;
 
+/// What an honest push may be refused for if what it builds upon was taken out of the document.
+const WITHOUT_HISTORY: [ErrorCode; 7] = [
+    ErrorCode::ActorExcluded,
+    ErrorCode::ActorForked,
+    ErrorCode::MissingDependencies,
+    ErrorCode::SequenceGap,
+    ErrorCode::UnknownActor,
+    ErrorCode::ChangeMalformed,
+    ErrorCode::StartOpWrong,
+];
+
 /// What a push is for, and so what may become of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
@@ -36,6 +47,8 @@ pub enum Event {
     Acked {
         /// The document.
         document: DocumentId,
+        /// Its epoch then.
+        epoch: u64,
         /// Hashes and positions.
         changes: Vec<([u8; 32], u64)>,
     },
@@ -75,6 +88,8 @@ pub struct Context {
     pub restored: bool,
     /// Two clients began from the same image at some time.
     pub cloned: bool,
+    /// A document began anew without some of its changes at some time.
+    pub quarantined: bool,
 }
 
 /// Where a stream stands.
@@ -162,6 +177,10 @@ pub struct Replica {
     snapshot: Vec<u8>,
     /// No push before this time.
     pub not_before_us: u64,
+    /// Not opened before this time.
+    pub opens_at_us: u64,
+    /// The document was deleted for good.
+    pub is_deleted: bool,
     /// Who is here, as far as this member was told.
     pub presence: BTreeMap<[u8; 16], Vec<u8>>,
     presence_version: u64,
@@ -193,6 +212,8 @@ impl Replica {
             is_out_of_turn: false,
             snapshot: Vec::new(),
             not_before_us: 0,
+            opens_at_us: 0,
+            is_deleted: false,
             presence: BTreeMap::new(),
             presence_version: 0,
         }
@@ -607,7 +628,8 @@ impl Replica {
         }
         self.outbox.retain(|own| !hashes.contains(&own.edit.hash));
         let changes = hashes.into_iter().zip(ack.positions.iter().copied()).collect();
-        out.events.push(Event::Acked { document: self.document.clone(), changes });
+        let epoch = ack.cursor.epoch;
+        out.events.push(Event::Acked { document: self.document.clone(), epoch, changes });
         if self.position.is_none() {
             return Ok(());
         }
@@ -644,7 +666,7 @@ impl Replica {
             let excused = matches!(
                 code,
                 ErrorCode::StorageUnavailable | ErrorCode::MissingDependencies | ErrorCode::SequenceGap
-            );
+            ) || (context.quarantined && WITHOUT_HISTORY.contains(&code));
             // The genesis actor may hear of the server's genesis first.
             let is_genesis = (code, expected) == (ErrorCode::GenesisConflict, ErrorCode::ActorForked);
             let fits = code == expected || excused || is_genesis;
@@ -654,6 +676,7 @@ impl Replica {
             ErrorCode::StorageUnavailable | ErrorCode::Overloaded => {
                 self.not_before_us = context.now_us + u64::from(refused.retry_after_ms) * 1_000;
             }
+            _ if context.quarantined && WITHOUT_HISTORY.contains(&code) => self.start_over(rng, out),
             ErrorCode::ActorForked if !context.cloned && !context.restored && !self.edited_past => {
                 return Err(format!("push {} of {} is called forked", refused.push, self.document));
             }
@@ -735,6 +758,8 @@ impl Replica {
         let was_asked = matches!(self.state, State::Closing { .. });
         self.state = State::Closed;
         match ErrorCode::from_number(close.code) {
+            Some(ErrorCode::DocumentDeleted) => self.is_deleted = true,
+            Some(ErrorCode::DocumentReset | ErrorCode::DocumentDamaged) => {}
             None if was_asked => {}
             Some(ErrorCode::ActorForked) => self.start_over(rng, out),
             Some(_) if was_asked => {}
@@ -747,7 +772,40 @@ impl Replica {
         Ok(())
     }
 
-    pub(crate) fn on_opened(&mut self, opened: &Opened, handle: u32) -> Result<(), String> {
+    /// The document cannot be opened, now or ever.
+    pub(crate) fn on_open_refused(&mut self, error: &Error, now_us: u64) -> Result<(), String> {
+        self.state = State::Closed;
+        self.opens_at_us = now_us + u64::from(error.retry_after_ms) * 1_000;
+        match ErrorCode::from_number(error.code) {
+            Some(ErrorCode::DocumentDeleted) => self.is_deleted = true,
+            Some(ErrorCode::DocumentReset | ErrorCode::DocumentDamaged | ErrorCode::StorageUnavailable) => {}
+            _ => return Err(format!("{} is not opened: {}: {}", self.document, error.code, error.message)),
+        }
+        Ok(())
+    }
+
+    /// Is sent the document from its beginning. What it has of another epoch, as an own change that was acked before
+    /// all that stands in front of it had come, may be in the document no longer.
+    fn begin_epoch(&mut self, start: Cursor, handle: u32, rng: &mut Rng, out: &mut Output) {
+        let is_behind = self.position.is_some_and(|cursor| cursor.epoch != start.epoch);
+        if is_behind && !self.known.is_empty() {
+            self.start_over(rng, out);
+            out.frames.pop();
+            self.state = State::Open { handle };
+        }
+        self.position = Some(start);
+    }
+
+    pub(crate) fn on_opened(
+        &mut self,
+        opened: &Opened,
+        handle: u32,
+        rng: &mut Rng,
+        out: &mut Output,
+    ) -> Result<(), String> {
+        if self.is_deleted {
+            return Err(format!("{} is open again, and was deleted", self.document));
+        }
         let start = Cursor { epoch: opened.cursor.epoch, seq: 0, chain: [0; 32] };
         self.state = State::Open { handle };
         self.openings += 1;
@@ -756,13 +814,27 @@ impl Replica {
                 if self.force_reconcile || position.is_some_and(|cursor| cursor.seq > 0) {
                     return Err("a cursor was given, and passed over".to_owned());
                 }
-                self.position = Some(start);
+                self.begin_epoch(start, handle, rng, out);
             }
-            (resume::SNAPSHOT, _) if !self.force_reconcile => self.position = Some(start),
+            (resume::SNAPSHOT, _) if !self.force_reconcile => self.begin_epoch(start, handle, rng, out),
             (resume::CURSOR, Some(position)) if position.epoch == start.epoch && !self.force_reconcile => {}
             (resume::RECONCILE, _) => {
                 self.position = Some(start);
                 self.state = State::Reconciling { handle, clock: Vec::new() };
+            }
+            // Nothing of this copy counts any more.
+            (resume::RESET, Some(position)) if position.epoch < start.epoch => {
+                self.start_over(rng, out);
+                out.frames.pop();
+                self.state = State::Open { handle };
+                self.position = Some(start);
+            }
+            // A cursor that was made up, to have clocks compared.
+            (resume::RESET, _) if self.force_reconcile => {
+                self.start_over(rng, out);
+                out.frames.pop();
+                self.state = State::Open { handle };
+                self.position = Some(start);
             }
             (how, position) => return Err(format!("resume {how} from {position:?}")),
         }

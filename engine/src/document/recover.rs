@@ -77,7 +77,7 @@ impl Recovery {
     }
 
     fn begin(&self, log: &impl LogReader) -> Result<(Document, Option<Snapshot>), LogError> {
-        let epoch = log.epoch(&self.id)?.unwrap_or(FIRST_EPOCH);
+        let epoch = log.epoch(&self.id)?.filter(|_| !planted!(EpochIgnored)).unwrap_or(FIRST_EPOCH);
         let past = log.past(&self.id)?;
         let Some(anchor) = log.anchor(&self.id, epoch)? else {
             return Ok((Document::new(self.id.clone(), epoch).with_past(past), None));

@@ -15,7 +15,7 @@ use super::{
     ActorState, DOCUMENT_ACTORS_MAX, DOCUMENT_HEADS_MAX, Document, GENESIS_ACTOR, GENESIS_BYTES_MAX, Head,
     Window,
 };
-use crate::change::{ActorId, ChangeHash};
+use crate::change::{ActorId, ChangeHash, OP_COUNTER_MAX, SEQ_MAX};
 use crate::ids::DocumentId;
 use crate::snapshot::Snapshot;
 
@@ -121,6 +121,8 @@ impl Summary {
         let cursor =
             Cursor { epoch: take_u64(&mut rest)?, seq: take_u64(&mut rest)?, chain: take(&mut rest)? };
         let (max_op, log_bytes) = (take_u64(&mut rest)?, take_u64(&mut rest)?);
+        // What admission would never have let come about: counting on from there could overflow.
+        (max_op <= OP_COUNTER_MAX && cursor.seq <= SEQ_MAX).then_some(())?;
         let heads = take_count(&mut rest, DOCUMENT_HEADS_MAX)?;
         let heads = (0..heads)
             .map(|_| Some(Head { hash: ChangeHash(take(&mut rest)?), max_op: take_u64(&mut rest)? }))

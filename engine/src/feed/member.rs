@@ -70,7 +70,10 @@ impl Member {
             stream: start.stream,
             session: start.session,
             rights: start.rights,
-            seq: if let StartAt::Position(seq) = start.at { seq } else { 0 },
+            seq: match start.at {
+                StartAt::Position(seq) => seq + u64::from(planted!(CursorOffByOne)),
+                _ => 0,
+            },
             log_through: 0,
             fill: None,
             snapshot: (start.at == StartAt::Snapshot).then_some(begin),

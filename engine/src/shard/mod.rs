@@ -301,7 +301,9 @@ impl Shard {
                 self.peers.remove(&peer);
             }
         }
-        self.presence_leave(peer, handle, effects);
+        if !planted!(PresenceLeak) {
+            self.presence_leave(peer, handle, effects);
+        }
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         hosted.waiting.remove(&peer);
         if let Some(stream) = hosted.streams.remove(&peer) {
@@ -311,7 +313,7 @@ impl Shard {
             if stream.attached {
                 effects.push(Effect::Detach { peer, handle });
                 self.faults.pass(&hosted.id, "leave");
-                if hosted.core_left(peer.core) {
+                if hosted.core_left(peer.core) && !planted!(FeedLeak) {
                     effects.push(Effect::StopFeed { core: peer.core, handle });
                 }
             }

@@ -17,7 +17,7 @@ use crate::change::{ActorId, ChangeHash};
 use crate::document::{Document, Recovered};
 use crate::feed::{FeedStart, Known, MemberStart, StartAt};
 use crate::ids::ChainHash;
-use crate::log::{Found, LogError};
+use crate::log::{FIRST_EPOCH, Found, LogError};
 use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer};
 use crate::segment::Tail;
@@ -124,6 +124,9 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let is_forgotten = planted!(ForgottenTombstone) && matches!(result, Err(LogError::Deleted { .. }));
+        let empty = || Document::new(hosted.id.clone(), FIRST_EPOCH);
+        let result = if is_forgotten { Ok(Recovered { document: empty(), snapshot: None }) } else { result };
         match result {
             Ok(Recovered { document, snapshot }) => {
                 hosted.tail = Some(Tail::new(document.committed()));
@@ -227,6 +230,7 @@ impl Shard {
         let at = match how {
             resume::RECONCILE => StartAt::Reconcile,
             _ if gets_snapshot => StartAt::Snapshot,
+            _ if planted!(ResumeFromWrongSeq) => StartAt::Position(document.committed().seq),
             _ => StartAt::Position(seq),
         };
         let (session, rights) = (request.session, request.rights);
@@ -321,7 +325,7 @@ impl Shard {
                 self.end_stream(peer, handle, ErrorCode::ActorForked, message, now, effects);
                 return;
             }
-            known.insert(actor, seq);
+            known.insert(actor, seq + u64::from(planted!(ReconcileOffByOne)));
         }
         effects.push(Effect::Reconciled { peer, handle, known });
     }

@@ -46,7 +46,8 @@ impl Shard {
             effects.push(Effect::Settle { peer, bytes });
             return;
         };
-        if stream.refused_generation.is_some_and(|refused| push.generation <= refused) {
+        let is_passed_over = stream.refused_generation.is_some_and(|refused| push.generation <= refused);
+        if is_passed_over && !planted!(GenerationIgnored) {
             effects.push(Effect::Settle { peer, bytes });
             return;
         }
@@ -269,6 +270,11 @@ impl Shard {
             stream.refused_generation = Some(push.generation);
         }
         effects.push(Effect::Observe(Observation::Refused { code: refusal.code }));
+        planted!(RefusalBeforeSync, {
+            effects.push(Effect::Settle { peer, bytes: pushed.bytes });
+            effects.push(Effect::Reply { peer, handle, frame });
+            return;
+        });
         // It tells of changes, and may hold a genesis, that are not durable yet; and answers keep the order of
         // the pushes, so that whoever is refused knows what became of everything before.
         self.open_batch.entries.push(Entry::Refusal(pushed, frame));
@@ -316,7 +322,7 @@ fn admit(
         Err(Err(Refusal { index, code, retry_after_ms: 0, message: message.to_owned() }))
     };
     let may_write = hosted.streams.get(&push.peer).is_some_and(|stream| stream.rights.has(Rights::WRITE));
-    if !may_write {
+    if !may_write && !planted!(WriteRightIgnored) {
         return refuse(0, ErrorCode::ReadOnly, "this stream may not write: open it with the right to");
     }
     let changes = split(push.lengths, push.changes);
