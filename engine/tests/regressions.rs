@@ -1,6 +1,6 @@
 //! Every input that ever broke the engine, replayed: see fuzz/README.md.
 
-#![allow(clippy::expect_used)]
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 #[path = "../../fuzz/src/change.rs"]
 mod change;

@@ -1,8 +1,8 @@
 //! Many seeds on several threads, what they came to, and what to do with one that fails.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use etherply_sim::{Failure, Report, Scenario, run_scenario, shrink};
@@ -120,7 +120,7 @@ pub fn run(plan: &Plan, on_failure: &(dyn Fn(&Tally, &Failure) + Sync)) -> (Tall
                 return;
             }
             let result = run_once(plan, seed);
-            let mut tally = tally.lock().expect("no thread panics while it counts");
+            let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
             match result {
                 Ok(report) => {
                     if plan.seeds == 1 && plan.minutes.is_none() {
@@ -138,7 +138,7 @@ pub fn run(plan: &Plan, on_failure: &(dyn Fn(&Tally, &Failure) + Sync)) -> (Tall
                     }
                 }
             }
-            let mut spoken = spoken.lock().expect("no thread panics while it speaks");
+            let mut spoken = spoken.lock().unwrap_or_else(PoisonError::into_inner);
             if spoken.elapsed() >= PROGRESS {
                 *spoken = Instant::now();
                 println!("{} seeds, {} failed", tally.run, tally.failed);
@@ -150,7 +150,7 @@ pub fn run(plan: &Plan, on_failure: &(dyn Fn(&Tally, &Failure) + Sync)) -> (Tall
             scope.spawn(work);
         }
     });
-    let tally = tally.into_inner().expect("no thread panics while it counts");
+    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     (tally, begun.elapsed())
 }
 
