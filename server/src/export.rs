@@ -135,3 +135,49 @@ fn export_one(reader: &Reader, id: &DocumentId, out: &Path, file: String) -> Res
     let heads = document.heads().iter().map(|head| head.hash.to_string()).collect();
     Ok(Exported { document: id.to_string(), file, epoch: end.epoch, seq: end.seq, changes, heads })
 }
+
+#[cfg(test)]
+mod tests {
+    use automerge::{Automerge, ReadDoc as _};
+    use etherply_engine::log::Log as _;
+
+    use super::*;
+    use crate::storage::testing::{RealAuthor, spoil_head, unlocked};
+
+    #[test]
+    fn a_damaged_document_is_named_and_the_others_are_written() {
+        let root = tempfile::tempdir().unwrap();
+        let (data, out) = (root.path().join("data"), root.path().join("out"));
+        let mut author = RealAuthor::new();
+        let mut log = storage::open(&data).unwrap();
+        let mut spoilt = author.append("b", 4);
+        spoilt.records[2].chain = spoilt.records[0].chain;
+        log.commit(&[author.append("a", 2), spoilt, author.append("c", 3), author.append("d", 1)]).unwrap();
+        // Neither its log, nor where it stands.
+        log.commit(&[author.append("a", 1)]).unwrap();
+        spoil_head(&mut log, "d");
+        drop(log);
+        let export = || {
+            export(&data, &out, |_| {}).map_err(|error| match error {
+                ExportError::Open(error) => error,
+                other => panic!("{other}"),
+            })
+        };
+        let Export { exported, damaged } = unlocked(export).unwrap();
+        let damaged: Vec<String> = damaged.iter().map(ToString::to_string).collect();
+        assert!(
+            damaged.len() == 2 && damaged[0].contains("document b:") && damaged[1].contains("document d:")
+        );
+        let changes: Vec<_> =
+            exported.iter().map(|document| (document.document.as_str(), document.changes)).collect();
+        assert_eq!(changes, [("a", 3), ("c", 3)]);
+        let mut names: Vec<_> = fs::read_dir(&out)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["00000000.automerge", "00000001.automerge", "index.json"]);
+        let c = Automerge::load(&fs::read(out.join("00000001.automerge")).unwrap()).unwrap();
+        assert_eq!(c.keys(automerge::ROOT).count(), 3);
+    }
+}

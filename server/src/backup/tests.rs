@@ -277,7 +277,7 @@ fn a_document_of_which_nothing_but_its_name_is_known_ends_no_backup() {
     let mut log = open(&root.path().join("data"));
     let mut written = filled(&mut log);
     log.commit(&[Written::new("b", 1).append(5, 10)]).unwrap();
-    log.reader().keyspaces().documents.insert("b", [1; 22]).unwrap();
+    storage::testing::spoil_head(&mut log, "b");
     log.commit(&[written[2].append(1, 10)]).unwrap();
     let (bytes, summary) = taken(&log);
     assert_eq!((summary.documents, summary.records, summary.damaged), (4, 19, 1));

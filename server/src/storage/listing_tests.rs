@@ -1,6 +1,6 @@
 use etherply_engine::log::{Log as _, LogError};
 
-use super::super::testing::{Author, document, unlocked};
+use super::super::testing::{Author, document, spoil_head, unlocked};
 use super::super::{FjallLog, open};
 use super::*;
 
@@ -21,7 +21,7 @@ fn a_damaged_head_is_its_document_s_alone() {
     let mut author = Author::default();
     let mut log = open(directory.path()).unwrap();
     log.commit(&[author.append("a", 1), author.append("b", 2), author.append("c", 3)]).unwrap();
-    log.reader().keyspaces().documents.insert("b", [1; 22]).unwrap();
+    spoil_head(&mut log, "b");
     log.commit(&[author.append("c", 1)]).unwrap();
     for count_max in 1..5 {
         let listed = listed(&log, count_max);

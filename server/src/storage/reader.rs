@@ -13,6 +13,7 @@ use etherply_engine::log::{FIRST_EPOCH, Found, LogError, LogReader, Past};
 use etherply_engine::record::Record;
 use fjall::{Database, Readable, Snapshot};
 
+use super::anchor::AnchorRow;
 use super::database::Keyspaces;
 use super::directory::DataDirectory;
 use super::index::{CHAIN_EVERY, LogRow};
@@ -248,7 +249,12 @@ impl LogReader for Reader {
     }
 
     fn anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<Anchor>, LogError> {
-        Ok(self.checked_anchor(document, epoch)?.map(|stored| stored.anchor))
+        let Some(AnchorRow { anchor, .. }) = self.checked_anchor(document, epoch)? else { return Ok(None) };
+        let head = self.head(document)?;
+        if head.is_some_and(|head| head.epoch == epoch && head.last_seq < anchor.snapshot.cursor.seq) {
+            return Err(LogError::damaged(document, 0, "its snapshot goes further than its log"));
+        }
+        Ok(Some(anchor))
     }
 
     fn chain_at(&self, document: &DocumentId, epoch: u64, seq: u64) -> Result<Option<ChainHash>, LogError> {

@@ -252,3 +252,20 @@ fn a_document_whose_rows_are_damaged_and_known_from_nothing_else_is_left_out_who
     assert_eq!(log.reader().anchor_row(&document("covered"), FIRST_EPOCH).unwrap(), None);
     assert_eq!(whole(&log, &document("z")).unwrap().len(), 3);
 }
+
+#[test]
+fn a_snapshot_that_goes_further_than_its_log_is_damage() {
+    let scratch = scratch();
+    let (mut log, _, _) = covered(scratch.path());
+    for (last_seq, is_whole) in [(39, false), (40, true), (50, true)] {
+        log.write(|writer| {
+            let mut rows = writer.begin(0)?;
+            writer.add_head(&mut rows, &document("covered"), Head { epoch: FIRST_EPOCH, last_seq, flags: 0 });
+            writer.finish(rows)
+        })
+        .unwrap();
+        let opened = recover(log.reader(), &document("covered"));
+        assert_eq!(opened.is_ok(), is_whole, "{last_seq}");
+        assert!(is_whole || opened.unwrap_err().to_string().contains("goes further"));
+    }
+}

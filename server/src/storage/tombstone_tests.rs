@@ -2,7 +2,7 @@ use etherply_engine::log::{Append, FIRST_EPOCH, Log, LogReader};
 
 use super::super::damage_tests::verify;
 use super::super::repair::repair;
-use super::super::testing::{Author, RealAuthor, document, journal_paths};
+use super::super::testing::{Author, RealAuthor, document, journal_paths, spoil_head};
 use super::super::{FjallLog, open};
 use super::*;
 
@@ -65,6 +65,22 @@ fn a_deleted_document_stays_deleted_and_its_neighbours_stay() {
     let listed: Vec<_> = page.iter().map(|entry| (entry.document.as_str(), entry.is_deleted())).collect();
     assert_eq!(listed, [("a", false), ("a/b", true), ("a/b ", false), ("a/bb", false)]);
     log.commit(&[author.append("a", 1)]).unwrap();
+}
+
+#[test]
+fn a_document_whose_head_is_damaged_can_be_deleted() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(directory.path()).unwrap();
+    let mut author = Author::default();
+    let neighbours = [author.append("a", 3), author.append("c", 2)];
+    log.commit(&neighbours).unwrap();
+    log.commit(&[author.append("b", 5)]).unwrap();
+    spoil_head(&mut log, "b");
+    assert_eq!(log.delete(&document("b")).unwrap(), Deleted::Now);
+    assert_eq!(log.delete(&document("b")).unwrap(), Deleted::Before);
+    assert_eq!(tidy(&mut log), 1);
+    assert!(is_deleted(&log, "b") && rows(&log, "b") == 0);
+    neighbours.iter().for_each(|append| assert_whole(&log, append));
 }
 
 #[test]
