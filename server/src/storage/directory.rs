@@ -201,7 +201,7 @@ pub fn make_directory(path: &Path) -> Result<(), OpenError> {
     let missing: Vec<&Path> = missing.collect();
     fs::create_dir_all(path).map_err(OpenError::io(path, "create the directory"))?;
     for made in missing {
-        let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let above = above(made);
         sync_directory(above).map_err(OpenError::io(above, "sync the directory"))?;
     }
     Ok(())
@@ -324,8 +324,12 @@ pub fn beside(to: &Path, suffix: &str) -> PathBuf {
 /// Gives what was made beside it its name, so that it survives a power loss.
 pub fn put_in_place(made: &Path, to: &Path) -> io::Result<()> {
     fs::rename(made, to)?;
-    let above = to.parent().filter(|above| !above.as_os_str().is_empty());
-    sync_directory(above.unwrap_or(Path::new(".")))
+    sync_directory(above(to))
+}
+
+/// The directory that names a path.
+fn above(path: &Path) -> &Path {
+    path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes names in a directory survive a power loss.

@@ -5,7 +5,7 @@ use etherply_engine::log::{Append, FIRST_EPOCH, Log, LogReader};
 
 use super::super::damage_tests::{MADE, cut_and_cover, scratch, verify, whole};
 use super::super::keys::{change_key, hash_key};
-use super::super::testing::{Author, RealAuthor, document, files, unlocked};
+use super::super::testing::{Author, RealAuthor, document, files, spoil_head, unlocked};
 use super::*;
 use crate::materialise::whole::unpack;
 
@@ -267,5 +267,29 @@ fn a_snapshot_that_goes_further_than_its_log_is_damage() {
         let opened = recover(log.reader(), &document("covered"));
         assert_eq!(opened.is_ok(), is_whole, "{last_seq}");
         assert!(is_whole || opened.unwrap_err().to_string().contains("goes further"));
+    }
+}
+
+#[test]
+fn a_covered_document_whose_head_is_damaged_as_well_goes_as_far_as_its_log() {
+    for (from, through, kept) in [(30, 30, 50), (30, 50, 40), (1, 50, 0)] {
+        let scratch = scratch();
+        let (root, to) = (scratch.path().join("data"), scratch.path().join("new"));
+        let (mut log, _, _) = covered(&root);
+        spoil(&mut log, from..=through, None);
+        spoil_head(&mut log, "covered");
+        drop(log);
+        let repaired = unlocked(|| repair(&root, &to, unpack, &mut |_| {})).unwrap();
+        let [damage] = &repaired.found.damaged_documents[..] else { panic!("{}", repaired.found) };
+        // Of all rows, those of hashes are left: they know that there was more.
+        assert_eq!(
+            (damage.whole_through, damage.expected_through),
+            (kept, (kept < 50).then_some(50)),
+            "{damage}"
+        );
+        assert!(repaired.written.whole);
+        let log = unlocked(|| super::super::open(&to)).unwrap();
+        assert_eq!(recover(log.reader(), &document("covered")).unwrap().committed().seq, kept);
+        assert_eq!(whole(&log, &document("covered")).unwrap().len() as u64, kept);
     }
 }

@@ -66,6 +66,20 @@ impl Epoch {
 }
 
 impl Walk<'_> {
+    /// See [`Walk::mend`], of the document's epoch of now.
+    pub(super) fn mend_current(
+        &mut self,
+        name: &Bytes,
+        document: &DocumentId,
+        seen: &mut Seen,
+    ) -> Result<(), Stopped> {
+        let Some(number) = seen.current() else { return Ok(()) };
+        match self.epoch(document, number, seen)?.lacks_what_its_snapshot_has() {
+            true => self.mend(name, document, number, seen),
+            false => Ok(()),
+        }
+    }
+
     /// Goes on behind the end of an epoch's snapshot, if what the log lacks before that is known otherwise.
     pub(super) fn mend(
         &mut self,

@@ -238,6 +238,16 @@ struct Counted {
 /// Rows that tie epochs of documents to their snapshots.
 type Anchors = BTreeMap<(DocumentId, u64), Bytes>;
 
+/// What can be kept of a document.
+enum Verdict {
+    /// All up to here.
+    Whole(Head),
+    /// Nothing: what is whole of it means nothing without what is not.
+    Lost,
+    /// Nothing is there but its name.
+    OnlyName,
+}
+
 /// What is seen of one document.
 #[derive(Default)]
 struct Seen {
@@ -245,6 +255,14 @@ struct Seen {
     epochs: Vec<Epoch>,
     /// Rows that should say where a change stands, and are not what was written.
     bad_places: u64,
+}
+
+impl Seen {
+    /// The document's epoch: the one that its head names, or else the latest of which there is anything.
+    fn current(&self) -> Option<u64> {
+        let latest = self.epochs.iter().map(|epoch| epoch.epoch).max();
+        self.head.map(|head| head.epoch).or(latest)
+    }
 }
 
 struct Walk<'w> {
@@ -412,14 +430,16 @@ impl<'w> Walk<'w> {
         self.counted.documents += 1;
         let mut seen = Seen { head: head.ok(), ..Seen::default() };
         self.read_records(name, &document, &mut seen)?;
+        // Of an epoch whose last rows, or all of them, are missing.
+        self.mend_current(name, &document, &mut seen)?;
         self.read_places(name, &document, &mut seen, |_, _| false)?;
+        // Of one that nothing told of before.
+        self.mend_current(name, &document, &mut seen)?;
         let is_past_damaged = past.as_ref().is_some_and(Option::is_none);
-        let is_lost = seen.epochs.iter().any(|epoch| epoch.is_lost);
-        let proven = self.judge(&document, head, seen, is_past_damaged);
-        match proven {
-            _ if is_lost => self.taker.lost(&document),
-            Some(proven) => self.taker.end(&document, proven, past.flatten()),
-            None => Ok(()),
+        match self.judge(&document, head, seen, is_past_damaged) {
+            Verdict::Whole(proven) => self.taker.end(&document, proven, past.flatten()),
+            Verdict::Lost => self.taker.lost(&document),
+            Verdict::OnlyName => Ok(()),
         }
         .map_err(Stopped::Taker)
     }
@@ -452,12 +472,7 @@ impl<'w> Walk<'w> {
                 self.taker.row(document, number, row).map_err(Stopped::Taker)?;
             }
         }
-        // Of an epoch whose last rows, or all of them, are missing.
-        let Some(number) = seen.head.map(|head| head.epoch) else { return Ok(()) };
-        match self.epoch(document, number, seen)?.lacks_what_its_snapshot_has() {
-            true => self.mend(name, document, number, seen),
-            false => Ok(()),
-        }
+        Ok(())
     }
 
     /// What is seen of an epoch.
@@ -537,11 +552,10 @@ impl<'w> Walk<'w> {
         head: Result<Head, &'static str>,
         seen: Seen,
         is_past_damaged: bool,
-    ) -> Option<Head> {
+    ) -> Verdict {
+        let number = seen.current();
         let Seen { epochs, bad_places, .. } = seen;
-        let named = head.map(|head| head.epoch).ok();
-        let latest = epochs.iter().map(|epoch| epoch.epoch).max();
-        let Some(number) = named.or(latest) else {
+        let Some(number) = number else {
             // Nothing but its name is left: it may have been empty, or deleted.
             self.counted.damaged.push(DocumentDamage {
                 document: document.to_string(),
@@ -553,7 +567,7 @@ impl<'w> Walk<'w> {
                 records_behind: 0,
                 bytes_behind: 0,
             });
-            return None;
+            return Verdict::OnlyName;
         };
         let mut current = Epoch::new(document, number);
         for epoch in epochs {
@@ -593,7 +607,10 @@ impl<'w> Walk<'w> {
             });
         }
         let flags = head.map_or(0, |head| head.flags);
-        Some(Head { epoch: number, last_seq: through, flags })
+        match current.is_lost {
+            true => Verdict::Lost,
+            false => Verdict::Whole(Head { epoch: number, last_seq: through, flags }),
+        }
     }
 
     fn count_row(&mut self) {
