@@ -181,9 +181,11 @@ mod tests {
         for setting in command.get_arguments() {
             let (long, variable) =
                 (setting.get_long().unwrap(), setting.get_env().unwrap().to_str().unwrap());
-            let begins = format!("| `--{long}");
-            let row =
-                page.lines().find(|line| line.starts_with(&begins)).unwrap_or_else(|| panic!("{begins}"));
+            let names = |line: &&str| {
+                let rest = line.strip_prefix("| `--").and_then(|rest| rest.strip_prefix(long));
+                rest.is_some_and(|rest| rest.starts_with([' ', '`']))
+            };
+            let row = page.lines().find(names).unwrap_or_else(|| panic!("--{long} is not documented"));
             let columns: Vec<&str> = row.split(" | ").collect();
             assert_eq!(columns[1], format!("`{variable}`"), "{row}");
             for default in setting.get_default_values().iter().filter(|_| setting.get_action().takes_values())

@@ -80,7 +80,7 @@ pub struct Export {
 /// # Errors
 /// [`ExportError`]. A damaged document is none: see [`Export::damaged`].
 pub fn export(data: &Path, out: &Path, mut progress: impl FnMut(usize)) -> Result<Export, ExportError> {
-    let log = storage::open(data)?;
+    let log = storage::open_existing(data)?;
     let reader = log.reader();
     fs::create_dir(out).map_err(|reason| ExportError::Write { path: out.to_owned(), reason })?;
     let (mut exported, mut damaged): (Vec<Exported>, Vec<LogError>) = (Vec::new(), Vec::new());

@@ -248,6 +248,7 @@ mod tests {
             &metrics.backups,
             &metrics.snapshots,
             &metrics.materialiser_failures,
+            &metrics.verifications,
         ];
         labelled.iter().for_each(|counters| counters.with_label_values(&["any"]).inc());
         metrics.documents.with_label_values(&["0"]).set(1);

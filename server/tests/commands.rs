@@ -15,11 +15,16 @@ fn every_failure_has_a_name_a_text_and_an_exit_code() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("text"), "not what is looked for").unwrap();
     fs::create_dir_all(folder.path().join("data/quarantine")).unwrap();
+    drop(etherply_server::storage::open(&folder.path().join("made")).unwrap());
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md")).unwrap();
     for (arguments, code, name) in [
         ("verify --json --data nothing", 2, "storage_no_data"),
         ("repair --json --data nothing --to new", 2, "storage_no_data"),
-        ("export --json --data text --out out", 1, "storage_not_a_data_directory"),
+        ("export --json --data nothing --out out", 1, "storage_no_data"),
+        ("export --json --data data --out out", 1, "storage_no_data"),
+        ("backup --json --data nothing --to new", 1, "storage_no_data"),
+        ("history list --json --data nothing --document a", 1, "storage_no_data"),
+        ("serve --data data", 1, ""),
         ("backup --json --data made --to text", 1, "file_exists"),
         ("backup --json --control http://127.0.0.1:1 --to new", 1, "control_failed"),
         ("backup verify --json text", 1, "backup_not_one"),
@@ -33,6 +38,11 @@ fn every_failure_has_a_name_a_text_and_an_exit_code() {
         let output = etherply(folder.path(), arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments}");
         let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!folder.path().join("nothing").exists(), "{arguments} made a directory");
+        if name.is_empty() {
+            assert!(said.starts_with("etherply: ") && output.stdout.is_empty(), "{said}");
+            continue;
+        }
         let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(told["error"], name, "{arguments}: {said}");
         assert_eq!(

@@ -70,7 +70,7 @@ fn write(source: Source<'_>, path: &Path, progress: &mut dyn FnMut(u64)) -> Resu
     let mut file = BufWriter::new(options.map_err(BackupError::io(path, "create"))?);
     match source {
         Source::Data(data) => {
-            let log = storage::open(data)?;
+            let log = storage::open_existing(data)?;
             take(log.reader(), &mut file, path, &mut |_, bytes| progress(bytes))?;
         }
         // Should the server not be able to go on, then that is in what it sent, and verifying finds it.

@@ -88,7 +88,7 @@ fn answer(args: &HistoryArgs, out: &mut impl Write) -> Result<(), Failure> {
         let what = "is no document's name: it has 1 to 256 bytes and no control characters";
         Failure::new("document_id_invalid", format!("{:?} {what}", args.document))
     })?;
-    let log = storage::open(&args.data)?;
+    let log = storage::open_existing(&args.data)?;
     let history = History::open(log.reader(), &document)?;
     let history = history.ok_or_else(|| {
         let what = "is not in this data directory: `etherply export` lists what is";

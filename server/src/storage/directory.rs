@@ -128,20 +128,12 @@ impl DataDirectory {
     /// Takes the directory to look at it: nothing is written, not even the lock's text, so it may lie on a file
     /// system that cannot be written. Others may look at the same time, but no server may run.
     pub fn inspect(path: &Path) -> Result<Inspected, OpenError> {
-        if !path.is_dir() {
-            let what = "there is no such directory".to_owned();
-            return Err(OpenError::NoData { path: path.to_owned(), what });
-        }
+        expect_data(path)?;
         let lock = lock_shared(path)?;
         let format_path = path.join(FORMAT_FILE);
-        let is_there = [LEDGER_DIRECTORY, DATABASE_DIRECTORY].iter().any(|name| path.join(name).is_dir());
         let bytes = match fs::read(&format_path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && is_there => Vec::new(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let what = "there is no data of etherply in it".to_owned();
-                return Err(OpenError::NoData { path: path.to_owned(), what });
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(OpenError::io(&format_path, "read the format")(error)),
         };
         let (id, is_complete, damage) = match FormatFile::parse(&format_path, &bytes) {
@@ -192,6 +184,19 @@ impl DataDirectory {
     /// Where the database lies.
     pub fn database_path(&self) -> PathBuf {
         self.path.join(DATABASE_DIRECTORY)
+    }
+}
+
+/// Looks whether there is data of etherply, whole or not.
+pub fn expect_data(path: &Path) -> Result<(), OpenError> {
+    let none = |what: &str| Err(OpenError::NoData { path: path.to_owned(), what: what.to_owned() });
+    if !path.is_dir() {
+        return none("there is no such directory");
+    }
+    let is_there = |name: &&str| path.join(name).exists();
+    match [FORMAT_FILE, LEDGER_DIRECTORY, DATABASE_DIRECTORY].iter().any(is_there) {
+        true => Ok(()),
+        false => none("there is no data of etherply in it"),
     }
 }
 

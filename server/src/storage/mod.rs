@@ -95,6 +95,15 @@ pub fn open(path: &Path) -> Result<FjallLog, OpenError> {
     Ok(FjallLog::new(ready, directory))
 }
 
+/// As [`open`], but never begins a new directory: for commands that only read what is there.
+///
+/// # Errors
+/// As [`open`], and [`OpenError::NoData`].
+pub fn open_existing(path: &Path) -> Result<FjallLog, OpenError> {
+    directory::expect_data(path)?;
+    open(path)
+}
+
 /// Opens what is in a data directory that this process holds.
 fn open_in(directory: &DataDirectory) -> Result<Ready, OpenError> {
     let scan = scan::scan(directory)?;
