@@ -11,7 +11,7 @@ use etherply_wire::{PROTOCOL, encode};
 const HANDLE: u32 = 5;
 
 fn cursor(epoch: u64, seq: u64) -> Cursor {
-    Cursor { epoch, seq, chain: [epoch as u8; 32] }
+    Cursor { epoch, seq, chain: [u8::try_from(epoch).unwrap(); 32] }
 }
 
 /// Connects; the server opens the document at this place, as its beginning.
