@@ -79,6 +79,12 @@ fn history(id: &DocumentId) -> Vec<Record> {
     records
 }
 
+fn flip(bytes: &mut [u8; 32], at: u8) {
+    if let Some(byte) = bytes.get_mut(usize::from(at) % 32) {
+        *byte ^= 1;
+    }
+}
+
 /// A log whose records are not what was written.
 struct Altered {
     records: Vec<Record>,
@@ -103,8 +109,8 @@ impl Altered {
         let Some(record) = self.records.get_mut(at) else { return };
         match what {
             3 => record.seq = u64::from(with),
-            4 => record.hash.0[usize::from(with) % 32] ^= 1,
-            5 => record.chain.0[usize::from(with) % 32] ^= 1,
+            4 => flip(&mut record.hash.0, with),
+            5 => flip(&mut record.chain.0, with),
             6 => record.seq = u64::MAX,
             7 => record.change = Bytes::new(),
             at => {

@@ -7,6 +7,7 @@ mod damage;
 mod fuzz;
 mod interop;
 mod process;
+mod reliability;
 mod sim;
 mod stages;
 mod suite;
@@ -60,6 +61,15 @@ enum Verb {
     },
     /// Kills the real server under load, stops it, takes its power away, sets its clock, fills its disk.
     Chaos(chaos::Chaos),
+    /// Lists the long runs that a release does, or does them and keeps what they say in results/reliability.
+    Reliability {
+        /// Does them; all together take hours.
+        #[arg(long)]
+        run: bool,
+        /// Only the runs with these names.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+    },
     /// Reports how many altered changes pass admission, and how many of these Automerge cannot digest.
     Admission {
         /// How many altered changes are tried.
@@ -101,6 +111,7 @@ fn main() -> ExitCode {
         Verb::Fuzz { seconds, target } => fuzz::run(&root, seconds, target.as_deref()).map(|()| true),
         Verb::Sim { planted: true, arguments } => sim::planted(&root, &arguments).map(|()| true),
         Verb::Sim { planted: false, arguments } => sim::run(&root, &arguments).map(|()| true),
+        Verb::Reliability { run, only } => reliability::run(&root, run, &only).map(|()| true),
         Verb::Chaos(chaos) => chaos.run(&root).map(|()| true),
         Verb::Admission { changes, seed } => admission::run(&root, changes, seed).map(|()| true),
         Verb::Cost { out } => cost::run(&root, &out).map(|()| true),
