@@ -21,6 +21,7 @@
 //! inspect     a data directory, looked at from outside: what `verify` and `repair` see
 //! repair      what is proven, in a new data directory
 //! reopen      the log, opened again in the same process after a failure
+//! versions    states of documents with names, as files
 //! tombstone   deleted documents, and how their rows go
 //! thread      group commit, questions from other threads
 //! ```
@@ -57,6 +58,7 @@ pub mod stats;
 pub(crate) mod testing;
 pub mod thread;
 pub mod tombstone;
+pub mod versions;
 
 use std::fs;
 use std::path::Path;
