@@ -22,6 +22,7 @@
 //! repair      what is proven, in a new data directory
 //! reopen      the log, opened again in the same process after a failure
 //! versions    states of documents with names, as files
+//! retire      epochs that documents have left behind, and how their rows go
 //! tombstone   deleted documents, and how their rows go
 //! thread      group commit, questions from other threads
 //! ```
@@ -50,6 +51,7 @@ mod proof;
 pub mod reader;
 pub mod reopen;
 pub mod repair;
+pub mod retire;
 mod scan;
 pub mod scrub;
 pub mod snapshot;
