@@ -19,6 +19,7 @@ use crate::data_plane::limits::{IDLE_TIMEOUT_S, IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT
 use crate::materialise::verify::Admission;
 use crate::materialise::{MATERIALISED_BYTES, MATERIALISERS_MAX};
 use crate::priority::Realtime;
+use crate::storage::retire::{RETAIN_DAYS, RETAIN_DAYS_MAX};
 use crate::storage::scrub::{SCRUB_DAYS, SCRUB_DAYS_MAX};
 
 /// EtherPly: a sync server that keeps shared documents in step between devices.
@@ -125,6 +126,15 @@ pub struct ServeArgs {
         value_parser = clap::value_parser!(u16).range(0..=i64::from(SCRUB_DAYS_MAX))
     )]
     pub scrub_days: u16,
+    /// Days for which a document's earlier epochs are kept, which a squash or a quarantine left behind
+    #[arg(
+        long,
+        env = "ETHERPLY_RETAIN_DAYS",
+        default_value_t = RETAIN_DAYS,
+        value_name = "DAYS",
+        value_parser = clap::value_parser!(u16).range(0..=i64::from(RETAIN_DAYS_MAX))
+    )]
+    pub retain_days: u16,
     /// How logs look, on standard error
     #[arg(long, env = "ETHERPLY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,

@@ -87,6 +87,7 @@ pub struct Metrics {
     storage_failed: IntGauge,
     storage_recoveries: IntCounter,
     scrub: [IntCounter; 4],
+    retired_rows: IntCounter,
     commit_queue_bytes: IntGauge,
 }
 
@@ -178,6 +179,10 @@ impl Metrics {
             commits: counter("commits_total", "Commits made durable")?,
             commit_failures: counter("commit_failures_total", "Commits that failed")?,
             storage_failed: gauge("storage_failed", "1 while storage takes no writes")?,
+            retired_rows: counter(
+                "retired_rows_total",
+                "Rows removed of epochs that documents have left behind",
+            )?,
             scrub: [
                 counter("scrub_documents_total", "Documents that the scrub has read")?,
                 counter("scrub_bytes_total", "Bytes of changes that the scrub has read")?,
@@ -210,6 +215,7 @@ impl Metrics {
             raise(bytes, storage.scrub_bytes.load(Relaxed));
             raise(damaged, storage.scrub_damaged.load(Relaxed));
             raise(cycles, storage.scrub_cycles.load(Relaxed));
+            raise(&self.retired_rows, storage.retired_rows.load(Relaxed));
             set(&self.storage_failed, storage.failed.load(Relaxed));
             set(&self.commit_queue_bytes, storage.queued_bytes.load(Relaxed));
         }

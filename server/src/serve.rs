@@ -29,6 +29,7 @@ use crate::operator;
 use crate::preflight::{self, Problem};
 use crate::priority::{self, Realtime};
 use crate::runtime::{self, CoreThread};
+use crate::storage::retire::{RetireStop, spawn_retire};
 use crate::storage::scrub::{ScrubStop, spawn_scrub};
 use crate::storage::{self, Listeners, StorageThread};
 
@@ -44,6 +45,7 @@ struct Running {
     materialisers: Materialisers,
     verifiers: VerifierThreads,
     scrub: Option<ScrubStop>,
+    retire: RetireStop,
     is_serving: Arc<AtomicBool>,
 }
 
@@ -126,6 +128,15 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         readers.push(thread);
         scrub = Some(stop);
     }
+    let (retire, retirer) = spawn_retire(
+        storage_reader.clone(),
+        committer.clone(),
+        Arc::clone(&stats),
+        args.retain_days,
+        priority::lowest,
+    )
+    .map_err(Problem::system("start the thread that removes old epochs"))?;
+    readers.push(retirer);
     let storage = storage::Handles { committer, questions, background };
     let metrics = Metrics::new(Some(Arc::clone(&stats)))
         .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
@@ -210,6 +221,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         materialisers,
         verifiers,
         scrub,
+        retire,
         is_serving,
     };
     Ok((running, facts))
@@ -381,11 +393,13 @@ fn stop(running: Running) {
         materialisers,
         verifiers,
         scrub,
+        retire,
         is_serving,
     } = running;
     // Before anything waits for a commit that it may hold back.
     materialisers.begin_stop();
     drop(scrub);
+    drop(retire);
     is_serving.store(false, Ordering::Release);
     acceptor.stop();
     for mailbox in mailboxes.iter() {

@@ -184,7 +184,8 @@ fn a_document_of_which_nothing_is_left_begins_anew_as_an_empty_one() {
     evil.until(|told| matches!(told, Told::Opened { cursor, .. } if cursor.epoch == 2 && cursor.seq == 0));
     evil.put_durably(e, "good", "x");
     server.kill();
-    let server = quiet(&mut poisonable(&directory), data.path());
+    // What the old epoch left behind goes, beside what members do.
+    let server = quiet(poisonable(&directory).args(["--retain-days", "0"]), data.path());
     let mut fresh = Member::connect(&server, false, 4);
     let f = fresh.open("notes");
     until_keys(&mut fresh, f, &["good"]);
@@ -192,6 +193,18 @@ fn a_document_of_which_nothing_is_left_begins_anew_as_an_empty_one() {
     fresh.client.push(f, &[poison.raw_bytes()], 6).unwrap();
     let refused = Told::Refused { code: ErrorCode::ActorExcluded as u16, blocks: true };
     fresh.until(|told| *told == refused);
+    // A record, its hash, and the note of the epoch.
+    while server.metric("etherply_retired_rows_total") < 3.0 {
+        fresh.put_durably(f, "more", "x");
+    }
+    server.kill();
+    let verified = Command::new(env!("CARGO_BIN_EXE_etherply"))
+        .args(["verify", "--json", "--data"])
+        .arg(&directory)
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
+    assert_eq!((&report["whole"], &report["records_of_other_epochs"]), (&true.into(), &0.into()), "{report}");
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! `etherply history`: the history of a document in a stopped server's data directory.
 
 use std::io::{BufWriter, Write, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use etherply_engine::ids::DocumentId;
 
+use super::version::{self, VersionCommand};
 use super::{Done, Failure};
 use crate::history::{At, Entry, History};
-use crate::storage;
+use crate::storage::versions::Versions;
+use crate::storage::{self, Reader};
 
 /// Whose history.
 #[derive(Debug, Args)]
@@ -55,6 +57,9 @@ pub enum HistoryCommand {
         #[arg(long, value_name = "POSITION")]
         to: Option<u64>,
     },
+    /// States of the document that have names
+    #[command(subcommand)]
+    Version(VersionCommand),
     /// Write the document at a position to a file that Automerge can load
     Save {
         /// The position [default: as it is now]
@@ -68,7 +73,11 @@ pub enum HistoryCommand {
 
 impl HistoryArgs {
     pub(super) fn json(&self) -> bool {
-        matches!(self.command, HistoryCommand::List { json: true, .. })
+        match &self.command {
+            HistoryCommand::List { json, .. } => *json,
+            HistoryCommand::Version(command) => command.json(),
+            _ => false,
+        }
     }
 }
 
@@ -89,12 +98,13 @@ fn answer(args: &HistoryArgs, out: &mut impl Write) -> Result<(), Failure> {
         Failure::new("document_id_invalid", format!("{:?} {what}", args.document))
     })?;
     let log = storage::open_existing(&args.data)?;
-    let history = History::open(log.reader(), &document)?;
-    let history = history.ok_or_else(|| {
-        let what = "is not in this data directory: `etherply export` lists what is";
-        Failure::new("document_unknown", format!("{document} {what}"))
-    })?;
+    if let HistoryCommand::Version(command) = &args.command {
+        return version::answer(command, &Versions::new(&args.data), log.reader(), &document, out);
+    }
+    let history = open(log.reader(), &document)?;
     match &args.command {
+        // Above: not all of it needs the history.
+        HistoryCommand::Version(_) => Ok(()),
         HistoryCommand::List { after, count, json } => list(&history, *after, *count, *json, out),
         HistoryCommand::Show { at } => {
             let last = [history.last_position()];
@@ -111,13 +121,24 @@ fn answer(args: &HistoryArgs, out: &mut impl Write) -> Result<(), Failure> {
         HistoryCommand::Save { at, out: path } => {
             let at = at.unwrap_or(history.last_position());
             let saved = history.automerge(&At::Position(at))?;
-            std::fs::write(path, saved).map_err(|error| {
-                Failure::new("file_io", format!("cannot write {}: {error}", path.display()))
-            })?;
+            write_file(path, &saved)?;
             let (document, path) = (history.document(), path.display());
             writeln!(out, "{document} as of position {at} is in {path}").map_err(Failure::output)
         }
     }
+}
+
+/// The document's history, of a document that has one.
+pub(super) fn open(reader: &Reader, document: &DocumentId) -> Result<History, Failure> {
+    History::open(reader, document)?.ok_or_else(|| {
+        let what = "is not in this data directory: `etherply export` lists what is";
+        Failure::new("document_unknown", format!("{document} {what}"))
+    })
+}
+
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    std::fs::write(path, bytes)
+        .map_err(|error| Failure::new("file_io", format!("cannot write {}: {error}", path.display())))
 }
 
 fn list(

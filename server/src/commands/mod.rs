@@ -12,6 +12,7 @@ pub mod history;
 pub mod quarantine;
 pub mod serve;
 pub mod verify;
+pub mod version;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _, stderr};
@@ -23,6 +24,7 @@ use crate::export::ExportError;
 use crate::history::HistoryError;
 use crate::operator::OperatorError;
 use crate::storage::OpenError;
+use crate::storage::versions::VersionError;
 
 /// Exit code of a command that failed.
 const EXIT_FAILED: u8 = 1;
@@ -71,7 +73,7 @@ macro_rules! failures {
     };
 }
 
-failures!(BackupError, ExportError, HistoryError, OpenError, OperatorError);
+failures!(BackupError, ExportError, HistoryError, OpenError, OperatorError, VersionError);
 
 /// Carries out a command.
 pub fn run(command: Command) -> ExitCode {

@@ -12,6 +12,9 @@ mod patch;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod version;
+#[cfg(test)]
+mod version_tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -22,11 +25,13 @@ use etherply_engine::log::{LogError, LogReader as _};
 use serde_json::Value;
 
 pub use entry::{ENTRIES_PER_PAGE_MAX, Entry};
+pub use version::version_json;
 
 use crate::materialise::depth::{self, DEPTH_MAX, Depth};
 use crate::materialise::replica::{Opening, OpeningError, Replica};
 use crate::storage::Reader;
 use crate::storage::database::panic_text;
+use crate::storage::versions::VersionError;
 use timeline::Timeline;
 
 /// Why a history does not answer.
@@ -72,6 +77,22 @@ pub enum HistoryError {
         /// The document.
         document: DocumentId,
     },
+    /// A named version cannot be made or read.
+    #[error(transparent)]
+    Version(#[from] VersionError),
+    /// The document does not have a version's changes any more, or not yet.
+    #[error(
+        "version {name:?} was made in epoch {epoch} of document {document}, which does not have its changes now: it \
+         can be shown and saved, not compared with the document or restored"
+    )]
+    VersionElsewhere {
+        /// The document.
+        document: DocumentId,
+        /// The version.
+        name: String,
+        /// The version's epoch.
+        epoch: u64,
+    },
     /// Automerge cannot do it.
     #[error("document {document}: Automerge cannot {action}: {what}")]
     Automerge {
@@ -93,6 +114,8 @@ impl HistoryError {
             Self::NoSuchPosition { .. } => "history_no_such_position",
             Self::NoSuchChange { .. } => "history_no_such_change",
             Self::Unchanged { .. } => "history_unchanged",
+            Self::Version(error) => error.code(),
+            Self::VersionElsewhere { .. } => "version_elsewhere",
             Self::TooDeep { .. } => "history_too_deep",
             Self::Automerge { .. } => "history_unreadable",
         }
@@ -229,7 +252,7 @@ impl History {
         self.deep("compare two states of it", &[&from, &to], compare)
     }
 
-    /// A change by `actor` that makes the document what it was at a position. It builds upon everything that the
+    /// A change by `actor` that makes the document what it was at a point. It builds upon everything that the
     /// document has, and becomes part of it once it is pushed like any other; nothing is rewritten, and
     /// what others write meanwhile merges with it. Texts and lists keep the elements that both states have; what
     /// was deleted since is written anew.
@@ -241,12 +264,12 @@ impl History {
     /// [`HistoryError`]; [`HistoryError::Unchanged`] if there is nothing to do.
     pub fn restoring_change(
         &self,
-        position: u64,
+        at: &At,
         actor: &[u8],
         message: &str,
         time_s: i64,
     ) -> Result<Vec<u8>, HistoryError> {
-        let heads = self.heads(&At::Position(position))?;
+        let heads = self.heads(at)?;
         let automerge = self.replica.automerge();
         let action = "bring that state back";
         let document = self.document();
@@ -267,28 +290,24 @@ impl History {
         let document = document.clone();
         match made {
             Ok(Some(change)) => Ok(change),
-            Ok(None) => Err(HistoryError::Unchanged { document, position }),
+            Ok(None) => {
+                let position = match at {
+                    At::Position(position) => *position,
+                    At::Heads(_) => self.last_position_of(&heads),
+                };
+                Err(HistoryError::Unchanged { document, position })
+            }
             Err(what) => Err(HistoryError::Automerge { document, action, what }),
         }
     }
 
-    /// What reads the document's values at some heads, which recurses as deep as they are nested.
     fn deep<T: Send>(
         &self,
         action: &'static str,
         heads: &[&[ChangeHash]],
         work: impl FnOnce() -> T + Send,
     ) -> Result<T, HistoryError> {
-        let document = self.document();
-        let failed = |what| HistoryError::Automerge { document: document.clone(), action, what };
-        for heads in heads {
-            let look = || depth::is_within(self.replica.automerge(), heads, Depth::Document);
-            let is_within = guarded(document, action, look)?;
-            if !is_within.map_err(|error| failed(error.to_string()))? {
-                return Err(HistoryError::TooDeep { document: document.clone() });
-            }
-        }
-        depth::contained(work).map_err(failed)
+        deep(self.document(), self.replica.automerge(), action, heads, work)
     }
 
     fn known(&self, position: u64) -> Result<(), HistoryError> {
@@ -308,6 +327,24 @@ impl History {
             what: error.to_string(),
         })
     }
+}
+
+/// What reads a document's values at some heads, which recurses as deep as they are nested.
+fn deep<T: Send>(
+    document: &DocumentId,
+    automerge: &Automerge,
+    action: &'static str,
+    heads: &[&[ChangeHash]],
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, HistoryError> {
+    let failed = |what| HistoryError::Automerge { document: document.clone(), action, what };
+    for heads in heads {
+        let is_within = guarded(document, action, || depth::is_within(automerge, heads, Depth::Document))?;
+        if !is_within.map_err(|error| failed(error.to_string()))? {
+            return Err(HistoryError::TooDeep { document: document.clone() });
+        }
+    }
+    depth::contained(work).map_err(failed)
 }
 
 /// Automerge panics on some documents.

@@ -171,7 +171,7 @@ fn an_old_state_comes_back_as_one_more_change() {
     let last = history.last_position();
     for position in 0..last {
         let wanted = history.json(&At::Position(position)).unwrap();
-        let made = history.restoring_change(position, &[9; 16], "back", 1_700_000_001);
+        let made = history.restoring_change(&At::Position(position), &[9; 16], "back", 1_700_000_001);
         if wanted == history.json(&At::Position(last)).unwrap() {
             assert_eq!(made.unwrap_err().code(), "history_unchanged");
             continue;
@@ -184,7 +184,10 @@ fn an_old_state_comes_back_as_one_more_change() {
         assert_eq!(json::value(&restored.hydrate(None)), wanted, "position {position}");
         assert_eq!(restored.get_changes(&[]).len(), changes.len() + 1);
     }
-    assert_eq!(history.restoring_change(last, &[9; 16], "", 0).unwrap_err().code(), "history_unchanged");
+    assert_eq!(
+        history.restoring_change(&At::Position(last), &[9; 16], "", 0).unwrap_err().code(),
+        "history_unchanged"
+    );
 }
 
 #[test]
@@ -225,7 +228,7 @@ fn objects_nested_too_deep_are_an_error_and_nothing_recurses_into_them() {
     assert_eq!(history.json(&deep).unwrap_err().code(), "history_too_deep");
     assert_eq!(history.difference(&before, &deep).unwrap_err().code(), "history_too_deep");
     assert_eq!(history.difference(&deep, &after).unwrap_err().code(), "history_too_deep");
-    let restored = history.restoring_change(2, &[9; 16], "", 0);
+    let restored = history.restoring_change(&At::Position(2), &[9; 16], "", 0);
     assert_eq!(restored.unwrap_err().code(), "history_too_deep");
     // The others are read as always, and the file holds it.
     assert_eq!(history.json(&before).unwrap(), json!({ "in": {} }));

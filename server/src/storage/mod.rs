@@ -21,6 +21,8 @@
 //! inspect     a data directory, looked at from outside: what `verify` and `repair` see
 //! repair      what is proven, in a new data directory
 //! reopen      the log, opened again in the same process after a failure
+//! versions    states of documents with names, as files
+//! retire      epochs that documents have left behind, and how their rows go
 //! tombstone   deleted documents, and how their rows go
 //! thread      group commit, questions from other threads
 //! ```
@@ -49,6 +51,7 @@ mod proof;
 pub mod reader;
 pub mod reopen;
 pub mod repair;
+pub mod retire;
 mod scan;
 pub mod scrub;
 pub mod snapshot;
@@ -57,6 +60,7 @@ pub mod stats;
 pub(crate) mod testing;
 pub mod thread;
 pub mod tombstone;
+pub mod versions;
 
 use std::fs;
 use std::path::Path;

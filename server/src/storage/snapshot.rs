@@ -32,6 +32,7 @@ use super::error::advice;
 use super::fields::Fields;
 use super::keys::DirectoryId;
 use super::reader::Reader;
+use super::versions::Versions;
 
 /// The directory of snapshots in a data directory.
 pub const SNAPSHOTS_DIRECTORY: &str = "snapshots";
@@ -104,6 +105,11 @@ impl Snapshots {
     /// Those of the data directory at `path`. Nothing is read or made yet.
     pub fn new(path: &Path, id: DirectoryId) -> Self {
         Self { directory: path.join(SNAPSHOTS_DIRECTORY), id, hold: Arc::default() }
+    }
+
+    /// The named versions beside them.
+    pub(super) fn versions(&self) -> Versions {
+        Versions::new(self.directory.parent().unwrap_or(&self.directory))
     }
 
     /// Keeps every file as it is until this is let go, for whoever reads many of them as of one commit: meanwhile

@@ -65,6 +65,11 @@ impl Tombstones for Writer {
 
     fn tidy(&mut self) -> bool {
         let Some(mut purge) = self.purges.pop_front() else { return false };
+        if purge.keyspace.is_none()
+            && let Err(error) = self.snapshots.versions().delete_all(&purge.document)
+        {
+            tracing::error!("versions of deleted {} stay where they are: {error}", purge.document);
+        }
         if purge.keyspace.is_none() && !self.remove_snapshots(&purge.document) {
             // Held by a backup: some time later, with the next work that comes.
             self.purges.push_back(purge);

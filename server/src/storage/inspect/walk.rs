@@ -17,8 +17,9 @@ use crate::storage::anchor::AnchorRow;
 use crate::storage::error::{Damage, OpenError};
 use crate::storage::index::LogRow;
 use crate::storage::keys::{
-    COMMIT_KEY, CommitRow, FILLER_KEY, Head, KeyspaceId, decode_found, decode_past, document_of_deleted_key,
-    encode_found, hash_key, is_past_key, parse_anchor_key, parse_change_key, parse_hash_key,
+    COMMIT_KEY, CommitRow, FILLER_KEY, Head, KeyspaceId, RETIRED_PREFIX, decode_found, decode_past,
+    document_of_deleted_key, encode_found, hash_key, is_past_key, parse_anchor_key, parse_change_key,
+    parse_hash_key,
 };
 use crate::storage::proof::{Anchor, Proof};
 use crate::storage::snapshot::Snapshots;
@@ -150,7 +151,8 @@ impl Inspection {
         let mut rows = self.rows(KeyspaceId::Meta)?;
         let (mut stored, mut anchors) = (None, Anchors::new());
         while let Some(row) = rows.next_row().map_err(OpenError::io(&path, "read the tables"))? {
-            if document_of_deleted_key(&row.key).is_some() {
+            // A note that is damaged keeps old rows from being removed, and harms nothing else.
+            if document_of_deleted_key(&row.key).is_some() || row.key.starts_with(RETIRED_PREFIX) {
                 continue;
             }
             if let Some(place) = parse_anchor_key(&row.key) {
