@@ -66,7 +66,7 @@ pub struct Metrics {
     /// Changes that wait for a materialiser.
     pub materialiser_lag_records: IntGauge,
     /// Times that commits were held back for a materialiser.
-    pub materialiser_holds: IntGauge,
+    pub materialiser_holds: IntCounter,
     /// For how long the oldest of them does.
     pub materialiser_lag_seconds: Gauge,
     /// Replicas in memory.
@@ -154,7 +154,7 @@ impl Metrics {
                 "materialiser_lag_records",
                 "Changes that wait for a materialiser",
             )?,
-            materialiser_holds: gauge(
+            materialiser_holds: counter(
                 "materialiser_holds_total",
                 "Times that commits were held back for a materialiser",
             )?,
