@@ -238,6 +238,12 @@ impl Run<'_> {
         report.notes.extend(faults);
         report.notes.extend(taken.notes());
         report.kills = kills;
+        report.sections.highlight = Some(format!(
+            "ended {} times, {} of {} acked changes missing",
+            report.kills.len(),
+            report.edits.lost,
+            report.edits.acked
+        ));
         let mut claims = claims(&report);
         claims.extend(taken.claims());
         let said = if verified.is_ok() { "whole" } else { "not whole" };
