@@ -8,7 +8,7 @@ import type { WasmSource } from "./automerge.js";
 import { Connection } from "./connection.js";
 import type { WebSocketFactory } from "./connection.js";
 import { Document } from "./document/document.js";
-import type { DocumentOptions } from "./document/document.js";
+import type { ContentFactory, DocumentOptions } from "./document/document.js";
 import { world } from "./environment.js";
 import type { Environment } from "./environment.js";
 import { localError, namedError } from "./errors.js";
@@ -128,7 +128,7 @@ export class Client {
     const known = this.documents.get(id);
     if (known !== undefined) return known as unknown as Document<T>;
     const channel = this.channel(id);
-    const document = new Document<T>(channel, options, () => automerge(this.options.wasm));
+    const document = new Document<T>(channel, options, () => this.factory());
     this.documents.set(id, document as unknown as Document<never>);
     this.connect();
     return document;
@@ -184,6 +184,12 @@ export class Client {
     this.connection.stop();
     this.leavePage();
     this.errors.clear();
+  }
+
+  /** What needs Automerge is loaded with it. */
+  private async factory(): Promise<ContentFactory> {
+    const [module, { Content }] = await Promise.all([automerge(this.options.wasm), import("./document/content.js")]);
+    return (stream, events) => new Content(module, stream, events);
   }
 
   private connect(): void {

@@ -7,18 +7,18 @@
  */
 
 import type { Doc } from "@automerge/automerge/slim";
-import type { AutomergeModule } from "../automerge.js";
 import { localError, namedError } from "../errors.js";
 import type { EtherPlyError } from "../errors.js";
 import type { Json, Message, Presence } from "../presence.js";
 import type { Refused } from "../protocol/events.js";
+import type { Stream } from "../protocol/stream.js";
 import { has, PRESENCE, READ, WRITE } from "../rights.js";
 import type { Channel, ContentSink } from "../room.js";
 import { guarded, Listeners, Signal } from "../signal.js";
 import type { Unsubscribe } from "../signal.js";
 import type { DocumentStatus, SyncState } from "../status.js";
 import { concat } from "../wire/bytes.js";
-import { Content } from "./content.js";
+import type { Content, ContentEvents } from "./content.js";
 import type { Receipt } from "./receipts.js";
 import { Scheduler } from "./scheduler.js";
 
@@ -62,6 +62,9 @@ export interface RefusedEdits {
   readonly changes: readonly Uint8Array[];
 }
 
+/** Makes the content of a document, once what that takes is loaded. */
+export type ContentFactory = <T extends object>(stream: Stream, events: ContentEvents) => Content<T>;
+
 interface Subscription<T> {
   check(doc: Doc<T>): void;
 }
@@ -82,13 +85,13 @@ export class Document<T extends object> {
   constructor(
     private readonly channel: Channel,
     private readonly options: DocumentOptions<T>,
-    load: () => Promise<AutomergeModule>,
+    load: () => Promise<ContentFactory>,
   ) {
     this.scheduler = new Scheduler(channel.host.environment, () => this.settle());
     this.statuses = new Signal(this.derive());
     channel.open(READ | PRESENCE | (options.access === "read" ? 0 : WRITE));
     load().then(
-      (automerge) => this.loaded(automerge),
+      (make) => this.loaded(make),
       (error: EtherPlyError) => this.fail(error),
     );
   }
@@ -240,10 +243,10 @@ export class Document<T extends object> {
     this.update();
   }
 
-  private loaded(automerge: AutomergeModule): void {
+  private loaded(make: ContentFactory): void {
     const stream = this.channel.stream;
     if (this.channel.isClosed || stream === undefined) return;
-    this.content = new Content<T>(automerge, stream, {
+    this.content = make<T>(stream, {
       changed: () => this.changed(),
       failed: (error) => {
         this.failure = error;
