@@ -21,6 +21,7 @@ import type { RoomHost } from "./room.js";
 import { Listeners } from "./signal.js";
 import type { Unsubscribe } from "./signal.js";
 import type { ClientStatus } from "./status.js";
+import type { Store } from "./store/store.js";
 import { VERSION } from "./version.js";
 import { utf8 } from "./wire/bytes.js";
 import { DOCUMENT_ID_BYTES_MAX } from "./wire/limits.js";
@@ -38,6 +39,8 @@ export interface ClientOptions {
   readonly url: string;
   /** Gives the token that grants rights on a document, where the server asks for one. */
   readonly auth?: (request: AuthRequest) => Promise<string> | string;
+  /** Where documents are kept, so that edits outlive the page or the program. Without it they are in memory only. */
+  readonly store?: Store;
   /** The WebSocket to use where there is none, as in Node before version 22: that of the package `ws`. */
   readonly webSocket?: WebSocketFactory;
   /** Where Automerge's WebAssembly comes from, if not from the package's own copy. */
@@ -103,9 +106,9 @@ export class Client {
     return this.connection.status.value;
   }
 
-  /** Whether every edit of every document is on the server's disk. */
+  /** Whether every edit of every document would survive if this page or program ended now. */
   get isSaved(): boolean {
-    return [...this.documents.values()].every((document) => document.status.savedOnServer);
+    return [...this.documents.values()].every(({ status }) => status.savedOnServer || status.savedLocally);
   }
 
   /** Watches where the client stands. */
@@ -128,7 +131,7 @@ export class Client {
     const known = this.documents.get(id);
     if (known !== undefined) return known as unknown as Document<T>;
     const channel = this.channel(id);
-    const document = new Document<T>(channel, options, () => this.factory());
+    const document = new Document<T>(channel, options, () => this.factory(), this.options.store?.document(id));
     this.documents.set(id, document as unknown as Document<never>);
     this.connect();
     return document;
@@ -163,7 +166,7 @@ export class Client {
   }
 
   /**
-   * Asks before the page is left while edits are not on the server's disk. Browsers decide how. Does nothing where
+   * Asks before the page is left while edits are neither on the server's disk nor in the store. Browsers decide how. Does nothing where
    * there is no page.
    */
   guardUnload(): Unsubscribe {
@@ -175,14 +178,15 @@ export class Client {
     return () => window.removeEventListener("beforeunload", ask);
   }
 
-  /** Closes all documents and rooms, and the connection. */
-  close(): void {
+  /** Closes all documents and rooms, and the connection. Resolves when what is to be kept is kept. */
+  async close(): Promise<void> {
     if (this.isClosed) return;
     this.isClosed = true;
-    for (const document of [...this.documents.values()]) document.close();
+    const kept = [...this.documents.values()].map((document) => document.close());
     for (const room of [...this.rooms.values()]) room.close();
     this.connection.stop();
     this.leavePage();
+    await Promise.all(kept);
     this.errors.clear();
   }
 

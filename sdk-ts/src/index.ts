@@ -28,4 +28,8 @@ export type { AuthReason } from "./protocol/events.js";
 export { Room } from "./room.js";
 export type { Unsubscribe } from "./signal.js";
 export type { ClientStatus, DocumentStatus, RoomStatus, SyncState } from "./status.js";
+export { indexedDbStore } from "./store/indexeddb.js";
+export type { IndexedDbOptions } from "./store/indexeddb.js";
+export type { Batch, DocumentStore, Row, Store, Stored } from "./store/store.js";
+export type { Cursor } from "./wire/kinds.js";
 export type { WireCode } from "./wire/codes.js";

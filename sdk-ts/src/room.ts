@@ -77,6 +77,7 @@ export class Channel implements StreamEvents {
       this.stream = this.host.session.open(this.id, rights, cursor, this);
     } else if (!has(this.stream.rights, rights)) {
       this.stream.rights |= rights;
+      if (cursor !== undefined) this.stream.resumeAt(cursor);
       this.stream.reopen();
     }
     this.moved();

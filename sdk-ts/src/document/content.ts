@@ -11,12 +11,14 @@ import type { AutomergeModule } from "../automerge.js";
 import { randomBytes } from "../environment.js";
 import { localError, namedError } from "../errors.js";
 import type { EtherPlyError } from "../errors.js";
+import type { Kept } from "../store/keeper.js";
+import type { Row, Stored } from "../store/store.js";
 import type { Push } from "../protocol/outbox.js";
 import type { Stream } from "../protocol/stream.js";
 import { fromHex, toHex, utf8 } from "../wire/bytes.js";
-import type { ClockEntry } from "../wire/kinds.js";
+import type { ClockEntry, Cursor } from "../wire/kinds.js";
 import { CHANGE_MESSAGE_BYTES_MAX } from "../wire/limits.js";
-import { genesis } from "./genesis.js";
+import { genesis, GENESIS_ACTOR } from "./genesis.js";
 import { Receipts } from "./receipts.js";
 import type { Receipt } from "./receipts.js";
 import { transplant } from "./transplant.js";
@@ -29,8 +31,10 @@ type Piece = { readonly snapshot: Uint8Array } | { readonly changes: readonly Ui
 
 /** What the content tells whoever shows it. */
 export interface ContentEvents {
-  /** The copy is another one now. */
-  changed(): void;
+  /** The copy is another one now. `edited`: by an edit that was made here. */
+  changed(edited: boolean): void;
+  /** The copy is not what it was and more, but something else. */
+  began(): void;
   /** Something that nobody waits for went wrong. */
   failed(error: EtherPlyError, changes?: readonly Uint8Array[]): void;
 }
@@ -42,7 +46,7 @@ export interface Edit {
 }
 
 /** The copy of a document and what it owes the server. */
-export class Content<T extends object> {
+export class Content<T extends object> implements Kept {
   /** Own edits that are not on the server's disk. */
   readonly receipts = new Receipts();
   private copy: Doc<T>;
@@ -76,6 +80,47 @@ export class Content<T extends object> {
   /** Whether a new copy is on its way. */
   get beginsAnew(): boolean {
     return this.next !== undefined;
+  }
+
+  /** Goes on with what was kept: the copy, and edits that are not on the server yet. */
+  restore(stored: Stored): void {
+    const epoch = stored.cursor?.epoch;
+    // A row of epoch 0 was kept before the server was heard, and of another one it belongs to what was thrown away.
+    const fits = (row: Row): boolean => row.mine || epoch === undefined || row.epoch === 0n || row.epoch === epoch;
+    const rows = stored.rows.filter(fits);
+    let doc = this.copy;
+    if (stored.copy !== undefined) doc = this.A.loadIncremental(doc, stored.copy);
+    [doc] = this.A.applyChanges(doc, rows.map((row) => row.change));
+    this.copy = doc;
+    const mine = new Map(rows.flatMap((row) => (row.mine ? [[row.hash, row.change] as const] : [])));
+    const unsent: Uint8Array[] = [];
+    for (const { hash, actor } of this.A.getChangesMetaSince(doc, [])) {
+      const change = mine.get(hash);
+      if (change === undefined) continue;
+      this.receipts.add(hash, change);
+      if (actor === GENESIS_ACTOR) this.openGenesis = change;
+      else this.actors.add(actor);
+      unsent.push(change);
+    }
+    if (unsent.length > 0) this.stream.push(unsent);
+  }
+
+  since(heads: readonly string[]): ReturnType<Kept["since"]> {
+    const meta = this.A.getChangesMetaSince(this.copy, [...heads]);
+    const changes = this.A.getChangesSince(this.copy, [...heads]);
+    const rows = meta.flatMap(({ hash }, index) => {
+      const change = changes[index];
+      return change === undefined ? [] : [{ hash, change, mine: this.receipts.has(hash) }];
+    });
+    return { rows, heads: this.A.getHeads(this.copy) };
+  }
+
+  cursor(): Cursor | undefined {
+    return this.pieces.length === 0 && this.next === undefined ? this.stream.cursor : undefined;
+  }
+
+  join(copy: Uint8Array): void {
+    if (this.next === undefined && this.openGenesis === undefined) this.show(this.A.loadIncremental(this.copy, copy), false);
   }
 
   /** Gathers changes of others. */
@@ -112,7 +157,7 @@ export class Content<T extends object> {
       }
       join();
       if (this.next !== undefined) this.next = doc;
-      else this.show(doc);
+      else this.show(doc, false);
     } catch (cause) {
       // The server finds out as well, takes out what broke the document, and has everybody begin anew.
       this.isBroken = true;
@@ -126,11 +171,12 @@ export class Content<T extends object> {
     const change = genesis(this.A, initial);
     if (change === undefined) return;
     const [doc] = this.A.applyChanges(this.copy, [change]);
-    this.show(doc);
-    if (!pushes) return;
-    this.openGenesis = change;
-    this.receipts.add(this.hashOf(change), change);
-    this.stream.push([change]);
+    if (pushes) {
+      this.openGenesis = change;
+      this.receipts.add(this.hashOf(change), change);
+      this.stream.push([change]);
+    }
+    this.show(doc, true);
   }
 
   /** Edits the document. `undefined` if nothing was changed. Throws what `edit` throws, with nothing changed. */
@@ -161,16 +207,16 @@ export class Content<T extends object> {
     const receipt = this.receipts.add(made.hash, made.bytes);
     // What is edited while a new copy is on its way is made again in that one.
     if (this.next === undefined) this.stream.push([made.bytes]);
-    this.show(doc);
+    this.show(doc, true);
     return { receipt, bytes: made.bytes };
   }
 
-  /** A push is on the server's disk. */
-  acked(push: Push): void {
-    for (const change of push.changes) {
-      if (change === this.openGenesis) this.openGenesis = undefined;
-      this.receipts.saved(this.hashOf(change));
-    }
+  /** A push is on the server's disk. Gives the hashes of its changes. */
+  acked(push: Push): readonly string[] {
+    const hashes = push.changes.map((change) => this.hashOf(change));
+    if (this.openGenesis !== undefined && push.changes.includes(this.openGenesis)) this.openGenesis = undefined;
+    for (const hash of hashes) this.receipts.saved(hash);
+    return hashes;
   }
 
   /** Begins anew from what the server is about to send. */
@@ -197,7 +243,8 @@ export class Content<T extends object> {
     }
     if (made.length > 0) this.stream.push(made);
     this.A.free(old);
-    this.show(this.copy);
+    this.events.began();
+    this.show(this.copy, made.length > 0);
   }
 
   /** Tells the server what this side has, and pushes what it lacks. */
@@ -226,7 +273,7 @@ export class Content<T extends object> {
     const hashes = new Set(changes.map((change) => this.hashOf(change)));
     for (const hash of hashes) this.receipts.lost(hash, error);
     this.without(this.copy, hashes);
-    this.events.changed();
+    this.events.changed(false);
   }
 
   /** The document as Automerge saves it. */
@@ -240,9 +287,9 @@ export class Content<T extends object> {
     return this.A.init<T>({ actor });
   }
 
-  private show(doc: Doc<T>): void {
+  private show(doc: Doc<T>, edited: boolean): void {
     this.copy = doc;
-    this.events.changed();
+    this.events.changed(edited);
   }
 
   private hashOf(change: Uint8Array): string {
@@ -272,6 +319,7 @@ export class Content<T extends object> {
     const [rebuilt] = this.A.applyChanges(this.blank(), kept);
     this.A.free(doc);
     this.copy = rebuilt;
+    this.events.began();
   }
 
   /** The changes that a side with this clock lacks, in causal order. */

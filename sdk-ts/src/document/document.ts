@@ -21,6 +21,9 @@ import { concat } from "../wire/bytes.js";
 import type { Content, ContentEvents } from "./content.js";
 import type { Receipt } from "./receipts.js";
 import { Scheduler } from "./scheduler.js";
+import { Keeper } from "../store/keeper.js";
+import type { DocumentStore, Stored } from "../store/store.js";
+import type { Cursor } from "../wire/kinds.js";
 
 /** How often a document may begin anew for one reason, without an edit being saved in between. */
 export const REBUILDS_MAX = 4;
@@ -76,6 +79,7 @@ export class Document<T extends object> {
   private readonly subscriptions = new Set<Subscription<T>>();
   private readonly arrivals = new Listeners<[EtherPlyError | undefined]>();
   private readonly scheduler: Scheduler;
+  private keeper: Keeper | undefined;
   private isReady = false;
   private held: EtherPlyError | undefined;
   private failure: EtherPlyError | undefined;
@@ -86,12 +90,14 @@ export class Document<T extends object> {
     private readonly channel: Channel,
     private readonly options: DocumentOptions<T>,
     load: () => Promise<ContentFactory>,
+    private readonly store: DocumentStore | undefined,
   ) {
     this.scheduler = new Scheduler(channel.host.environment, () => this.settle());
     this.statuses = new Signal(this.derive());
-    channel.open(READ | PRESENCE | (options.access === "read" ? 0 : WRITE));
-    load().then(
-      (make) => this.loaded(make),
+    // What is kept says where to resume, and has to be there before the server is asked.
+    if (store === undefined) this.open(undefined);
+    Promise.all([load(), this.stored()]).then(
+      ([make, stored]) => this.loaded(make, stored),
       (error: EtherPlyError) => this.fail(error),
     );
   }
@@ -232,28 +238,69 @@ export class Document<T extends object> {
     return given;
   }
 
-  /** Leaves the document. Edits that are not saved on the server stay in the client's store, if it has one. */
-  close(): void {
+  /**
+   * Leaves the document. Edits that are not saved on the server stay in the client's store, if it has one: resolves
+   * when they are there.
+   */
+  async close(): Promise<void> {
     if (this.channel.isClosed) return;
+    this.scheduler.flush();
     this.scheduler.stop();
+    const kept = this.keeper?.close();
     this.channel.close();
     this.arrivals.tell(undefined);
     this.content?.receipts.refuse(localError("closed", `${this.id} was closed`));
     this.subscriptions.clear();
     this.update();
+    await kept;
   }
 
-  private loaded(make: ContentFactory): void {
-    const stream = this.channel.stream;
-    if (this.channel.isClosed || stream === undefined) return;
-    this.content = make<T>(stream, {
-      changed: () => this.changed(),
+  private open(cursor: Cursor | undefined): Stream {
+    return this.channel.open(READ | PRESENCE | (this.options.access === "read" ? 0 : WRITE), cursor);
+  }
+
+  /** What was kept. A store that fails costs what it kept, and not the document. */
+  private async stored(): Promise<Stored | undefined> {
+    try {
+      return await this.store?.read();
+    } catch (error) {
+      this.channel.host.report(error as EtherPlyError, this.id);
+      return undefined;
+    }
+  }
+
+  private loaded(make: ContentFactory, stored: Stored | undefined): void {
+    if (this.channel.isClosed) return;
+    const stream = this.open(stored?.cursor);
+    const content = make<T>(stream, {
+      changed: (edited) => {
+        this.keeper?.changed(edited);
+        this.changed();
+      },
+      began: () => this.keeper?.began(),
       failed: (error) => {
         this.failure = error;
         this.channel.host.report(error, this.id);
       },
     });
-    this.channel.attach(this.sink(this.content));
+    this.content = content;
+    if (this.store !== undefined) {
+      const told = (error: EtherPlyError | undefined): void => {
+        if (error !== undefined) this.channel.host.report(error, this.id);
+        this.update();
+      };
+      this.keeper = new Keeper(this.store, content, this.channel.host.environment, told);
+    }
+    if (stored !== undefined) {
+      content.restore(stored);
+      this.keeper?.begin(stored, this.heads());
+      if (!content.isEmpty) this.becomeReady();
+    }
+    this.channel.attach(this.sink(content));
+  }
+
+  private heads(): readonly string[] {
+    return this.content?.since([]).heads ?? [];
   }
 
   /** What the stream brings. */
@@ -266,7 +313,7 @@ export class Document<T extends object> {
       reconcile: (clock) => (content.reconcile(clock), this.settle()),
       acked: (push) => {
         this.rebuilds = 0;
-        content.acked(push);
+        for (const hash of content.acked(push)) this.keeper?.saved(hash);
         this.settle();
       },
       refused: (refused) => this.onRefused(content, refused),
@@ -407,7 +454,7 @@ export class Document<T extends object> {
       state,
       error: this.held ?? this.failure ?? (state === "live" ? undefined : channel.status.value.error),
       ready: this.isReady,
-      savedLocally: false,
+      savedLocally: this.keeper?.isKept ?? false,
       savedOnServer: pending === 0,
       pending,
       // The last word of the server counts while there is no connection.

@@ -91,6 +91,11 @@ export class Stream {
     return this.progress.resume;
   }
 
+  /** Resumes there instead of at the beginning, if nothing was received yet. */
+  resumeAt(cursor: Cursor): void {
+    if (this.progress.resume === undefined) this.progress = new Progress(cursor);
+  }
+
   /** Whether everything up to this place was received. */
   hasSeen(cursor: Cursor): boolean {
     return this.progress.epoch === cursor.epoch && this.progress.seq >= cursor.seq;

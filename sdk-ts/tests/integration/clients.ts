@@ -19,8 +19,8 @@ export function client(url: string, options: Partial<ClientOptions> = {}): Clien
 }
 
 /** Ends all clients. */
-export function closeAll(): void {
-  for (const each of clients.splice(0)) each.close();
+export async function closeAll(): Promise<void> {
+  await Promise.all(clients.splice(0).map((each) => each.close()));
 }
 
 /** Waits until this holds of a document, looking whenever it or its status changes. */

@@ -47,7 +47,7 @@ describe("two clients", () => {
     await Promise.all(boards.map((board) => until(board, ({ current }) => current?.cards.length === 2)));
     await Promise.all(boards.map(saved));
     expect(boards[0]!.current).toEqual(boards[1]!.current);
-    closeAll();
+    await closeAll();
     await Promise.all(proxies.map((proxy) => proxy.close()));
   });
 
@@ -67,7 +67,7 @@ describe("two clients", () => {
     await until(late, ({ current }) => current?.cards.length === 2);
     expect(late.current).toEqual(early.current);
     expect(late.current?.note).toBeUndefined();
-    closeAll();
+    await closeAll();
     await proxy.close();
   });
 
@@ -78,7 +78,7 @@ describe("two clients", () => {
     await Promise.all(boards.map((board) => board.ready()));
     await Promise.all(boards.map((board) => board.change((doc) => void doc.cards.push({ title: "x" })).durable()));
     expect(proxy.connections).toBe(1);
-    closeAll();
+    await closeAll();
     await proxy.close();
   });
 });
@@ -103,7 +103,7 @@ describe("a cut network", () => {
     await until(ada, ({ current }) => current?.cards.length === 15);
     await until(ben, ({ current }) => current?.cards.length === 15);
     expect(ada.current).toEqual(ben.current);
-    closeAll();
+    await closeAll();
     await proxy.close();
   });
 
@@ -122,7 +122,7 @@ describe("a cut network", () => {
     proxy.mend();
     await durable;
     expect(ada.status.savedOnServer).toBe(true);
-    closeAll();
+    await closeAll();
     await proxy.close();
   });
 });
@@ -145,7 +145,7 @@ describe("a server that is killed", () => {
       await until(board, ({ current }) => current?.cards.length === 52 && current.note === "me too");
     }
     expect(ada!.current).toEqual(ben!.current);
-    closeAll();
+    await closeAll();
     await own.remove();
   });
 
@@ -157,7 +157,7 @@ describe("a server that is killed", () => {
     await until(ada, ({ status }) => status.state === "offline");
     await own.start();
     await saved(ada);
-    closeAll();
+    await closeAll();
     await own.remove();
   });
 });
@@ -186,7 +186,7 @@ describe("what is asked wrongly", () => {
     await reader.ready();
     expect(() => reader.change((doc) => void (doc.note = "no"))).toThrow(EtherPlyError);
     expect(() => reader.change((doc) => void (doc.note = "no"))).toThrow(expect.objectContaining({ code: "read_only" }));
-    board.close();
+    await board.close();
     expect(() => board.change(() => undefined)).toThrow(expect.objectContaining({ code: "closed" }));
     await expect(board.ready()).rejects.toMatchObject({ code: "closed" });
   });
