@@ -22,6 +22,8 @@ import { genesis, GENESIS_ACTOR } from "./genesis.js";
 import { Receipts } from "./receipts.js";
 import type { Receipt } from "./receipts.js";
 import { transplant } from "./transplant.js";
+import { reverse, UndoStacks } from "./undo.js";
+import type { Origin } from "./undo.js";
 
 /** Most operations that one change may have. */
 export const CHANGE_OPS_MAX = 262_144;
@@ -39,6 +41,16 @@ export interface ContentEvents {
   failed(error: EtherPlyError, changes?: readonly Uint8Array[]): void;
 }
 
+/** How an edit is made. */
+export interface EditOptions {
+  readonly message: string | undefined;
+  /** Most bytes of its change. */
+  readonly bytesMax: number;
+  /** Whether it is one of the user's own, or takes one back, or makes one again. */
+  readonly origin?: Origin;
+  readonly nowMs: number;
+}
+
 /** An edit that was made. */
 export interface Edit {
   readonly receipt: Receipt;
@@ -48,7 +60,9 @@ export interface Edit {
 /** The copy of a document and what it owes the server. */
 export class Content<T extends object> implements Kept {
   /** Own edits that are not on the server's disk. */
-  readonly receipts = new Receipts();
+  readonly receipts: Receipts = new Receipts();
+  /** Own edits that can be taken back. */
+  readonly undo: UndoStacks = new UndoStacks();
   private copy: Doc<T>;
   /** The copy that takes this one's place once it is whole. */
   private next: Doc<T> | undefined;
@@ -180,7 +194,7 @@ export class Content<T extends object> implements Kept {
   }
 
   /** Edits the document. `undefined` if nothing was changed. Throws what `edit` throws, with nothing changed. */
-  edit(edit: (doc: T) => void, message: string | undefined, opsBytesMax: number): Edit | undefined {
+  edit(edit: (doc: T) => void, { message, bytesMax, origin = "edit", nowMs }: EditOptions): Edit | undefined {
     if (message !== undefined && utf8(message).length > CHANGE_MESSAGE_BYTES_MAX) {
       throw localError("bad_argument", `a change's message may have ${CHANGE_MESSAGE_BYTES_MAX} bytes`);
     }
@@ -196,7 +210,7 @@ export class Content<T extends object> implements Kept {
     }
     const made = this.made(doc, before);
     if (made === undefined) return undefined;
-    if (made.bytes.length > opsBytesMax || made.ops > CHANGE_OPS_MAX) {
+    if (made.bytes.length > bytesMax || made.ops > CHANGE_OPS_MAX) {
       this.without(doc, new Set([made.hash]));
       throw namedError("change_too_large", `the edit makes a change of ${made.bytes.length} bytes and ${made.ops} operations`);
     }
@@ -205,10 +219,18 @@ export class Content<T extends object> implements Kept {
       throw localError("outbox_full", "too many edits wait for the server");
     }
     const receipt = this.receipts.add(made.hash, made.bytes);
+    this.undo.made({ before, after: [made.hash] }, origin, nowMs, message);
     // What is edited while a new copy is on its way is made again in that one.
     if (this.next === undefined) this.stream.push([made.bytes]);
     this.show(doc, true);
     return { receipt, bytes: made.bytes };
+  }
+
+  /** Takes the last own edit back, or makes it again. `undefined` if there is nothing to be done. */
+  reverse(origin: "undo" | "redo", options: Omit<EditOptions, "origin" | "message">): Edit | undefined {
+    const steps = this.undo.take(origin);
+    if (steps === undefined) return undefined;
+    return this.edit(reverse(this.A, this.copy, steps), { ...options, origin, message: undefined });
   }
 
   /** A push is on the server's disk. Gives the hashes of its changes. */
@@ -243,6 +265,7 @@ export class Content<T extends object> implements Kept {
     }
     if (made.length > 0) this.stream.push(made);
     this.A.free(old);
+    this.undo.clear();
     this.events.began();
     this.show(this.copy, made.length > 0);
   }
@@ -319,6 +342,7 @@ export class Content<T extends object> implements Kept {
     const [rebuilt] = this.A.applyChanges(this.blank(), kept);
     this.A.free(doc);
     this.copy = rebuilt;
+    this.undo.clear();
     this.events.began();
   }
 

@@ -18,8 +18,9 @@ import { guarded, Listeners, Signal } from "../signal.js";
 import type { Unsubscribe } from "../signal.js";
 import type { DocumentStatus, SyncState } from "../status.js";
 import { concat } from "../wire/bytes.js";
-import type { Content, ContentEvents } from "./content.js";
+import type { Content, ContentEvents, Edit } from "./content.js";
 import type { Receipt } from "./receipts.js";
+import type { UndoState } from "./undo.js";
 import { Scheduler } from "./scheduler.js";
 import { Keeper } from "../store/keeper.js";
 import type { DocumentStore, Stored } from "../store/store.js";
@@ -76,6 +77,7 @@ interface Subscription<T> {
 export class Document<T extends object> {
   private content: Content<T> | undefined;
   private readonly statuses: Signal<DocumentStatus>;
+  private readonly undoStates = new Signal<UndoState>({ canUndo: false, canRedo: false });
   private readonly subscriptions = new Set<Subscription<T>>();
   private readonly arrivals = new Listeners<[EtherPlyError | undefined]>();
   private readonly scheduler: Scheduler;
@@ -154,10 +156,48 @@ export class Document<T extends object> {
    * Throws `not_ready`, `read_only`, `outbox_full`, `change_too_large`, `closed`.
    */
   change(edit: (doc: T) => void, options: ChangeOptions = {}): Change {
+    return this.made(this.editable().edit(edit, { ...this.editOptions(), message: options.message }));
+  }
+
+  /**
+   * Takes this side's last edit back, and nobody else's: as a new edit, `undefined` if there is none. Values that
+   * others overwrote since stay. Edits within half a second of each other are taken back together.
+   *
+   * Throws as {@link Document.change} does.
+   */
+  undo(): Change | undefined {
+    return this.reversed("undo");
+  }
+
+  /** Makes again what {@link Document.undo} took back; `undefined` if there is nothing. */
+  redo(): Change | undefined {
+    return this.reversed("redo");
+  }
+
+  /** Whether there is something to take back, or to make again: another object when that changes. */
+  get undoState(): UndoState {
+    return this.undoStates.value;
+  }
+
+  /** Watches {@link Document.undoState}. */
+  onUndoState(listener: (state: UndoState) => void): Unsubscribe {
+    return this.undoStates.subscribe(listener);
+  }
+
+  private reversed(origin: "undo" | "redo"): Change | undefined {
     const content = this.editable();
-    const made = content.edit(edit, options.message, this.channel.host.session.limits.changeBytesMax);
+    if (!content.undo.state[origin === "undo" ? "canUndo" : "canRedo"]) return undefined;
+    return this.made(content.reverse(origin, this.editOptions()));
+  }
+
+  private editOptions(): { bytesMax: number; nowMs: number } {
+    const { session, environment } = this.channel.host;
+    return { bytesMax: session.limits.changeBytesMax, nowMs: environment.now() };
+  }
+
+  private made(edit: Edit | undefined): Change {
     this.update();
-    const receipt: Receipt | undefined = made?.receipt;
+    const receipt: Receipt | undefined = edit?.receipt;
     return {
       hash: receipt?.hash,
       durable: async ({ signal } = {}) => receipt?.durable(signal),
@@ -440,6 +480,7 @@ export class Document<T extends object> {
   }
 
   private update(): void {
+    if (this.content !== undefined) this.undoStates.set(this.content.undo.state);
     this.statuses.set(this.derive());
   }
 

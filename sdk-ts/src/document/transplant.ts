@@ -34,6 +34,8 @@ interface Sequence {
 class Node {
   readonly children = new Map<string, Node>();
   sequence: Sequence | undefined;
+  /** Whether there is something else in the copy that is edited than there was before the patches. */
+  isOthers = false;
 
   constructor(
     /** What stood there before the patches; `undefined` if they made it. */
@@ -104,9 +106,12 @@ class Surgeon {
   private putKey(parent: Place, key: string, value: unknown): string | undefined {
     const map = this.at(parent.path);
     if (typeof map !== "object" || map === null || Array.isArray(map)) return GONE;
-    if (this.isOthers(parent, key, map)) return OTHERS;
+    const child = new Node(undefined);
+    parent.node.children.set(key, child);
+    // What would have filled the value is not for the one that stays.
+    child.isOthers = this.isOthers(parent, key, map);
+    if (child.isOthers) return OTHERS;
     Reflect.set(map, key, value);
-    parent.node.children.set(key, new Node(undefined));
     return undefined;
   }
 
@@ -130,6 +135,10 @@ class Surgeon {
     const at = element === undefined ? -1 : (sequence?.ours.indexOf(element) ?? -1);
     const list = this.at(parent.path);
     if (sequence === undefined || at < 0 || !Array.isArray(list)) return GONE;
+    if (this.context.keepsOthers && element?.isOthers === true) {
+      sequence.theirs[index] = new Node(undefined);
+      return OTHERS;
+    }
     const made = new Node(undefined);
     list[at] = value;
     sequence.theirs[index] = made;
@@ -142,8 +151,8 @@ class Surgeon {
     if (sequence === undefined) return undefined;
     for (const element of sequence.theirs.splice(index, count)) {
       const at = sequence.ours.indexOf(element);
-      // What is not there any more needs not be deleted.
-      if (at < 0) continue;
+      // What is not there any more needs not be deleted, and what others edited stays.
+      if (at < 0 || (this.context.keepsOthers && element.isOthers)) continue;
       const container = this.at(parent.path);
       if (Array.isArray(container)) this.A.deleteAt(container, at);
       else this.A.splice(this.context.target as never, parent.path, at, 1);
@@ -218,6 +227,7 @@ class Surgeon {
           child = new Node(step(place.node.before, [prop]));
           place.node.children.set(prop, child);
         }
+        if (child.isOthers) return undefined;
         place = { node: child, path: [...place.path, prop] };
       }
     }
@@ -235,7 +245,9 @@ class Surgeon {
     const places = align(before, held, (one, other) => (one.id !== undefined && one.id === other.id) || equal(one.value, other.value));
     const theirs = places.map((at, index) => {
       const found = ours[at] ?? new Node(undefined);
+      const held = found.before;
       found.before = before[index]?.value;
+      found.isOthers = at >= 0 && !equal(held, found.before);
       return found;
     });
     node.sequence = { theirs, ours };
