@@ -23,6 +23,8 @@ import { BROADCAST_TOPIC_BYTES_MAX } from "./wire/limits.js";
 
 /** How long before its end a token is renewed, at most. */
 export const RENEW_MS_MAX = 60_000;
+/** Shortest time until a token is renewed: one that has ended already is not asked for again and again. */
+export const RENEW_MS_MIN = 250;
 
 /** What content is told of a stream. */
 export type ContentSink = Pick<
@@ -227,7 +229,7 @@ export class Channel implements StreamEvents {
     if (expiresAtMs === 0 || stream === undefined) return;
     const { session, environment } = this.host;
     const leftMs = expiresAtMs - session.clockAheadMs - Date.now();
-    const waitMs = Math.max(0, leftMs - Math.min(RENEW_MS_MAX, leftMs / 5));
+    const waitMs = Math.max(RENEW_MS_MIN, leftMs - Math.min(RENEW_MS_MAX, leftMs / 5));
     this.cancelRenewal = environment.after(waitMs, () => void session.renew(stream, "renew"));
   }
 }
