@@ -92,11 +92,7 @@ export class Client {
       environment,
       status: this.connection.status,
       report: (error, documentId) => this.errors.tell(error, documentId),
-      release: (channel) => {
-        this.channels.delete(channel.id);
-        this.documents.delete(channel.id);
-        this.rooms.delete(channel.id);
-      },
+      release: (channel) => void this.channels.delete(channel.id),
     };
     this.leavePage = watchPage(() => this.connection.hurry());
   }
@@ -131,7 +127,9 @@ export class Client {
     const known = this.documents.get(id);
     if (known !== undefined) return known as unknown as Document<T>;
     const channel = this.channel(id);
-    const document = new Document<T>(channel, options, () => this.factory(), this.options.store?.document(id));
+    const store = this.options.store?.document(id);
+    const released = (): void => void this.documents.delete(id);
+    const document = new Document<T>(channel, options, () => this.factory(), store, released);
     this.documents.set(id, document as unknown as Document<never>);
     this.connect();
     return document;
@@ -146,7 +144,7 @@ export class Client {
   room(id: string): Room {
     const known = this.rooms.get(id);
     if (known !== undefined) return known;
-    const room = new Room(this.channel(id));
+    const room = new Room(this.channel(id), () => void this.rooms.delete(id));
     this.rooms.set(id, room);
     this.connect();
     return room;

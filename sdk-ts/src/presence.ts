@@ -30,6 +30,7 @@ export class Presence<P extends Json = Json> {
   private own: P | undefined;
   private members: ReadonlyMap<string, Member<P>> = new Map();
   private readonly list = new Signal<readonly Member<P>[]>([]);
+  private readonly anything = new Listeners<[]>();
   private cancel: (() => void) | undefined;
   private sentMs = Number.NEGATIVE_INFINITY;
 
@@ -62,6 +63,7 @@ export class Presence<P extends Json = Json> {
       throw namedError("presence_too_large", `the presence state has ${bytes.length} bytes`);
     }
     this.own = state;
+    this.anything.tell();
     if (this.cancel !== undefined) return;
     const waitMs = this.sentMs + PRESENCE_INTERVAL_MS - this.environment.now();
     if (waitMs <= 0) this.flush();
@@ -78,12 +80,18 @@ export class Presence<P extends Json = Json> {
     this.cancel?.();
     this.cancel = undefined;
     this.own = undefined;
+    this.anything.tell();
     this.send(undefined);
   }
 
   /** Watches who is here and what they show. */
   subscribe(listener: (others: readonly Member<P>[]) => void): Unsubscribe {
     return this.list.subscribe(listener);
+  }
+
+  /** Watches who is here and what they show, and what this side shows. */
+  onChange(listener: () => void): Unsubscribe {
+    return this.anything.add(listener);
   }
 
   /** What the server tells of others. @internal */
@@ -126,6 +134,7 @@ export class Presence<P extends Json = Json> {
   private show(members: ReadonlyMap<string, Member<P>>): void {
     this.members = members;
     this.list.set([...members.values()]);
+    this.anything.tell();
   }
 }
 

@@ -58,8 +58,11 @@ export class Channel implements StreamEvents {
   refusal: EtherPlyError | undefined;
   error: EtherPlyError | undefined;
   isClosed = false;
+  /** The room and the document of this name, those that are in use. */
+  private users = 0;
   private sink: ContentSink | undefined;
   /** What came before the content was there to take it. */
+  private isDetached = false;
   private early: ((sink: ContentSink) => void)[] = [];
   private cancelRenewal: (() => void) | undefined;
   private readonly off: Unsubscribe;
@@ -84,6 +87,24 @@ export class Channel implements StreamEvents {
     }
     this.moved();
     return this.stream;
+  }
+
+  /** A room or a document uses the channel from now on. */
+  join(): void {
+    this.users += 1;
+  }
+
+  /** One that used it does not any more; with the last one it is closed. */
+  leave(): void {
+    this.users -= 1;
+    if (this.users === 0) this.close();
+  }
+
+  /** Content takes nothing more. */
+  detach(): void {
+    this.sink = undefined;
+    this.isDetached = true;
+    this.early = [];
   }
 
   /** From now on content takes what comes, and what came. */
@@ -116,8 +137,7 @@ export class Channel implements StreamEvents {
     this.host.session.send("broadcastSend", stream.handle, { topic }, [bytes]);
   }
 
-  close(): void {
-    if (this.isClosed) return;
+  private close(): void {
     this.isClosed = true;
     this.off();
     this.cancelRenewal?.();
@@ -206,6 +226,7 @@ export class Channel implements StreamEvents {
   }
 
   private pass(call: (sink: ContentSink) => void): void {
+    if (this.isDetached) return;
     if (this.sink === undefined) this.early.push(call);
     else call(this.sink);
   }
@@ -236,8 +257,14 @@ export class Channel implements StreamEvents {
 
 /** Presence and messages under one name, without content: never loads Automerge. */
 export class Room {
+  private isClosed = false;
+
   /** Made by {@link Client.room}. */
-  constructor(private readonly channel: Channel) {
+  constructor(
+    private readonly channel: Channel,
+    private readonly released: () => void,
+  ) {
+    channel.join();
     channel.open(PRESENCE);
   }
 
@@ -275,8 +302,11 @@ export class Room {
     return this.channel.messages.on(topic, listener);
   }
 
-  /** Leaves. */
+  /** Leaves; presence and messages of a document of this name go on. */
   close(): void {
-    this.channel.close();
+    if (this.isClosed) return;
+    this.isClosed = true;
+    this.released();
+    this.channel.leave();
   }
 }

@@ -83,6 +83,7 @@ export class Document<T extends object> {
   private readonly scheduler: Scheduler;
   private keeper: Keeper | undefined;
   private isReady = false;
+  private isClosed = false;
   private held: EtherPlyError | undefined;
   private failure: EtherPlyError | undefined;
   private rebuilds = 0;
@@ -93,7 +94,9 @@ export class Document<T extends object> {
     private readonly options: DocumentOptions<T>,
     load: () => Promise<ContentFactory>,
     private readonly store: DocumentStore | undefined,
+    private readonly released: () => void,
   ) {
+    channel.join();
     this.scheduler = new Scheduler(channel.host.environment, () => this.settle());
     this.statuses = new Signal(this.derive());
     // What is kept says where to resume, and has to be there before the server is asked.
@@ -137,7 +140,7 @@ export class Document<T extends object> {
    */
   ready(): Promise<Doc<T>> {
     const { current } = this;
-    if (current !== undefined && !this.channel.isClosed) return Promise.resolve(current);
+    if (current !== undefined && !this.isClosed) return Promise.resolve(current);
     const error = this.obstacle();
     if (error !== undefined) return Promise.reject(error);
     return new Promise((resolve, reject) => {
@@ -283,11 +286,14 @@ export class Document<T extends object> {
    * when they are there.
    */
   async close(): Promise<void> {
-    if (this.channel.isClosed) return;
+    if (this.isClosed) return;
     this.scheduler.flush();
     this.scheduler.stop();
+    this.isClosed = true;
     const kept = this.keeper?.close();
-    this.channel.close();
+    this.channel.detach();
+    this.released();
+    this.channel.leave();
     this.arrivals.tell(undefined);
     this.content?.receipts.refuse(localError("closed", `${this.id} was closed`));
     this.subscriptions.clear();
@@ -310,7 +316,7 @@ export class Document<T extends object> {
   }
 
   private loaded(make: ContentFactory, stored: Stored | undefined): void {
-    if (this.channel.isClosed) return;
+    if (this.isClosed) return;
     const stream = this.open(stored?.cursor);
     const content = make<T>(stream, {
       changed: (edited) => {
@@ -404,7 +410,7 @@ export class Document<T extends object> {
   /** Applies what was received, and goes on where that was waited for. */
   private settle(): void {
     const { content, channel } = this;
-    if (content === undefined || channel.isClosed) return;
+    if (content === undefined || this.isClosed) return;
     const isWhole = content.apply() && this.isUpToDate();
     const pushes = this.options.access !== "read" && (channel.grant === undefined || has(channel.grant.rights, WRITE));
     if (isWhole && content.beginsAnew) content.arrive(this.options.initial, pushes);
@@ -459,14 +465,14 @@ export class Document<T extends object> {
 
   /** Why there will be no copy. */
   private obstacle(): EtherPlyError | undefined {
-    if (this.channel.isClosed) return localError("closed", `${this.id} was closed`);
+    if (this.isClosed) return localError("closed", `${this.id} was closed`);
     if (this.failure !== undefined) return this.failure;
     const { state, error } = this.channel.host.status.value;
     return this.channel.refusal ?? (state === "refused" && this.options.initial === undefined ? error : undefined);
   }
 
   private readable(): Content<T> {
-    if (this.channel.isClosed) throw localError("closed", `${this.id} was closed`);
+    if (this.isClosed) throw localError("closed", `${this.id} was closed`);
     if (!this.isReady || this.content === undefined) throw localError("not_ready", `${this.id} is not there yet`);
     return this.content;
   }
