@@ -7,7 +7,7 @@ export default defineConfig({
       {
         test: {
           name: "integration",
-          include: ["tests/integration/**/*.test.ts"],
+          include: ["tests/integration/**/*.test.ts", "tests/e2e/**/*.test.ts"],
           // Each test waits for events of a real server; this is when one that never comes is given up.
           testTimeout: 60_000,
           hookTimeout: 60_000,

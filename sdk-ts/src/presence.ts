@@ -113,6 +113,11 @@ export class Presence<P extends Json = Json> {
     this.show(members);
   }
 
+  /** There is a stream to send it on now. @internal */
+  begin(): void {
+    if (this.own !== undefined) this.flush();
+  }
+
   /** There is no connection: nobody can be seen. @internal */
   disconnected(): void {
     if (this.members.size > 0) this.show(new Map());

@@ -80,6 +80,8 @@ export class Channel implements StreamEvents {
   open(rights: number, cursor?: Cursor): Stream {
     if (this.stream === undefined) {
       this.stream = this.host.session.open(this.id, rights, cursor, this);
+      // A document's stream waits for what is kept; presence may have been set before.
+      this.presence.begin();
     } else if (!has(this.stream.rights, rights)) {
       this.stream.rights |= rights;
       if (cursor !== undefined) this.stream.resumeAt(cursor);

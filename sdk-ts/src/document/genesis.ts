@@ -49,7 +49,7 @@ function ordered(A: AutomergeModule, value: unknown, path: string, depth: number
   if (value === null || value instanceof Date || value instanceof Uint8Array) return value;
   if (A.isCounter(value) || A.isImmutableString(value) || value instanceof A.Int || value instanceof A.Uint) return value;
   if (value instanceof A.Float64) return value;
-  if (Array.isArray(value)) return value.map((each, index) => ordered(A, each, `${path}[${index}]`, depth + 1));
+  if (Array.isArray(value)) return (value as unknown[]).map((each, index) => ordered(A, each, `${path}[${index}]`, depth + 1));
   const prototype: unknown = Object.getPrototypeOf(value);
   if (prototype !== Object.prototype && prototype !== null) throw wrong("is no plain object");
   // By code units, as `sort` compares, and not by anybody's language.

@@ -5,6 +5,8 @@ import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import { automerge, createClient } from "../../src/index.js";
 import type { AutomergeModule, AuthRequest, Client, ClientOptions, Document, EtherPlyError } from "../../src/index.js";
 import { genesis } from "../../src/document/genesis.js";
+import { merged } from "../../src/store/store.js";
+import type { Store, Stored } from "../../src/index.js";
 import { cursor, fakeServer } from "./fake.js";
 import type { Peer } from "./fake.js";
 
@@ -359,6 +361,31 @@ describe("a connection", () => {
 });
 
 describe("presence and messages", () => {
+  it("that are set before a store was read are shown once it is", async () => {
+    let kept: Stored | undefined;
+    const store: Store = {
+      document: () => ({
+        read: () => Promise.resolve(kept),
+        write: (batch) => {
+          const { stored, taken } = merged(kept, batch);
+          kept = stored;
+          return Promise.resolve(taken);
+        },
+        remove: () => Promise.resolve(),
+        close: () => undefined,
+      }),
+    };
+    const { client, next } = setup({ store });
+    const board = client.document<Board>("b", { initial });
+    board.presence.set("here");
+    const peer = await next();
+    await peer.welcome();
+    await peer.opens(5);
+    await acks(peer, 5, 0);
+    expect(new TextDecoder().decode((await peer.hears("presenceSet")).tail)).toBe('"here"');
+    await until(board, () => board.status.savedLocally && board.status.savedOnServer);
+  });
+
   it("of others come and go, one's own is passed over, and what is no JSON", async () => {
     const { client, next } = setup();
     const room = client.room("r");
