@@ -1,21 +1,19 @@
 /** Two pages in a real browser, with the package as it is published: the network goes, the server is killed. */
 
-import { execFileSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, mkdirSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
 import type { Server } from "node:http";
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 import { chromium } from "playwright-core";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, it } from "vitest";
 import { Proxy, TestServer } from "../integration/server.js";
+import { SDK, unpack } from "./pack.js";
 
-const SDK = fileURLToPath(new URL("../../", import.meta.url));
 const HTML = `<!doctype html><meta charset="utf-8"><textarea disabled></textarea><output></output><script type="module" src="/page.js"></script>`;
 
 const directory = mkdtempSync(join(tmpdir(), "etherply-e2e-"));
@@ -24,15 +22,9 @@ let proxy: Proxy;
 let pages: Server;
 let browser: Browser;
 
-/** Installs the packed tarball into a folder of its own, and bundles the page with it. */
+/** Bundles the page with the package as it is published. */
 async function bundle(): Promise<string> {
-  const packed = execFileSync("npm", ["pack", "--ignore-scripts", "--json", "--pack-destination", directory], { cwd: SDK, stdio: ["ignore", "pipe", "ignore"] });
-  const [{ filename }] = JSON.parse(packed.toString()) as [{ filename: string }];
-  const modules = join(directory, "node_modules/@etherply/sdk");
-  mkdirSync(modules, { recursive: true });
-  execFileSync("tar", ["-xzf", join(directory, filename), "-C", modules, "--strip-components=1"]);
-  // Its dependency comes as npm would bring it.
-  symlinkSync(join(SDK, "node_modules/@automerge"), join(directory, "node_modules/@automerge"));
+  const modules = unpack(directory);
   const entry = join(SDK, "tests/e2e/page.ts");
   await build({
     entryPoints: { page: entry },

@@ -72,7 +72,6 @@ export class Proxy {
   private readonly server: NetServer;
   private readonly sockets = new Set<Socket>();
   private isWhole = true;
-  private isDeaf = false;
   connections = 0;
 
   constructor(private readonly target: () => number) {
@@ -95,16 +94,9 @@ export class Proxy {
     for (const socket of this.sockets) socket.resetAndDestroy();
   }
 
-  /** Passes nothing on any more, and says nothing about it. */
-  deafen(): void {
-    this.isDeaf = true;
-    for (const socket of this.sockets) socket.pause();
-  }
-
   /** Takes connections again. */
   mend(): void {
     this.isWhole = true;
-    this.isDeaf = false;
   }
 
   async close(): Promise<void> {
@@ -126,9 +118,7 @@ export class Proxy {
     ] as const) {
       this.sockets.add(one);
       one.on("error", () => undefined);
-      one.on("data", (bytes) => {
-        if (!this.isDeaf) other.write(bytes);
-      });
+      one.on("data", (bytes) => void other.write(bytes));
       one.on("close", () => {
         this.sockets.delete(one);
         other.destroy();

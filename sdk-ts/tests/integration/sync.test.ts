@@ -162,6 +162,38 @@ describe("a server that is killed", () => {
   });
 });
 
+describe("presence and messages", () => {
+  it("go between a document and a room of the same name, and presence is shown again after a cut", async () => {
+    const id = fresh();
+    const proxy = await new Proxy(() => server.port).start();
+    const room = client(proxy.url).room(id);
+    const board = client(server.url).document<Board>(id, { initial });
+    room.presence.set({ name: "ada" });
+    const sees = (count: number): Promise<void> =>
+      new Promise((resolve) => {
+        const look = (): void => {
+          if (board.presence.others.length === count) (off(), resolve());
+        };
+        const off = board.presence.subscribe(look);
+        look();
+      });
+    await board.ready();
+    await sees(1);
+    expect(board.presence.others.map(({ state }) => state)).toEqual([{ name: "ada" }]);
+    const heard = new Promise((resolve) => board.onBroadcast("ping", resolve));
+    room.broadcast("ping", { n: 1 });
+    expect(await heard).toMatchObject({ topic: "ping", payload: { n: 1 }, from: board.presence.others[0]!.id });
+    proxy.cut();
+    await sees(0);
+    proxy.mend();
+    await sees(1);
+    room.presence.leave();
+    await sees(0);
+    await closeAll();
+    await proxy.close();
+  });
+});
+
 describe("what is asked wrongly", () => {
   it("throws before anything is done", async () => {
     const one = client(server.url);

@@ -5,6 +5,8 @@ import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import { automerge, createClient } from "../../src/index.js";
 import type { AutomergeModule, AuthRequest, Client, ClientOptions, Document, EtherPlyError } from "../../src/index.js";
 import { genesis } from "../../src/document/genesis.js";
+import { CONNECT_TIMEOUT_MS } from "../../src/connection.js";
+import { ANSWER_MS, QUIET_MS, TICK_MS } from "../../src/protocol/session.js";
 import { merged } from "../../src/store/store.js";
 import type { Store, Stored } from "../../src/index.js";
 import { cursor, fakeServer } from "./fake.js";
@@ -342,6 +344,50 @@ describe("a connection", () => {
     const again = await next();
     await again.welcome();
     expect((await again.hears("open")).body.cursor).toEqual(cursor(1));
+  });
+
+  it("is given up when the server says nothing any more, and made again", async () => {
+    let nowMs = 0;
+    const timers = new Set<{ atMs: number; act: () => void }>();
+    /** Lets time pass, a timer after the other. */
+    const pass = (ms: number): void => {
+      const endMs = nowMs + ms;
+      for (;;) {
+        const [first] = [...timers].sort((one, other) => one.atMs - other.atMs);
+        if (first === undefined || first.atMs > endMs) break;
+        timers.delete(first);
+        nowMs = Math.max(nowMs, first.atMs);
+        first.act();
+      }
+      nowMs = endMs;
+    };
+    const environment = {
+      now: () => nowMs,
+      random: () => 0.5,
+      after(ms: number, act: () => void) {
+        const timer = { atMs: nowMs + ms, act };
+        timers.add(timer);
+        return () => void timers.delete(timer);
+      },
+    };
+    const { client, next } = setup({ environment });
+    client.room("r");
+    const peer = await next();
+    await peer.welcome();
+    await peer.opens(5);
+    pass(QUIET_MS + TICK_MS);
+    peer.say("pong", 0, { nonce: 0n });
+    pass(QUIET_MS - TICK_MS);
+    expect([peer.isClosed, client.status.state]).toEqual([false, "live"]);
+    pass(ANSWER_MS + 3 * TICK_MS);
+    expect([peer.isClosed, client.status.state]).toEqual([true, "connecting"]);
+    const again = await next();
+    pass(CONNECT_TIMEOUT_MS);
+    expect(again.isClosed).toBe(true);
+    pass(10);
+    const last = await next();
+    await last.welcome();
+    expect(client.status.state).toBe("live");
   });
 
   it("keeps to the limits that the server announces", async () => {
