@@ -3,6 +3,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { VERSION } from "../../src/version.js";
 import { fromHex, toHex } from "../../src/wire/bytes.js";
 import { CODES, codeOf, codeOfClose } from "../../src/wire/codes.js";
 import { decodeFrame, encodeFrame, FLAG_SKIPPABLE, FrameError, HEADER_BYTES, PROTOCOL } from "../../src/wire/frame.js";
@@ -258,6 +259,11 @@ describe("tables", () => {
     announce(limits, 12, 60_000n);
     expect(limits).toEqual({ ...defaultLimits(), changeBytesMax: 1_000, idleMs: 60_000 });
     expect(CHANGE_BYTES_MAX).toBe(1_048_576);
+  });
+
+  it("of versions has one", () => {
+    const { version } = JSON.parse(readFileSync(new URL("sdk-ts/package.json", ROOT), "utf8")) as { version: string };
+    expect(VERSION).toBe(version);
   });
 
   it("hexadecimal leads back, and nothing else is taken", () => {
