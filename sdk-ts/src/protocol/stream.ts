@@ -183,14 +183,20 @@ export class Stream {
   opened(body: BodyOf<"opened">): void {
     const cursor = owned(body.cursor);
     this.state = "open";
+    const [before, hadCursor] = [this.progress.epoch, this.progress.resume !== undefined];
+    const fromStart = body.resume === RESUME.start || body.resume === RESUME.snapshot;
+    // Own changes may be acked before anything that stands in front of them has come. Then there is no cursor that
+    // would tell the server of the epoch that they were written in, and that epoch may be over.
+    const isOver = fromStart && !hadCursor && before !== 0n && before !== cursor.epoch;
+    if (isOver || (body.resume === RESUME.reset && hadCursor)) {
+      this.outbox.rewind();
+      this.events.reset(this.outbox.giveBack());
+    }
     switch (body.resume) {
-      case RESUME.reset: {
-        if (this.progress.resume === undefined) throw violation("a reset of a copy that there is not");
+      case RESUME.reset:
+        if (!hadCursor) throw violation("a reset of a copy that there is not");
         this.progress.restart(cursor.epoch);
-        this.outbox.rewind();
-        this.events.reset(this.outbox.giveBack());
         break;
-      }
       case RESUME.cursor:
         if (this.progress.epoch !== cursor.epoch || this.progress.seq === 0n) throw violation("a cursor that was not given");
         break;

@@ -54,6 +54,7 @@ export const CODES = [
   [313, "read_only", false, "Ask for the right to write. Edits that were not taken are kept."],
   [314, "document_ops_exhausted", false, "Go on in a new document."],
   [315, "actor_excluded", false, "Nothing: the client goes on under a fresh actor."],
+  [316, "change_unusable", false, "Take the edit back with `discardRefused`, and report it with the exported edits."],
   [400, "presence_too_large", false, "Keep presence below 4 KiB as JSON."],
   [401, "presence_full", true, "Nothing, or set presence again later."],
   [402, "broadcast_too_large", false, "Keep messages below 16 KiB as JSON and topics below 128 bytes, or put them into the document."],

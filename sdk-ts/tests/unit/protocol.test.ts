@@ -6,6 +6,7 @@ import { Backoff, BACKOFF_PROOF_MS, both, RECONNECT } from "../../src/protocol/b
 import { Outbox, OUTBOX_BYTES_MAX, OUTBOX_PUSHES_MAX } from "../../src/protocol/outbox.js";
 import { OwnPresence } from "../../src/protocol/presence.js";
 import { LogError, Progress } from "../../src/protocol/progress.js";
+import { Stream } from "../../src/protocol/stream.js";
 import type { Cursor } from "../../src/wire/kinds.js";
 
 function cursor(seq: number, epoch = 1n): Cursor {
@@ -212,6 +213,27 @@ describe("backoff", () => {
     expect(new Backoff(100, 1_000).waitMs(asked, 0, 0)).toBe(2_000);
     expect(new Backoff(100, 1_000).waitMs(asked, 0, 1)).toBe(7_000);
     expect(new Backoff().waitMs(both(asked, { kind: "stop" }), 0, 1)).toBeUndefined();
+  });
+});
+
+describe("a stream", () => {
+  it("begins anew where own changes were acked in an epoch that is over, and nothing else was received", () => {
+    for (const [epoch, resets] of [[1n, 0], [2n, 1]] as const) {
+      let reset = 0;
+      const nothing = (): void => undefined;
+      const told = { opened: nothing, acked: nothing, disconnected: nothing, reset: () => (reset += 1) };
+      const host = { pump: nothing, send: nothing, pack: (changes: readonly Uint8Array[]) => [[...changes]] };
+      const stream = new Stream("d", 7, undefined, told as never, host as never, 1_000);
+      const opened = (at: Cursor) => stream.opened({ request: 1, rights: 7, resume: 0, expiresAtMs: 0n, cursor: at });
+      opened(cursor(5));
+      stream.push([new Uint8Array(3)]);
+      stream.outbox.send(0);
+      const ack = { push: 1n, afterSeq: 5n, cursor: cursor(6), positions: [6n] };
+      stream.take({ kind: "ack", stream: 1, body: ack, tail: new Uint8Array(0) }, 0);
+      stream.disconnected();
+      opened(cursor(9, epoch));
+      expect(reset).toBe(resets);
+    }
   });
 });
 
