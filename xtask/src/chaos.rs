@@ -9,6 +9,10 @@ use clap::Args;
 use crate::process;
 use crate::suite::BUILT;
 
+/// Ends of a server in one data directory. After each a fresh client reads everything, so more would mostly read what
+/// was read before: the ends are dealt out to several directories instead, each with another seed.
+const ENDS_PER_DIRECTORY: u32 = 25;
+
 /// How often what happens; with nothing said, what CI runs.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Chaos {
@@ -57,15 +61,19 @@ impl Chaos {
             ("clock-jumps", self.clock_jumps, &["--by", "kill", "--clock-jumps"]),
         ];
         let mut failed = Vec::new();
-        for (name, times, arguments) in ends.into_iter().filter(|(_, times, _)| *times > 0) {
-            println!("\n-- {name}, {times} times");
-            let mut crash = process::command(root, root.join("target/release/etherply-loadgen"));
-            // A claim about time says as much about the machine as about the server: shown, but no reason to fail.
-            crash.args(["crash", "--ignore-times", "--kills", &times.to_string()]).args(arguments);
-            crash.arg("--out").arg(self.out.join(name)).env(BUILT.0, BUILT.1);
-            if let Err(error) = process::run(&mut crash) {
-                println!("error: {error:#}");
-                failed.push(name);
+        for (name, times, arguments) in ends {
+            for (number, first) in (0..times).step_by(ENDS_PER_DIRECTORY as usize).enumerate() {
+                let ends = ENDS_PER_DIRECTORY.min(times - first);
+                println!("\n-- {name}, {} to {} of {times}", first + 1, first + ends);
+                let mut crash = process::command(root, root.join("target/release/etherply-loadgen"));
+                // A claim about time says as much about the machine as about the server: shown, but no reason to fail.
+                crash.args(["crash", "--ignore-times", "--kills", &ends.to_string()]).args(arguments);
+                crash.args(["--seed", &(number + 1).to_string()]);
+                crash.arg("--out").arg(self.out.join(format!("{name}-{}", number + 1))).env(BUILT.0, BUILT.1);
+                if let Err(error) = process::run(&mut crash) {
+                    println!("error: {error:#}");
+                    failed.push(name);
+                }
             }
         }
         if self.disk_full {
