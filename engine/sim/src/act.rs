@@ -45,21 +45,22 @@ impl World {
         }
         let mut out = Output::default();
         match member.link {
-            None => self.act_offline(number),
-            Some(_) if self.healing => self.act_healing(number, &mut out),
-            Some(link) => self.act_online(number, link, &mut out),
+            None => self.act_offline(number)?,
+            Some(_) if self.healing => self.act_healing(number, &mut out)?,
+            Some(link) => self.act_online(number, link, &mut out)?,
         }
         self.emit(number, out)
     }
 
-    fn act_offline(&mut self, number: usize) {
+    fn act_offline(&mut self, number: usize) -> Result<(), String> {
         if self.healing || self.rng.chance(40) {
             self.connect(number);
         } else if self.rng.chance(40) {
-            self.edit(number);
+            self.edit(number)?;
         } else if self.rng.chance(10) {
             self.restart_client(number);
         }
+        Ok(())
     }
 
     /// A random document of a client.
@@ -68,28 +69,28 @@ impl World {
         self.rng.index(replicas)
     }
 
-    fn edit(&mut self, number: usize) {
+    fn edit(&mut self, number: usize) -> Result<(), String> {
         let index = self.some_replica(number);
-        let Some(member) = self.members.get_mut(number) else { return };
-        let Some(replica) = member.client.replicas.get_mut(index) else { return };
-        replica.edit(&mut self.rng, self.now_us);
+        let Some(member) = self.members.get_mut(number) else { return Ok(()) };
+        let Some(replica) = member.client.replicas.get_mut(index) else { return Ok(()) };
+        replica.edit(&mut self.rng, self.now_us)?;
         self.count("edit");
+        Ok(())
     }
 
-    fn act_online(&mut self, number: usize, link: u64, out: &mut Output) {
+    fn act_online(&mut self, number: usize, link: u64, out: &mut Output) -> Result<(), String> {
         let index = self.some_replica(number);
         if self.rng.below(100) < self.config.client_faults {
-            self.misbehave(number, index, link, out);
-            return;
+            return self.misbehave(number, index, link, out);
         }
         match self.rng.below(20) {
-            0..=7 => self.edit(number),
+            0..=7 => self.edit(number)?,
             8..=10 => self.open_closed(number, out),
             11 if self.scenario.has(Trouble::Social) => self.presence(number, index, out),
             12 if self.scenario.has(Trouble::Social) => self.broadcast(number, index, out),
             13 => self.push_again(number, index, out),
             14 if self.rng.chance(20) => {
-                let Some(member) = self.members.get_mut(number) else { return };
+                let Some(member) = self.members.get_mut(number) else { return Ok(()) };
                 if let Some(replica) = member.client.replicas.get_mut(index) {
                     replica.close(out);
                 }
@@ -97,14 +98,14 @@ impl World {
             15 => self.keep_image(number),
             _ => {}
         }
-        self.redo_and_pump(number, out);
+        self.redo_and_pump(number, out)
     }
 
-    fn act_healing(&mut self, number: usize, out: &mut Output) {
+    fn act_healing(&mut self, number: usize, out: &mut Output) -> Result<(), String> {
         self.open_closed(number, out);
-        self.redo_and_pump(number, out);
-        let Some(member) = self.members.get_mut(number) else { return };
-        let Some(link) = member.link else { return };
+        self.redo_and_pump(number, out)?;
+        let Some(member) = self.members.get_mut(number) else { return Ok(()) };
+        let Some(link) = member.link else { return Ok(()) };
         for replica in &mut member.client.replicas {
             let Some(handle) = replica.open_handle() else { continue };
             let is_set = self.last_presence.contains_key(&(link, handle, replica.openings));
@@ -114,6 +115,7 @@ impl World {
                 self.last_presence.insert((link, handle, replica.openings), state);
             }
         }
+        Ok(())
     }
 
     fn open_closed(&mut self, number: usize, out: &mut Output) {
@@ -129,16 +131,17 @@ impl World {
         }
     }
 
-    fn redo_and_pump(&mut self, number: usize, out: &mut Output) {
-        let Some(member) = self.members.get_mut(number) else { return };
+    fn redo_and_pump(&mut self, number: usize, out: &mut Output) -> Result<(), String> {
+        let Some(member) = self.members.get_mut(number) else { return Ok(()) };
         for replica in &mut member.client.replicas {
             if replica.edits_to_redo > 0 && replica.open_handle().is_some() {
-                replica.edit(&mut self.rng, self.now_us);
+                replica.edit(&mut self.rng, self.now_us)?;
                 replica.edits_to_redo -= 1;
             }
             let changes_max = self.rng.index(5) + 1;
             replica.pump(self.config.in_flight_max, changes_max, self.now_us, out);
         }
+        Ok(())
     }
 
     fn presence(&mut self, number: usize, index: usize, out: &mut Output) {
@@ -191,7 +194,7 @@ impl World {
         self.count("pushed again");
     }
 
-    fn misbehave(&mut self, number: usize, index: usize, link: u64, out: &mut Output) {
+    fn misbehave(&mut self, number: usize, index: usize, link: u64, out: &mut Output) -> Result<(), String> {
         match self.rng.below(6) {
             0 => self.cut(link),
             1 => {
@@ -200,23 +203,23 @@ impl World {
                 self.restart_client(number);
             }
             2 | 3 => {
-                let Some(member) = self.members.get_mut(number) else { return };
-                let Some(replica) = member.client.replicas.get_mut(index) else { return };
+                let Some(member) = self.members.get_mut(number) else { return Ok(()) };
+                let Some(replica) = member.client.replicas.get_mut(index) else { return Ok(()) };
                 if replica.open_handle().is_none() {
-                    return;
+                    return Ok(());
                 }
                 let mut culprits = self.culprits.iter().filter(|(document, _)| *document == replica.document);
                 let (edits, code) = match culprits.next().filter(|_| self.rng.chance(50)) {
                     Some((_, culprit)) => (vec![culprit.clone()], ErrorCode::ActorExcluded),
-                    None => mischief::push(&mut replica.doc, &mut self.rng),
+                    None => mischief::push(replica.doc()?, &mut self.rng),
                 };
                 let code = if replica.may_write() { code } else { ErrorCode::ReadOnly };
                 replica.push(&edits, Purpose::Mischief(code), out);
                 self.count("mischief");
             }
             4 => {
-                let Some(member) = self.members.get_mut(number) else { return };
-                let Some(replica) = member.client.replicas.get_mut(index) else { return };
+                let Some(member) = self.members.get_mut(number) else { return Ok(()) };
+                let Some(replica) = member.client.replicas.get_mut(index) else { return Ok(()) };
                 if let Some(handle) = replica.open_handle() {
                     replica.send_clock_out_of_turn(handle, &mut self.rng, out);
                     self.count("unasked clock");
@@ -225,6 +228,7 @@ impl World {
             _ if self.config.clones => self.become_clone(number, link),
             _ => {}
         }
+        Ok(())
     }
 
     fn keep_image(&mut self, number: usize) {
@@ -289,7 +293,7 @@ impl World {
             .on_frame(bytes, context, &mut self.rng, &mut out)
             .map_err(|what| format!("member {owner} on link {number}: {what}"))?;
         if self.rng.chance(70) {
-            self.redo_and_pump(owner, &mut out);
+            self.redo_and_pump(owner, &mut out)?;
         }
         self.emit(owner, out)?;
         self.writable(core);

@@ -7,6 +7,7 @@ use etherply_engine::change::ChangeHash;
 use etherply_engine::feed::{FeedEvent, Known, MemberStart, StartAt};
 use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::LogReader;
+use etherply_engine::record::Record;
 use etherply_engine::segment::{TAIL_BYTES_MAX, Tail};
 use etherply_engine::shard::Effect;
 use etherply_wire::kinds::{Ack, Changes, ClockEntry, Cursor, Opened, Reconcile, Refused, Snapshot, resume};
@@ -253,10 +254,7 @@ impl Checker {
         if covered.last().is_none_or(|last| last.chain.0 != piece.cursor.chain) {
             return Err(format!("{what} has another chain than the log"));
         }
-        let bytes: Vec<u8> = covered.iter().flat_map(|record| record.change.to_vec()).collect();
-        let at = usize::try_from(piece.offset).unwrap_or(usize::MAX);
-        let fits = bytes.get(at..).is_some_and(|rest| rest.starts_with(tail) && !tail.is_empty());
-        if !fits || bytes.len() as u64 != piece.total_bytes {
+        if !is_part(covered, piece, tail) {
             return Err(format!("{what} is not what the log has"));
         }
         let end = piece.offset + tail.len() as u64;
@@ -428,6 +426,23 @@ fn clock_is_durable(document: &DocumentId, clock: &[ClockEntry], disk: &Disk) ->
         }
     }
     Ok(())
+}
+
+/// Whether a piece of a snapshot, which is made of whole changes one behind the other, is what these records have
+/// there.
+fn is_part(covered: &[Record], piece: &Snapshot, tail: &[u8]) -> bool {
+    let (mut begins, mut rest) = (0, tail);
+    for record in covered {
+        let change = &record.change[..];
+        let from = usize::try_from(piece.offset.saturating_sub(begins)).unwrap_or(usize::MAX);
+        if let Some(part) = change.get(from..) {
+            let part = &part[..part.len().min(rest.len())];
+            let Some(behind) = rest.strip_prefix(part) else { return false };
+            rest = behind;
+        }
+        begins += change.len() as u64;
+    }
+    !tail.is_empty() && rest.is_empty() && begins == piece.total_bytes
 }
 
 /// Walks the chain of a document's records.

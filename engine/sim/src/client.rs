@@ -144,11 +144,16 @@ pub struct Replica {
     pub document: DocumentId,
     /// What it asks for.
     pub rights: Rights,
-    /// The copy.
-    pub doc: AutoCommit,
+    /// The copy, without what only arrived: see [`Replica::doc`].
+    doc: AutoCommit,
+    /// Changes of others that nobody looked at yet. Automerge's cost grows with the copy and hardly with the number
+    /// of changes, so they are applied together; what they build upon is checked as they come.
+    arrived: Vec<Change>,
     actor: [u8; 16],
     /// Number and hash of every change in `doc`.
     known: BTreeMap<(Vec<u8>, u64), [u8; 32]>,
+    /// The hashes in `known`.
+    hashes: BTreeSet<[u8; 32]>,
     /// Every change in `doc`, in the order in which they came into it.
     history: Vec<Edit>,
     /// It edited an old version. Automerge may then write a change that does not follow its actor's previous
@@ -195,8 +200,10 @@ impl Replica {
             document,
             rights,
             doc: AutoCommit::new().with_actor(ActorId::from(&actor[..])),
+            arrived: Vec::new(),
             actor,
             known: BTreeMap::new(),
+            hashes: BTreeSet::new(),
             history: Vec::new(),
             edited_past: false,
             outbox: VecDeque::new(),
@@ -244,6 +251,22 @@ impl Replica {
         }
     }
 
+    /// The copy, with everything that came.
+    pub fn doc(&mut self) -> Result<&mut AutoCommit, String> {
+        if !self.arrived.is_empty() {
+            let arrived = std::mem::take(&mut self.arrived);
+            let last = arrived.last().map(Change::hash);
+            self.doc
+                .apply_changes(arrived)
+                .map_err(|error| format!("changes up to {last:?} do not apply: {error}"))?;
+            let missing = self.doc.get_missing_deps(&[]);
+            if !missing.is_empty() {
+                return Err(format!("the copy of {} lacks {missing:?}", self.document));
+            }
+        }
+        Ok(&mut self.doc)
+    }
+
     /// Goes on as another actor, as a process that was started does.
     pub fn take_actor(&mut self, actor: [u8; 16]) {
         self.actor = actor;
@@ -261,20 +284,22 @@ impl Replica {
     }
 
     /// Makes a random edit.
-    pub fn edit(&mut self, rng: &mut Rng, now_us: u64) {
+    pub fn edit(&mut self, rng: &mut Rng, now_us: u64) -> Result<(), String> {
         if self.may_write() {
             let time = i64::try_from(now_us / 1_000).unwrap_or(0);
             let past = if rng.chance(6) { rng.pick(&self.history).map(|edit| edit.hash) } else { None };
             self.edited_past |= past.is_some();
-            let edits = edits::edit(&mut self.doc, past, rng, time);
+            let edits = edits::edit(self.doc()?, past, rng, time);
             self.own(edits);
         }
+        Ok(())
     }
 
     fn own(&mut self, edits: Vec<Edit>) {
         for edit in edits {
             let change = Change::from_bytes(edit.bytes.clone()).expect("Automerge wrote it");
             self.known.insert((change.actor_id().to_bytes().to_vec(), change.seq()), edit.hash);
+            self.hashes.insert(edit.hash);
             self.history.push(edit.clone());
             self.outbox.push_back(Own { edit, sent: false });
         }
@@ -415,6 +440,7 @@ impl Replica {
             return;
         }
         self.doc = doc;
+        self.arrived.clear();
         self.history = history;
         self.actor = actor;
         self.outbox.clear();
@@ -427,6 +453,7 @@ impl Replica {
             .iter()
             .map(|change| ((change.actor.to_bytes().to_vec(), change.seq), change.hash.0))
             .collect();
+        self.hashes = self.known.values().copied().collect();
     }
 
     /// Gives the whole copy up.
@@ -434,7 +461,9 @@ impl Replica {
         out.events.push(Event::Rebuilt);
         self.actor = rng.name();
         self.doc = AutoCommit::new().with_actor(ActorId::from(&self.actor[..]));
+        self.arrived.clear();
         self.known.clear();
+        self.hashes.clear();
         self.history.clear();
         self.edits_to_redo += self.outbox.len();
         self.outbox.clear();
@@ -589,16 +618,13 @@ impl Replica {
             // The copy was given up; what still comes on this stream is for the old one.
             return Ok(());
         }
-        self.doc
-            .apply_changes(fresh.iter().map(|(_, _, change)| change.clone()))
-            .map_err(|error| format!("changes through {} do not apply: {error}", cursor.seq))?;
-        let missing = self.doc.get_missing_deps(&[]);
+        self.hashes.extend(fresh.iter().map(|(_, hash, _)| *hash));
+        let deps = fresh.iter().flat_map(|(_, _, change)| change.deps());
+        let missing: Vec<_> = deps.filter(|dep| !self.hashes.contains(&dep.0)).collect();
         if !missing.is_empty() {
             return Err(format!(
-                "changes after {} through {} lack {missing:?} (known: {}); rights {}, position {:?}, ahead {:?}",
-                after_seq,
+                "changes after {after_seq} through {} lack {missing:?}; rights {}, position {:?}, ahead {:?}",
                 cursor.seq,
-                missing.iter().all(|hash| self.known.values().any(|known| *known == hash.0)),
                 self.rights.0,
                 self.position.map(|cursor| cursor.seq),
                 self.ahead.iter().map(|(after, cursor)| (*after, cursor.seq)).collect::<Vec<_>>(),
@@ -607,6 +633,7 @@ impl Replica {
         for (name, hash, change) in fresh {
             if self.known.insert(name, hash).is_none() {
                 self.history.push(Edit::of(&change));
+                self.arrived.push(change);
             }
         }
         self.covered(after_seq, cursor)

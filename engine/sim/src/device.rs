@@ -5,6 +5,7 @@ use automerge::ActorId;
 use etherply_client::{
     Answer, Client, Document, Event, OpenOptions, Saved, StreamId, StreamState, Transport,
 };
+use etherply_engine::change::{ChangeLimits, parse_header};
 use etherply_engine::ids::DocumentId;
 use etherply_wire::{ErrorCode, Rights};
 
@@ -13,6 +14,8 @@ use crate::edits::{self, content};
 use crate::rng::Rng;
 use crate::world::World;
 
+/// How often a device looks at once at what it received, in percent; it has to before it pushes.
+const APPLIES_PERCENT: u64 = 20;
 /// Whose files they are.
 const OWNER: &str = "device";
 
@@ -132,7 +135,7 @@ impl Device {
         &mut self,
         id: &DocumentId,
         heads: &[[u8; 32]],
-        expected: &serde_json::Value,
+        expected: &automerge::hydrate::Value,
     ) -> Result<(), String> {
         for copy in self.documents.iter_mut().filter(|copy| copy.id == *id) {
             copy.document.apply().map_err(|error| format!("(a device) {error}"))?;
@@ -307,7 +310,7 @@ impl World {
                 if rewritten.is_some() && copy.may_write() {
                     copy.document.push(client, now_ms).map_err(|error| error.to_string())?;
                 }
-            } else if rng.chance(50) {
+            } else if rng.chance(APPLIES_PERCENT) {
                 copy.document.apply().map_err(|error| format!("{}: {error}", copy.id))?;
             }
         }
@@ -374,8 +377,9 @@ fn hear(event: &Event<'_>, documents: &mut [Copy], told: &mut Vec<Told>) {
     }
     match event {
         Event::Acked { stream, push, .. } => {
-            let hash = |bytes: &[u8]| automerge::Change::try_from(bytes).map(|change| change.hash().0);
-            let hashes: Result<Vec<[u8; 32]>, _> = push.changes().map(hash).collect();
+            let header = |bytes| parse_header(bytes, &ChangeLimits::DEFAULT);
+            let hashes: Result<Vec<[u8; 32]>, _> =
+                push.changes().map(|bytes| header(bytes).map(|change| change.hash.0)).collect();
             told.push(match hashes {
                 Ok(hashes) => Told::Acked(*stream, hashes),
                 Err(error) => Told::Fault(error.to_string()),

@@ -263,7 +263,7 @@ impl Disk {
             return Err(LogError::Unavailable { why: "another history stands there".to_owned() });
         };
         let records = self.log.records(document).iter().take_while(|record| record.seq <= through.seq);
-        let bytes: Vec<u8> = records.flat_map(|record| record.change.to_vec()).collect();
+        let bytes = records.map(|record| &record.change[..]).collect::<Vec<_>>().concat();
         let total_bytes = bytes.len() as u64;
         let before = recovered.snapshot.as_ref();
         let dense = Snapshot::new(through, total_bytes / density, summary.log_bytes(), before);

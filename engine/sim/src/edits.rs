@@ -1,7 +1,7 @@
 //! Random edits of real Automerge documents.
 
 use automerge::transaction::{CommitOptions, Transactable};
-use automerge::{ActorId, AutoCommit, Change, ObjId, ObjType, ROOT, ReadDoc, ScalarValue, Value};
+use automerge::{ActorId, AutoCommit, Change, ObjId, ObjType, ROOT, ReadDoc, ScalarValue, Value, hydrate};
 use etherply_engine::document::GENESIS_ACTOR;
 
 use crate::rng::Rng;
@@ -117,6 +117,6 @@ fn object(doc: &mut AutoCommit, parent: &ObjId, key: &str, kind: ObjType) -> Obj
 }
 
 /// A document's content, for comparing.
-pub fn content(doc: &AutoCommit) -> serde_json::Value {
-    serde_json::to_value(automerge::AutoSerde::from(doc)).unwrap_or_default()
+pub fn content(doc: &AutoCommit) -> hydrate::Value {
+    doc.hydrate(ROOT, None).expect("there is always a root")
 }

@@ -96,21 +96,22 @@ impl World {
                     if !replica.rights.has(Rights::READ) {
                         continue;
                     }
-                    let mut own: Vec<[u8; 32]> = replica.doc.get_heads().iter().map(|head| head.0).collect();
+                    let position = replica.position;
+                    let doc = replica.doc().map_err(|what| format!("{document}: member {number}: {what}"))?;
+                    let mut own: Vec<[u8; 32]> = doc.get_heads().iter().map(|head| head.0).collect();
                     own.sort_unstable();
                     if own != heads {
-                        let mut has =
-                            |hash: &[u8; 32]| replica.doc.get_change_by_hash(&ChangeHash(*hash)).is_some();
+                        let mut has = |hash: &[u8; 32]| doc.get_change_by_hash(&ChangeHash(*hash)).is_some();
                         let lacks = records.iter().filter(|record| !has(&record.hash.0)).count();
-                        let more = replica.doc.get_changes_meta(&[]).len() + lacks - records.len();
+                        let more = doc.get_changes_meta(&[]).len() + lacks - records.len();
                         return Err(format!(
                             "{document}: member {number} has other heads: it lacks {lacks} changes, and has {more} more"
                         ));
                     }
-                    if content(&replica.doc) != expected {
+                    if content(doc) != expected {
                         return Err(format!("{document}: member {number} has other content"));
                     }
-                    let at = replica.position.map(|cursor| (cursor.seq, cursor.chain));
+                    let at = position.map(|cursor| (cursor.seq, cursor.chain));
                     if at.is_some_and(|(seq, own)| seq > 0 && own != chain.0) {
                         return Err(format!("{document}: member {number} has another cursor"));
                     }

@@ -12,6 +12,10 @@ use etherply_sim::Scenario;
 
 use crate::run::Plan;
 
+/// As in `main.rs`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Plants each fault of the list, and says how many seeds it took to find it.
 #[derive(Debug, Parser)]
 #[command(name = "etherply-sim-planted")]

@@ -25,6 +25,8 @@ use crate::trace::Trace;
 pub const HEALING_US_MAX: u64 = 120 * 1_000_000;
 /// Longer than the slowest link takes there and back: see [`World::connect`].
 const QUIET_US: u64 = 10 * 1_000_000;
+/// How much longer clients pause then than before.
+const QUIET_PAUSES: u64 = 8;
 /// Most events of one world, far more than any needs.
 pub const EVENTS_MAX: u64 = 2_000_000;
 
@@ -191,7 +193,8 @@ pub struct World {
     pub(crate) rng: Rng,
     pub(crate) now_us: u64,
     order: u64,
-    events: BTreeMap<(u64, u64), Event>,
+    /// Boxed, because the map moves what it holds, and an event is many times its key.
+    events: BTreeMap<(u64, u64), Box<Event>>,
     pub(crate) trace: Trace,
     pub(crate) lives: u64,
     pub(crate) server: Option<Server>,
@@ -366,7 +369,7 @@ impl World {
 
     pub(crate) fn at(&mut self, at_us: u64, event: Event) {
         self.order += 1;
-        self.events.insert((at_us, self.order), event);
+        self.events.insert((at_us, self.order), Box::new(event));
     }
 
     pub(crate) fn count(&mut self, what: &str) {
@@ -397,6 +400,8 @@ impl World {
         }
         // Presence is still under way, over the slowest link twice; nothing else may change any more.
         let quiet_us = self.now_us + QUIET_US;
+        // Nobody has anything to do but that.
+        self.config.pause_us *= QUIET_PAUSES;
         while self.now_us < quiet_us {
             self.next()?;
         }
@@ -411,7 +416,7 @@ impl World {
         if self.trace.events() > EVENTS_MAX {
             return Err(format!("more than {EVENTS_MAX} events"));
         }
-        match event {
+        match *event {
             Event::Core { life, core, message } => {
                 if self.is_alive(life) {
                     self.deliver(core, message);
