@@ -29,7 +29,7 @@ import { DOCUMENT_ID_BYTES_MAX } from "./wire/limits.js";
 /** Why and for which document a token is asked for. */
 export interface AuthRequest {
   readonly documentId: string;
-  /** The document is opened; its token will end soon; its token has ended. */
+  /** The document is opened; its token will end soon; its token has ended; it was revoked. */
   readonly reason: AuthReason;
 }
 
@@ -37,8 +37,11 @@ export interface AuthRequest {
 export interface ClientOptions {
   /** Where the server listens: `wss://…`, or `ws://…` on this machine. `https` and `http` mean the same. */
   readonly url: string;
-  /** Gives the token that grants rights on a document, where the server asks for one. */
-  readonly auth?: (request: AuthRequest) => Promise<string> | string;
+  /**
+   * Gives the token that grants rights on a document, where the server asks for one; `null` if there is none for this
+   * user, which is final. If it throws or rejects, it is called again after a while.
+   */
+  readonly auth?: (request: AuthRequest) => Promise<string | null> | string | null;
   /** Where documents are kept, so that edits outlive the page or the program. Without it they are in memory only. */
   readonly store?: Store;
   /** The WebSocket to use where there is none, as in Node before version 22: that of the package `ws`. */
@@ -73,7 +76,11 @@ export class Client {
   constructor(private readonly options: ClientOptions) {
     const environment = options.environment ?? world;
     const { auth } = options;
-    const ask = async (documentId: string, reason: AuthReason): Promise<string | undefined> => auth?.({ documentId, reason });
+    const ask = async (documentId: string, reason: AuthReason): Promise<string | undefined> => {
+      const token = await auth?.({ documentId, reason });
+      if (token === null) throw localError("auth_refused", `there is no token for ${documentId}`);
+      return token;
+    };
     this.connection = new Connection({
       url: address(options.url),
       factory: options.webSocket ?? webSocket(),

@@ -16,11 +16,13 @@ const LOCAL = {
   initial_invalid: [false, "Give `initial` as plain data: maps, lists, text, numbers, booleans, dates, bytes, counters."],
   edit_lost: [false, "Look at the error's `changes`: the document began anew, and these edits fit it no longer."],
   auth_failed: [true, "Make `auth` return a token. The client calls it again after a while."],
+  auth_refused: [false, "Nothing, if this user has no right to the document: `auth` said so by `null`. Call `reconnect` after a login."],
   automerge_failed: [false, "Report this. The copy stays as it was; the server mends the document if it is broken."],
   websocket_missing: [false, "Give `createClient` a `webSocket`, such as the one of the package `ws`: Node has one from 22 on."],
   two_copies: [false, "Deduplicate `@etherply/sdk` in your lock file or your bundler's settings."],
   store_failed: [true, "Free some storage or allow it for this site. Edits go on, but do not survive a reload."],
   connection_failed: [true, "Nothing: the client connects again. Check the URL if it never succeeds."],
+  position_unknown: [false, "Ask for heads instead, or for a position from `history()`. The server's history has all positions."],
   bad_argument: [false, "Change what is passed."],
 } as const;
 

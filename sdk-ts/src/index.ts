@@ -19,6 +19,7 @@ export type { AuthRequest, ClientOptions, ErrorListener } from "./client.js";
 export type { WebSocketFactory, WebSocketLike } from "./connection.js";
 export { Document } from "./document/document.js";
 export type { Change, ChangeOptions, DocumentOptions, RefusedEdits } from "./document/document.js";
+export type { HistoryEntry } from "./document/history.js";
 export type { UndoState } from "./document/undo.js";
 export type { Environment } from "./environment.js";
 export { EtherPlyError } from "./errors.js";

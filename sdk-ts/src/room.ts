@@ -6,9 +6,10 @@
 
 import type { Environment } from "./environment.js";
 import { localError, namedError } from "./errors.js";
-import type { EtherPlyError } from "./errors.js";
+import type { ErrorCode, EtherPlyError } from "./errors.js";
 import { encodeJson, Messages, Presence } from "./presence.js";
 import type { Json, Message } from "./presence.js";
+import { Renewal } from "./renewal.js";
 import type { Opened, Refused, StreamEvents } from "./protocol/events.js";
 import type { Push } from "./protocol/outbox.js";
 import type { Session } from "./protocol/session.js";
@@ -21,10 +22,8 @@ import { utf8 } from "./wire/bytes.js";
 import type { ClockEntry, Cursor, PresenceEntry } from "./wire/kinds.js";
 import { BROADCAST_TOPIC_BYTES_MAX } from "./wire/limits.js";
 
-/** How long before its end a token is renewed, at most. */
-export const RENEW_MS_MAX = 60_000;
-/** Shortest time until a token is renewed: one that has ended already is not asked for again and again. */
-export const RENEW_MS_MIN = 250;
+/** Codes by which the server says that a token is of no use any more, and why the next one is asked for. */
+const ENDED: Partial<Record<ErrorCode, "expired" | "revoked">> = { token_expired: "expired", token_revoked: "revoked" };
 
 /** What content is told of a stream. */
 export type ContentSink = Pick<
@@ -64,7 +63,7 @@ export class Channel implements StreamEvents {
   /** What came before the content was there to take it. */
   private isDetached = false;
   private early: ((sink: ContentSink) => void)[] = [];
-  private cancelRenewal: (() => void) | undefined;
+  private readonly renewal: Renewal;
   private readonly off: Unsubscribe;
 
   constructor(
@@ -73,6 +72,11 @@ export class Channel implements StreamEvents {
   ) {
     const limits = (): number => host.session.limits.presenceBytesMax;
     this.presence = new Presence(host.environment, limits, (state) => this.showPresence(state));
+    this.renewal = new Renewal({
+      environment: host.environment,
+      renew: async (reason) => this.stream !== undefined && host.session.renew(this.stream, reason),
+      failed: (error) => this.renewalFailed(error),
+    });
     this.off = host.status.subscribe(() => this.moved());
   }
 
@@ -123,7 +127,7 @@ export class Channel implements StreamEvents {
     if (this.refusal !== undefined) return "refused";
     const { state } = this.host.status.value;
     if (state !== "live") return state;
-    return this.grant === undefined || this.stream?.state !== "open" ? "connecting" : "live";
+    return this.grant === undefined || this.isRenewing || this.stream?.state !== "open" ? "connecting" : "live";
   }
 
   broadcast(topic: string, payload: Json): void {
@@ -142,7 +146,7 @@ export class Channel implements StreamEvents {
   private close(): void {
     this.isClosed = true;
     this.off();
-    this.cancelRenewal?.();
+    this.renewal.stop();
     this.presence.stop();
     this.presence.disconnected();
     if (this.stream !== undefined) this.host.session.close(this.stream);
@@ -153,12 +157,13 @@ export class Channel implements StreamEvents {
     this.grant = opened;
     this.refusal = undefined;
     this.error = undefined;
-    this.planRenewal(opened.expiresAtMs);
+    this.renewal.granted(this.leftMs(opened.expiresAtMs));
     this.moved();
   }
 
   closed(error: EtherPlyError, retries: boolean): void {
     this.grant = undefined;
+    this.renewal.stop();
     this.error = error;
     if (!retries) this.refusal = error;
     this.moved();
@@ -167,18 +172,42 @@ export class Channel implements StreamEvents {
 
   disconnected(): void {
     this.grant = undefined;
-    this.cancelRenewal?.();
+    this.renewal.stop();
     this.presence.disconnected();
     this.moved();
   }
 
   rightsChanged(rights: number, expiresAtMs: number, error: EtherPlyError | undefined): void {
     if (this.grant !== undefined) this.grant = { ...this.grant, rights, expiresAtMs };
+    const ended = error === undefined ? undefined : ENDED[error.code];
+    if (ended !== undefined && this.host.session.hasTokens) {
+      // Not final: rights come back with the next token, on this connection, and edits wait for it.
+      this.renewal.ended(ended);
+      return this.moved();
+    }
+    this.refusal = undefined;
     this.error = error;
-    this.planRenewal(expiresAtMs);
-    if (error?.code === "token_expired" && this.stream !== undefined) void this.host.session.renew(this.stream, "expired");
+    this.renewal.granted(this.leftMs(expiresAtMs));
     this.moved();
     if (error !== undefined) this.host.report(error, this.id);
+  }
+
+  renewalRefused(error: EtherPlyError): void {
+    this.renewal.refused(error);
+    this.moved();
+  }
+
+  /** Whether the rights have ended and another token is on its way. */
+  get isRenewing(): boolean {
+    return this.renewal.isUnderWay;
+  }
+
+  /** There will be no other token. Rights that there still are hold until they end. */
+  private renewalFailed(error: EtherPlyError): void {
+    if (this.grant?.rights === 0) this.refusal = error;
+    this.error = error;
+    this.moved();
+    this.host.report(error, this.id);
   }
 
   failed(error: EtherPlyError): void {
@@ -207,20 +236,20 @@ export class Channel implements StreamEvents {
     this.pass((sink) => sink.reset(unacked));
   }
 
-  changes(changes: readonly Uint8Array[]): void {
-    this.pass((sink) => sink.changes(changes));
+  changes(changes: readonly Uint8Array[], afterSeq: bigint, seq: bigint): void {
+    this.pass((sink) => sink.changes(changes, afterSeq, seq));
   }
 
-  snapshot(bytes: Uint8Array): void {
-    this.pass((sink) => sink.snapshot(bytes));
+  snapshot(bytes: Uint8Array, seq: bigint): void {
+    this.pass((sink) => sink.snapshot(bytes, seq));
   }
 
   reconcile(clock: readonly ClockEntry[]): void {
     this.pass((sink) => sink.reconcile(clock));
   }
 
-  acked(push: Push): void {
-    this.pass((sink) => sink.acked(push));
+  acked(push: Push, positions: readonly bigint[]): void {
+    this.pass((sink) => sink.acked(push, positions));
   }
 
   refused(refused: Refused): void {
@@ -246,14 +275,10 @@ export class Channel implements StreamEvents {
     else if (stream.isOpen) this.host.session.send("presenceLeave", stream.handle, { version: 0n, members: [] });
   }
 
-  private planRenewal(expiresAtMs: number): void {
-    this.cancelRenewal?.();
-    const stream = this.stream;
-    if (expiresAtMs === 0 || stream === undefined) return;
-    const { session, environment } = this.host;
-    const leftMs = expiresAtMs - session.clockAheadMs - Date.now();
-    const waitMs = Math.max(RENEW_MS_MIN, leftMs - Math.min(RENEW_MS_MAX, leftMs / 5));
-    this.cancelRenewal = environment.after(waitMs, () => void session.renew(stream, "renew"));
+  /** How long a grant holds, as far as the server's clock is known; `undefined` for ever. */
+  private leftMs(expiresAtMs: number): number | undefined {
+    const { session } = this.host;
+    return expiresAtMs === 0 || !session.hasTokens ? undefined : expiresAtMs - session.clockAheadMs - Date.now();
   }
 }
 

@@ -19,6 +19,8 @@ import { fromHex, toHex, utf8 } from "../wire/bytes.js";
 import type { ClockEntry, Cursor } from "../wire/kinds.js";
 import { CHANGE_MESSAGE_BYTES_MAX } from "../wire/limits.js";
 import { genesis, GENESIS_ACTOR } from "./genesis.js";
+import { headsAt, history, Positions, viewAt } from "./history.js";
+import type { HistoryEntry } from "./history.js";
 import { Receipts } from "./receipts.js";
 import type { Receipt } from "./receipts.js";
 import { transplant } from "./transplant.js";
@@ -63,6 +65,8 @@ export class Content<T extends object> implements Kept {
   readonly receipts: Receipts = new Receipts();
   /** Own edits that can be taken back. */
   readonly undo: UndoStacks = new UndoStacks();
+  /** Where changes stand in the server's log. */
+  positions: Positions = new Positions(0n);
   private copy: Doc<T>;
   /** The copy that takes this one's place once it is whole. */
   private next: Doc<T> | undefined;
@@ -99,6 +103,7 @@ export class Content<T extends object> implements Kept {
   /** Goes on with what was kept: the copy, and edits that are not on the server yet. */
   restore(stored: Stored): void {
     const epoch = stored.cursor?.epoch;
+    this.positions.covered(stored.cursor?.seq ?? 0n);
     // A row of epoch 0 was kept before the server was heard, and of another one it belongs to what was thrown away.
     const fits = (row: Row): boolean => row.mine || epoch === undefined || row.epoch === 0n || row.epoch === epoch;
     const rows = stored.rows.filter(fits);
@@ -138,13 +143,15 @@ export class Content<T extends object> implements Kept {
   }
 
   /** Gathers changes of others. */
-  receive(changes: readonly Uint8Array[]): void {
+  receive(changes: readonly Uint8Array[], afterSeq: bigint, seq: bigint): void {
     this.pieces.push({ changes });
+    this.positions.received(changes, afterSeq, seq);
   }
 
   /** Gathers the document as a whole. */
-  receiveSnapshot(snapshot: Uint8Array): void {
+  receiveSnapshot(snapshot: Uint8Array, seq: bigint): void {
     this.pieces.push({ snapshot });
+    this.positions.covered(seq);
   }
 
   /** Applies what was gathered. Whether there is nothing left that waits. */
@@ -234,7 +241,8 @@ export class Content<T extends object> implements Kept {
   }
 
   /** A push is on the server's disk. Gives the hashes of its changes. */
-  acked(push: Push): readonly string[] {
+  acked(push: Push, positions: readonly bigint[]): readonly string[] {
+    this.positions.acked(push.changes, positions);
     const hashes = push.changes.map((change) => this.hashOf(change));
     if (this.openGenesis !== undefined && push.changes.includes(this.openGenesis)) this.openGenesis = undefined;
     for (const hash of hashes) this.receipts.saved(hash);
@@ -245,6 +253,7 @@ export class Content<T extends object> implements Kept {
   beginAnew(): void {
     if (this.next !== undefined) this.A.free(this.next);
     this.next = this.blank();
+    this.positions = new Positions(0n);
     this.pieces = [];
     this.openGenesis = undefined;
     this.isBroken = false;
@@ -257,6 +266,8 @@ export class Content<T extends object> implements Kept {
     this.next = undefined;
     const lost = this.lost(old, arrived);
     this.copy = arrived;
+    // What the server sends is on its disk, whether or not its ack came before the document began anew.
+    for (const hash of this.receipts.hashes) if (this.A.hasHeads(arrived as Doc<unknown>, [hash])) this.receipts.saved(hash);
     if (this.isEmpty && initial !== undefined) this.begin(initial, pushes);
     const made: Uint8Array[] = [];
     for (const { hash, message, time } of lost) {
@@ -297,6 +308,21 @@ export class Content<T extends object> implements Kept {
     for (const hash of hashes) this.receipts.lost(hash, error);
     this.without(this.copy, hashes);
     this.events.changed(false);
+  }
+
+  /** Its changes, and where they stand. */
+  history(): readonly HistoryEntry[] {
+    return history(this.A.getChangesMetaSince(this.copy, []), {
+      positions: this.positions,
+      isMine: (actor) => this.actors.has(actor),
+      isSaved: (hash) => !this.receipts.has(hash),
+    });
+  }
+
+  /** The document as it was. Throws `position_unknown`, `bad_argument`. */
+  at(place: bigint | readonly string[]): Doc<T> {
+    const heads = typeof place === "bigint" ? headsAt(this.history(), this.positions.from, place) : place;
+    return viewAt(this.A, this.copy, heads);
   }
 
   /** The document as Automerge saves it. */

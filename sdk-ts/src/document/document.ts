@@ -7,7 +7,7 @@
  */
 
 import type { Doc } from "@automerge/automerge/slim";
-import { localError, namedError } from "../errors.js";
+import { localError, namedError, wireError } from "../errors.js";
 import type { EtherPlyError } from "../errors.js";
 import type { Json, Message, Presence } from "../presence.js";
 import type { Refused } from "../protocol/events.js";
@@ -19,6 +19,7 @@ import type { Unsubscribe } from "../signal.js";
 import type { DocumentStatus, SyncState } from "../status.js";
 import { concat } from "../wire/bytes.js";
 import type { Content, ContentEvents, Edit } from "./content.js";
+import type { HistoryEntry } from "./history.js";
 import type { Receipt } from "./receipts.js";
 import type { UndoState } from "./undo.js";
 import { Scheduler } from "./scheduler.js";
@@ -28,6 +29,8 @@ import type { Cursor } from "../wire/kinds.js";
 
 /** How often a document may begin anew for one reason, without an edit being saved in between. */
 export const REBUILDS_MAX = 4;
+/** Codes of pushes that another token, or more rights, would let through. */
+const FOR_RIGHTS: ReadonlySet<string> = new Set(["read_only", "token_expired", "token_revoked"]);
 
 /** How a document is opened. */
 export interface DocumentOptions<T extends object> {
@@ -251,6 +254,30 @@ export class Document<T extends object> {
     return this.channel.messages.on(topic, listener);
   }
 
+  /**
+   * Who changed the document when, each change behind those that it was made upon; edits that are not on the server
+   * yet included. Computed from the copy here, in proportion to its length.
+   *
+   * It goes back to where the document began, or began anew: a squash leaves a few changes that hold the content, and
+   * the server's own history has what was before. Authors are Automerge's actors: who pushed a change, the server
+   * knows. Positions are known of what came since the document was opened, and not of what a snapshot or the store
+   * brought. Throws `not_ready`.
+   */
+  history(): readonly HistoryEntry[] {
+    return this.readable().history();
+  }
+
+  /**
+   * The document as it was: at a position of the server's log, or at these heads, which are hashes of changes.
+   * Nothing can be changed in it. Throws `position_unknown`, `bad_argument`, `not_ready`.
+   */
+  at(place: bigint | number | readonly string[]): Doc<T> {
+    if (typeof place === "number" && !(Number.isSafeInteger(place) && place >= 0)) {
+      throw localError("bad_argument", `${place} is no position`);
+    }
+    return this.readable().at(typeof place === "number" ? BigInt(place) : place);
+  }
+
   /** The whole document, history included, in Automerge's own format. Throws `not_ready`. */
   save(): Uint8Array {
     return this.readable().save();
@@ -264,7 +291,10 @@ export class Document<T extends object> {
 
   /** Sends edits again that the server did not take. */
   retryRefused(): void {
-    if (this.held === undefined) return;
+    if (this.held !== undefined) this.resend();
+  }
+
+  private resend(): void {
     this.held = undefined;
     this.channel.stream?.supply([]);
     this.update();
@@ -353,13 +383,13 @@ export class Document<T extends object> {
   private sink(content: Content<T>): ContentSink {
     return {
       moved: () => this.moved(),
-      changes: (changes) => (content.receive(changes), this.scheduler.request()),
-      snapshot: (bytes) => (content.receiveSnapshot(bytes), this.scheduler.request()),
+      changes: (changes, afterSeq, seq) => (content.receive(changes, afterSeq, seq), this.scheduler.request()),
+      snapshot: (bytes, seq) => (content.receiveSnapshot(bytes, seq), this.scheduler.request()),
       reset: () => content.beginAnew(),
       reconcile: (clock) => (content.reconcile(clock), this.settle()),
-      acked: (push) => {
+      acked: (push, positions) => {
         this.rebuilds = 0;
-        for (const hash of content.acked(push)) this.keeper?.saved(hash);
+        for (const hash of content.acked(push, positions)) this.keeper?.saved(hash);
         this.settle();
       },
       refused: (refused) => this.onRefused(content, refused),
@@ -383,9 +413,10 @@ export class Document<T extends object> {
         this.channel.stream?.restart();
         return this.update();
       case "token_expired":
-        if (this.channel.stream !== undefined) void this.channel.host.session.renew(this.channel.stream, "expired");
-        this.held = error;
-        return this.update();
+      case "token_revoked":
+        // The outbox keeps it, and sends it once the next token brings the right to write.
+        if (this.channel.isRenewing) return this.update();
+        return this.hold(content, error);
       default:
         this.hold(content, error);
     }
@@ -401,9 +432,13 @@ export class Document<T extends object> {
 
   /** The stream is open, or is not any more, or may do something else. */
   private moved(): void {
-    const rights = this.channel.grant?.rights;
-    const wasRights = this.held?.code === "read_only" || this.held?.code.startsWith("token_") === true;
-    if (wasRights && rights !== undefined && has(rights, WRITE)) this.retryRefused();
+    const { grant, refusal, stream } = this.channel;
+    const isForRights = stream?.outbox.blocked !== undefined && FOR_RIGHTS.has(wireError(stream.outbox.blocked, "").code);
+    if (isForRights && grant !== undefined && has(grant.rights, WRITE)) this.resend();
+    // There will be no other token: what waits for one is told so.
+    else if (isForRights && refusal !== undefined && this.held === undefined && this.content !== undefined) {
+      this.hold(this.content, refusal);
+    }
     this.settle();
   }
 
@@ -504,8 +539,8 @@ export class Document<T extends object> {
       savedLocally: this.keeper?.isKept ?? false,
       savedOnServer: pending === 0,
       pending,
-      // The last word of the server counts while there is no connection.
-      writable: rights === undefined ? this.lastWritable() : has(rights, WRITE),
+      // The last word of the server counts while there is no connection, or a token is renewed.
+      writable: rights === undefined || channel.isRenewing ? this.lastWritable() : has(rights, WRITE),
     };
   }
 

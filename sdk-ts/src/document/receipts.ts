@@ -45,11 +45,16 @@ export class Receipt {
 /** All edits that are not saved. */
 export class Receipts {
   private readonly byHash = new Map<string, Receipt>();
-  private readonly hashes = new WeakMap<Uint8Array, string>();
+  private readonly hashOfChange = new WeakMap<Uint8Array, string>();
 
   /** How many edits are not saved. */
   get size(): number {
     return this.byHash.size;
+  }
+
+  /** All edits that are not saved. */
+  get hashes(): readonly string[] {
+    return [...this.byHash.keys()];
   }
 
   /** Whether this edit is not saved. */
@@ -59,7 +64,7 @@ export class Receipts {
 
   /** A new edit. */
   add(hash: string, change: Uint8Array): Receipt {
-    this.hashes.set(change, hash);
+    this.hashOfChange.set(change, hash);
     const receipt = this.byHash.get(hash) ?? new Receipt(hash);
     this.byHash.set(hash, receipt);
     return receipt;
@@ -67,7 +72,7 @@ export class Receipts {
 
   /** The hash of a change that was added. */
   hashOf(change: Uint8Array): string | undefined {
-    return this.hashes.get(change);
+    return this.hashOfChange.get(change);
   }
 
   /** An edit is on the server's disk. */
@@ -84,7 +89,7 @@ export class Receipts {
     const receipt = this.byHash.get(hash) ?? new Receipt(to);
     this.byHash.delete(hash);
     receipt.hash = to;
-    this.hashes.set(change, to);
+    this.hashOfChange.set(change, to);
     this.byHash.set(to, receipt);
   }
 

@@ -9,7 +9,7 @@ import type { Next } from "./backoff.js";
 import type { Push } from "./outbox.js";
 
 /** Why a token is asked for. */
-export type AuthReason = "open" | "renew" | "expired";
+export type AuthReason = "open" | "renew" | "expired" | "revoked";
 
 /** A document is open. */
 export interface Opened {
@@ -40,18 +40,20 @@ export interface StreamEvents {
   closed(error: EtherPlyError, retries: boolean): void;
   /** The copy is to be thrown away; the document is sent from its beginning. Comes before `opened`. */
   reset(unacked: readonly Push[]): void;
-  /** Changes of others, in the log's order. They borrow the message's bytes. */
-  changes(changes: readonly Uint8Array[]): void;
-  /** The document as a whole. */
-  snapshot(bytes: Uint8Array): void;
+  /** Changes of others that stand after `afterSeq` up to `seq`, in the log's order. They borrow the message's bytes. */
+  changes(changes: readonly Uint8Array[], afterSeq: bigint, seq: bigint): void;
+  /** The document as a whole, up to `seq`. */
+  snapshot(bytes: Uint8Array, seq: bigint): void;
   /** The server's log is another one: it waits for {@link Stream.reconcile}. */
   reconcile(clock: readonly ClockEntry[]): void;
-  /** A push is on the server's disk. */
-  acked(push: Push): void;
+  /** A push is on the server's disk, its changes at these positions; none are given for what was there already. */
+  acked(push: Push, positions: readonly bigint[]): void;
   /** A push was not taken. */
   refused(refused: Refused): void;
   /** What the stream may do changed; `error` says why rights ended. */
   rightsChanged(rights: number, expiresAtMs: number, error: EtherPlyError | undefined): void;
+  /** The server does not take the token of a renewal; the stream goes on as it is. */
+  renewalRefused(error: EtherPlyError): void;
   /** A request was refused; the stream goes on. */
   failed(error: EtherPlyError): void;
   /** Presence of others; if `full`, who is not named is gone. */

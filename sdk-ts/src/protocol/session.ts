@@ -10,6 +10,7 @@ import { toHex } from "../wire/bytes.js";
 import { codeOfClose, isRetryable } from "../wire/codes.js";
 import { decodeFrame, encodeFrame, FrameError, PROTOCOL } from "../wire/frame.js";
 import type { Frame } from "../wire/frame.js";
+import { KINDS } from "../wire/kinds.js";
 import type { BodyOf, Cursor, KindName } from "../wire/kinds.js";
 import { AGENT_BYTES_MAX, announce, defaultLimits } from "../wire/limits.js";
 import type { ServerLimits } from "../wire/limits.js";
@@ -123,17 +124,24 @@ export class Session implements StreamHost {
     }
   }
 
-  /** Brings a fresh token for an open stream. */
-  async renew(stream: Stream, reason: AuthReason): Promise<void> {
+  /** Brings a fresh token for an open stream. Whether it was sent. Rejects with an `EtherPlyError`. */
+  async renew(stream: Stream, reason: AuthReason): Promise<boolean> {
     const connection = this.connection;
+    let token: string | undefined;
     try {
-      const token = await this.options.token?.(stream.document, reason);
-      if (connection !== this.connection || !stream.isOpen || token === undefined) return;
-      stream.token = token;
-      this.send("renew", stream.handle, { request: this.request(), token });
+      token = await this.options.token?.(stream.document, reason);
     } catch (error) {
-      stream.events.failed(authError(error));
+      throw authError(error);
     }
+    if (connection !== this.connection || !stream.isOpen || token === undefined) return false;
+    stream.token = token;
+    this.send("renew", stream.handle, { request: this.request(), token });
+    return true;
+  }
+
+  /** Whether there is somebody to ask for tokens. */
+  get hasTokens(): boolean {
+    return this.options.token !== undefined;
   }
 
   /** Takes a message. Throws a {@link ConnectionError} if the connection has to end. */
@@ -335,6 +343,7 @@ export class Session implements StreamHost {
     }
     const stream = this.handles.get(handle);
     if (stream === undefined) return;
+    if (body.kind === KINDS.renew.number) return stream.events.renewalRefused(error);
     if (error.code === "presence_too_large" || error.code === "presence_forbidden") stream.presence.set(undefined);
     stream.events.failed(error);
   }

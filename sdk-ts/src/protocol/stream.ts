@@ -227,7 +227,7 @@ export class Stream {
         this.progress.ack(frame.body.afterSeq, owned(frame.body.cursor));
         const push = this.outbox.acked(frame.body.push);
         if (push === undefined) throw violation("an ack for a push that is not in flight");
-        return events.acked(push);
+        return events.acked(push, frame.body.positions);
       }
       case "refused":
         return this.refused(frame.body, nowMs);
@@ -258,7 +258,7 @@ export class Stream {
     // If a snapshot was on its way, the server could not go on with it, and sends the log instead.
     this.assembly = undefined;
     this.progress.changes(body.afterSeq, owned(body.cursor), changes.length);
-    this.events.changes(changes);
+    this.events.changes(changes, body.afterSeq, body.cursor.seq);
   }
 
   private snapshot(body: BodyOf<"snapshot">, piece: Uint8Array): void {
@@ -288,7 +288,7 @@ export class Stream {
     }
     this.assembly = undefined;
     this.progress.snapshot(assembly.cursor);
-    this.events.snapshot(whole);
+    this.events.snapshot(whole, assembly.cursor.seq);
   }
 
   private refused(body: BodyOf<"refused">, nowMs: number): void {

@@ -9,6 +9,7 @@ import { CONNECT_TIMEOUT_MS } from "../../src/connection.js";
 import { ANSWER_MS, QUIET_MS, TICK_MS } from "../../src/protocol/session.js";
 import { merged } from "../../src/store/store.js";
 import type { Store, Stored } from "../../src/index.js";
+import { RENEW_MS_MIN } from "../../src/renewal.js";
 import { cursor, fakeServer } from "./fake.js";
 import type { Peer } from "./fake.js";
 
@@ -93,14 +94,79 @@ describe("tokens", () => {
     await board.ready();
     expect(board.status).toMatchObject({ state: "live", writable: true });
 
+    // The end of a token is not the end: edits are taken, and wait for the next one.
     peer.say("rightsChanged", 5, { request: 0, rights: 0, code: 207, expiresAtMs: 0n });
-    expect(board.status.writable).toBe(false);
-    expect(() => board.change(push("x"))).toThrow(expect.objectContaining({ code: "read_only" }));
+    expect(board.status).toMatchObject({ state: "connecting", writable: true, error: undefined });
+    const edit = board.change(push("x")).durable();
+    expect((await peer.hears("push")).body.push).toBe(2n);
+    peer.say("refused", 5, { push: 2n, generation: 1, index: 0, code: 207, retryAfterMs: 0, clockComplete: true, clock: [], message: "" });
     expect((await peer.hears("renew")).body.token).toBe("token 3");
     peer.say("rightsChanged", 5, rights);
-    board.change(push("x"));
+    await acks(peer, 5, 1);
+    await edit;
+    expect(board.status).toMatchObject({ state: "live", writable: true, error: undefined, savedOnServer: true });
     expect(asked.map(({ documentId, reason }) => `${documentId} ${reason}`)).toEqual(["b open", "b renew", "b expired"]);
-    expect(errors.map(({ code }) => code)).toEqual(["token_expired"]);
+    expect(errors).toEqual([]);
+  });
+
+  it("that had ended already are asked for again on the same connection, and one asking is under way at a time", async () => {
+    const asked: string[] = [];
+    const auth = ({ reason }: AuthRequest): string => `token ${asked.push(reason)}`;
+    const { client, next, errors } = setup({ auth, environment: instant });
+    const board = client.document<Board>("b", { initial });
+    const peer = await next();
+    await live(peer, board);
+    peer.say("rightsChanged", 5, { request: 0, rights: 0, code: 207, expiresAtMs: 0n });
+    peer.say("rightsChanged", 5, { request: 0, rights: 0, code: 207, expiresAtMs: 0n });
+    for (const token of ["token 2", "token 3"]) {
+      const { body } = await peer.hears("renew");
+      expect(body.token).toBe(token);
+      if (token === "token 2") {
+        peer.say("error", 5, { request: body.request, code: 207, kind: 13, retryAfterMs: 0, message: "" });
+        expect(board.status).toMatchObject({ state: "connecting", writable: true });
+      } else peer.say("rightsChanged", 5, { request: body.request, rights: 7, code: 0, expiresAtMs: 0n });
+    }
+    expect(board.status).toMatchObject({ state: "live", error: undefined });
+    expect([asked, errors, peer.isClosed]).toEqual([["open", "expired", "expired"], [], false]);
+  });
+
+  it("that auth refuses are final: edits that waited for one are told, kept, and go out after another login", async () => {
+    let isLoggedIn = true;
+    const auth = (): string | null => (isLoggedIn ? "a token" : null);
+    const { client, next, errors } = setup({ auth });
+    const board = client.document<Board>("b", { initial });
+    let peer = await next();
+    await live(peer, board);
+    isLoggedIn = false;
+    const edit = board.change(push("x")).durable();
+    edit.catch(() => undefined);
+    peer.say("rightsChanged", 5, { request: 0, rights: 0, code: 208, expiresAtMs: 0n });
+    await refuses(peer, 5, 208);
+    await expect(edit).rejects.toMatchObject({ code: "auth_refused", retryable: false });
+    expect(board.status).toMatchObject({ state: "refused", error: { code: "auth_refused" }, writable: false, pending: 1 });
+    expect(board.refused?.changes.length).toBe(1);
+    expect(new Set(errors.map(({ code }) => code))).toEqual(new Set(["auth_refused"]));
+    isLoggedIn = true;
+    client.disconnect();
+    client.reconnect();
+    peer = await next();
+    await peer.welcome();
+    await peer.opens(6, { cursor: cursor(1), resume: 1 });
+    await acks(peer, 6, 1);
+    await until(board, () => board.status.savedOnServer);
+    expect(board.status).toMatchObject({ state: "live", error: undefined, writable: true });
+  });
+
+  it("that the server does not take leave what there was, and are told", async () => {
+    const { client, next, errors } = setup({ auth: () => "a token" });
+    const board = client.document<Board>("b", { initial });
+    const peer = await next();
+    await live(peer, board);
+    peer.say("rightsChanged", 5, { request: 0, rights: 7, code: 0, expiresAtMs: BigInt(Date.now() + 50) });
+    const { body } = await peer.hears("renew");
+    peer.say("error", 5, { request: body.request, code: 206, kind: 13, retryAfterMs: 0, message: "" });
+    expect(board.status).toMatchObject({ state: "live", writable: true });
+    expect(errors.map(({ code }) => code)).toEqual(["token_invalid"]);
   });
 
   it("that do not come are asked for again, and a refusal that is final is told", async () => {
@@ -124,6 +190,18 @@ describe("tokens", () => {
     await expect(board.ready()).rejects.toMatchObject({ code: "forbidden" });
   });
 });
+
+/** Time in which every wait for a token is over at once. */
+const instant = {
+  now: () => 0,
+  random: () => 0,
+  after(ms: number, act: () => void) {
+    if (ms !== RENEW_MS_MIN) return () => undefined;
+    let isOver = false;
+    queueMicrotask(() => void (isOver || act()));
+    return () => void (isOver = true);
+  },
+};
 
 /** Time that does not pass, with timers that are over at once; but not those that look after a connection. */
 const eager = {
@@ -287,6 +365,86 @@ describe("a document that begins anew", () => {
     expect(board.current?.cards).toEqual(["mine"]);
     expect(errors.map(({ code }) => code)).toEqual(["actor_excluded"]);
     expect(board.refused?.error.code).toBe("actor_excluded");
+  });
+});
+
+describe("a document that begins anew with an edit whose ack was lost", () => {
+  it("counts the edit as saved", async () => {
+    const { client, next } = setup();
+    const board = client.document<Board>("b", { initial });
+    let peer = await next();
+    await live(peer, board);
+    const durable = board.change(push("mine")).durable();
+    await peer.hears("push");
+    const all = A.load<Board>(board.save());
+    peer.hangUp();
+    peer = await next();
+    await peer.welcome();
+    await peer.opens(6, { resume: 4, cursor: cursor(2, 2) });
+    sends(peer, 6, all, 2);
+    await durable;
+    expect(board.current).toEqual({ cards: ["mine"] });
+    expect(board.status).toMatchObject({ state: "live", pending: 0, savedOnServer: true });
+  });
+});
+
+describe("history", () => {
+  it("says who, when, what and where, and shows the document as it was", async () => {
+    const { client, next } = setup();
+    const board = client.document<Board>("b", { initial });
+    const peer = await next();
+    await live(peer, board);
+    board.change(push("mine"), { message: "the first card" });
+    const [mine] = await acks(peer, 5, 1);
+    await until(board, () => board.status.savedOnServer);
+    const theirs = A.change(A.load<Board>(board.save()), { time: 1_700_000_000 }, push("theirs"));
+    const change = A.getLastLocalChange(theirs)!;
+    peer.say("changes", 5, { afterSeq: 2n, cursor: cursor(3), lengths: [change.length] }, [change]);
+    await until(board, () => board.current?.cards.length === 2);
+    board.change(push("not saved"));
+    const [begun, first, second, third, ...rest] = board.history();
+    expect(rest).toEqual([]);
+    expect(begun).toMatchObject({ isMine: false, time: undefined, position: 1n, deps: [], isSaved: true });
+    expect(first).toMatchObject({ hash: A.decodeChange(mine!).hash, isMine: true, message: "the first card", position: 2n });
+    expect(second).toMatchObject({ actor: A.getActorId(theirs), isMine: false, position: 3n, message: undefined });
+    expect(second?.time).toEqual(new Date(1_700_000_000_000));
+    expect(third).toMatchObject({ isMine: true, isSaved: false, position: undefined, deps: expect.arrayContaining([second!.hash]) as string[] });
+    expect([0, 1, 2n, 3, 99].map((place) => board.at(place).cards?.length)).toEqual([undefined, 0, 1, 2, 2]);
+    expect(board.at([first!.hash])).toEqual({ cards: ["mine"] });
+    expect(board.at(board.history().slice(-1).map(({ hash }) => hash)).cards.length).toBe(3);
+    for (const wrong of [-1, 1.5, ["0".repeat(64)], ["x"]] as const) {
+      expect(() => board.at(wrong)).toThrow(expect.objectContaining({ code: "bad_argument" }));
+    }
+    // The copy is what it was.
+    expect(board.current?.cards).toEqual(["mine", "theirs", "not saved"]);
+  });
+
+  it("goes back behind a snapshot, whose positions are not known, and own changes among others' are told apart", async () => {
+    const { client, next } = setup();
+    const board = client.document<Board>("b");
+    const peer = await next();
+    await peer.welcome();
+    await peer.opens(5, { resume: 2, cursor: cursor(2) });
+    const [base] = A.applyChanges(A.init<Board>(), [genesis(A, initial)!]);
+    const saved = A.change(base, push("kept"));
+    const bytes = A.save(saved);
+    peer.say("snapshot", 5, { cursor: cursor(2), totalBytes: BigInt(bytes.length), offset: 0n }, [bytes]);
+    await board.ready();
+    expect(board.history().map(({ position, isSaved }) => [position, isSaved])).toEqual([[undefined, true], [undefined, true]]);
+    expect(board.at(2).cards).toEqual(["kept"]);
+    expect(() => board.at(1)).toThrow(expect.objectContaining({ code: "position_unknown" }));
+    board.change(push("mine"));
+    const { body } = await peer.hears("push");
+    peer.say("ack", 5, { push: body.push, afterSeq: 3n, cursor: cursor(4), positions: [4n] });
+    let theirs = saved;
+    const changes = ["a", "b"].map((card) => A.getLastLocalChange((theirs = A.change(theirs, push(card))))!);
+    peer.say("changes", 5, { afterSeq: 2n, cursor: cursor(5), lengths: changes.map((change) => change.length) }, changes);
+    await until(board, () => board.current?.cards.length === 4);
+    const placed = board.history().filter(({ position }) => position !== undefined);
+    expect(new Map(placed.map(({ hash, position }) => [hash, position]))).toEqual(
+      new Map([[A.decodeChange(changes[0]!).hash, 3n], [A.decodeChange(changes[1]!).hash, 5n], [placed.find(({ isMine }) => isMine)!.hash, 4n]]),
+    );
+    expect([3, 4, 5].map((place) => board.at(place).cards.length)).toEqual([2, 3, 4]);
   });
 });
 

@@ -33,7 +33,7 @@ class Side {
     const stream = { outbox, push: () => undefined, cursor: undefined } as unknown as Stream;
     const nothing = (): void => undefined;
     this.content = new Content<Board>(A, stream, { changed: nothing, began: nothing, failed: nothing });
-    this.content.receiveSnapshot(base);
+    this.content.receiveSnapshot(base, 0n);
     this.content.apply();
   }
 
@@ -46,7 +46,7 @@ class Side {
   /** Somebody else edits, and this side hears of it. */
   hear(edit: Edit): this {
     const theirs = A.change(A.clone(this.content.doc as Doc<Board>), edit);
-    this.content.receive(A.getChangesSince(theirs, A.getHeads(this.content.doc)));
+    this.content.receive(A.getChangesSince(theirs, A.getHeads(this.content.doc)), 0n, 1n);
     this.content.apply();
     return this;
   }
