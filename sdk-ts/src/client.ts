@@ -28,6 +28,7 @@ import { DOCUMENT_ID_BYTES_MAX } from "./wire/limits.js";
 
 /** Why and for which document a token is asked for. */
 export interface AuthRequest {
+  /** The document's name. */
   readonly documentId: string;
   /** The document is opened; its token will end soon; its token has ended; it was revoked. */
   readonly reason: AuthReason;
@@ -72,7 +73,7 @@ export class Client {
   private isClosed = false;
   private isPaused = false;
 
-  /** Made by {@link createClient}. */
+  /** Made by {@link createClient}. @internal */
   constructor(private readonly options: ClientOptions) {
     const environment = options.environment ?? world;
     const { auth } = options;

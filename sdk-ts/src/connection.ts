@@ -18,11 +18,17 @@ export const CONNECT_TIMEOUT_MS = 15_000;
 
 /** What is used of a WebSocket: the browsers', Node's from version 22 on, or the package `ws`. */
 export interface WebSocketLike {
+  /** As what messages come: the client sets `"arraybuffer"`. */
   binaryType: string;
+  /** Sends a message. */
   send(data: Uint8Array): void;
+  /** Begins the end of the connection. */
   close(code?: number, reason?: string): void;
+  /** It is open, or broke. */
   addEventListener(type: "open" | "error", listener: () => void): void;
+  /** A message came. */
   addEventListener(type: "message", listener: (event: { data: unknown }) => void): void;
+  /** It ended. */
   addEventListener(type: "close", listener: (event: { code: number; reason: string }) => void): void;
 }
 

@@ -33,6 +33,7 @@ export type ErrorCode = WireCode | LocalCode | "unknown";
 
 /** Why something was not done, or not yet. */
 export class EtherPlyError extends Error {
+  /** Always `"EtherPlyError"`. */
   override readonly name = "EtherPlyError";
   /** The stable code. */
   readonly code: ErrorCode;
@@ -43,7 +44,7 @@ export class EtherPlyError extends Error {
   /** What to do next. */
   readonly advice: string;
 
-  /** Made by this package only. */
+  /** Made by this package only. @internal */
   constructor(
     code: ErrorCode,
     number: number,

@@ -34,7 +34,7 @@ export class Presence<P extends Json = Json> {
   private cancel: (() => void) | undefined;
   private sentMs = Number.NEGATIVE_INFINITY;
 
-  /** Made by documents and rooms. */
+  /** Made by documents and rooms. @internal */
   constructor(
     private readonly environment: Environment,
     private readonly bytesMax: () => number,
@@ -53,7 +53,7 @@ export class Presence<P extends Json = Json> {
 
   /**
    * Shows a state to the others, until it is set again, {@link Presence.leave}, or the connection is gone; on the next
-   * connection it is shown again. Sent at once, then as often as {@link PRESENCE_INTERVAL_MS} allows.
+   * connection it is shown again. Sent at once, then as often as `PRESENCE_INTERVAL_MS` (40 ms) allows.
    *
    * Throws `presence_too_large`.
    */

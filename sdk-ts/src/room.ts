@@ -286,7 +286,7 @@ export class Channel implements StreamEvents {
 export class Room {
   private isClosed = false;
 
-  /** Made by {@link Client.room}. */
+  /** Made by {@link Client.room}. @internal */
   constructor(
     private readonly channel: Channel,
     private readonly released: () => void,

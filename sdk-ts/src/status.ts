@@ -17,6 +17,7 @@ export type SyncState = "connecting" | "live" | "offline" | "refused";
 
 /** Where a client stands. */
 export interface ClientStatus {
+  /** Where the connection stands. */
   readonly state: SyncState;
   /** Why it is not live, if there is a reason. */
   readonly error: EtherPlyError | undefined;
@@ -24,6 +25,7 @@ export interface ClientStatus {
 
 /** Where a room stands. */
 export interface RoomStatus {
+  /** Where the room or the document stands. */
   readonly state: SyncState;
   /** Why it is not live, or why the last request was refused. */
   readonly error: EtherPlyError | undefined;

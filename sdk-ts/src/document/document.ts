@@ -64,6 +64,7 @@ export interface Change {
 
 /** Edits that the server does not take, and why. They are kept, and nothing behind them is sent. */
 export interface RefusedEdits {
+  /** Why, and what to do. */
   readonly error: EtherPlyError;
   /** The changes, in the order in which they were made. */
   readonly changes: readonly Uint8Array[];
@@ -91,7 +92,7 @@ export class Document<T extends object> {
   private failure: EtherPlyError | undefined;
   private rebuilds = 0;
 
-  /** Made by {@link Client.document}. */
+  /** Made by {@link Client.document}. @internal */
   constructor(
     private readonly channel: Channel,
     private readonly options: DocumentOptions<T>,

@@ -18,7 +18,9 @@ export const UNDO_GROUP_MS = 500;
 
 /** What can be taken back, or made again. */
 export interface UndoState {
+  /** Whether there is something to take back. */
   readonly canUndo: boolean;
+  /** Whether there is something to make again. */
   readonly canRedo: boolean;
 }
 

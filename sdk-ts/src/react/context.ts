@@ -13,6 +13,7 @@ const Context = createContext<Client | undefined>(undefined);
 export interface EtherPlyProviderProps {
   /** Made once, outside of components: `createClient` connects nothing by itself. */
   readonly client: Client;
+  /** What may use it. */
   readonly children?: ReactNode;
 }
 

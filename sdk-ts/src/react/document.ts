@@ -146,7 +146,9 @@ export function useSyncStatus<T extends object>(ref?: DocumentRef<T>): ClientSta
 
 /** What takes this side's edits back, and makes them again. */
 export interface Undo extends UndoState {
+  /** Takes the last edit back; `undefined` if there is none. */
   undo(): Change | undefined;
+  /** Makes it again; `undefined` if there is none. */
   redo(): Change | undefined;
 }
 

@@ -10,6 +10,7 @@ import type { Cursor } from "../wire/kinds.js";
 export interface Row {
   /** The change's hash: a change is kept once, whoever keeps it. */
   readonly hash: string;
+  /** The change, in Automerge's format. */
   readonly change: Uint8Array;
   /** Whether it was made here and is not on the server yet. */
   readonly mine: boolean;
@@ -25,6 +26,7 @@ export interface Stored {
   readonly copy: Uint8Array | undefined;
   /** Up to where copy and rows together have everything; `undefined` before the server was heard. */
   readonly cursor: Cursor | undefined;
+  /** Changes that are kept beside the copy. */
   readonly rows: readonly Row[];
 }
 
@@ -34,6 +36,7 @@ export interface Batch {
   readonly rows: readonly Row[];
   /** Hashes of rows that are on the server now. */
   readonly settled: readonly string[];
+  /** Up to where everything is there with this batch; `undefined` if that is where it was. */
   readonly cursor: Cursor | undefined;
   /**
    * A copy that holds everything that was kept, and takes the place of the one before and of all rows that are on the

@@ -11,7 +11,7 @@ import type { Layout, ValueOf } from "./layout.js";
 
 /** A place in a document's log: its epoch, the position of the last change that counts as seen, the chain there. */
 export const cursor = struct({ epoch: u64, seq: u64, chain: fixed(32) });
-/** See {@link cursor}. */
+/** A place in a document's log: its epoch, the position of the last change that counts as seen, the chain there. */
 export type Cursor = ValueOf<typeof cursor>;
 
 const clockEntry = struct({ actor: bytes, seq: u64, hash: fixed(32) });

@@ -1,8 +1,9 @@
 // @vitest-environment happy-dom
 /** Hooks: what is rendered, and how often. */
 
-import { act, createElement, StrictMode, Suspense } from "react";
+import { act, createElement, StrictMode, Suspense, version } from "react";
 import type { FunctionComponent, ReactNode } from "react";
+import { version as domVersion } from "react-dom";
 import { createRoot, hydrateRoot } from "react-dom/client";
 import type { Root } from "react-dom/client";
 import { renderToString } from "react-dom/server";
@@ -32,6 +33,11 @@ const ref = (id: string) => ({ id, initial: { title: id, count: 0 } });
 
 beforeAll(async () => {
   await automerge();
+});
+
+it("runs with the React that it was asked to run with", () => {
+  const wanted = process.env["REACT_MAJOR"] ?? "19";
+  expect([version, domVersion].map((each) => each.split(".")[0])).toEqual([wanted, wanted]);
 });
 
 let client: Client;

@@ -1,0 +1,4 @@
+declare module "@automerge/automerge/automerge.wasm" {
+  const url: string;
+  export default url;
+}

@@ -1,0 +1,5 @@
+/** Says where the WebAssembly is, before the page asks. */
+
+import wasm from "@automerge/automerge/automerge.wasm";
+
+globalThis.wasmUrl = wasm;
