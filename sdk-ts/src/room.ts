@@ -62,6 +62,8 @@ export class Channel implements StreamEvents {
   private sink: ContentSink | undefined;
   /** What came before the content was there to take it. */
   private isDetached = false;
+  /** Whether content is being given what came before it was there. */
+  isCatchingUp = false;
   private early: ((sink: ContentSink) => void)[] = [];
   private readonly renewal: Renewal;
   private readonly off: Unsubscribe;
@@ -118,7 +120,10 @@ export class Channel implements StreamEvents {
     this.sink = sink;
     const early = this.early;
     this.early = [];
+    // The stream has seen all of this: only when content has it too is that where the document stands.
+    this.isCatchingUp = true;
     for (const each of early) each(sink);
+    this.isCatchingUp = false;
     sink.moved();
   }
 

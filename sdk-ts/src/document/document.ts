@@ -446,7 +446,7 @@ export class Document<T extends object> {
   /** Applies what was received, and goes on where that was waited for. */
   private settle(): void {
     const { content, channel } = this;
-    if (content === undefined || this.isClosed) return;
+    if (content === undefined || this.isClosed || channel.isCatchingUp) return;
     const isWhole = content.apply() && this.isUpToDate();
     const pushes = this.options.access !== "read" && (channel.grant === undefined || has(channel.grant.rights, WRITE));
     if (isWhole && content.beginsAnew) content.arrive(this.options.initial, pushes);
