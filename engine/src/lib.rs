@@ -7,6 +7,7 @@
 //! stored. A core's [`feed::Feeds`] send its members what is durable. The driver carries effects between
 //! shards, feeds, sockets and the log.
 
+pub mod access;
 pub mod chain;
 pub mod change;
 pub mod document;

@@ -5,5 +5,7 @@
 
 pub mod change;
 pub mod frame;
+pub mod pattern;
+pub mod token;
 pub mod upgrade;
 pub mod websocket;

@@ -23,6 +23,8 @@ use etherply_engine::log::Deleted;
 use etherply_engine::placement::shard_of;
 use etherply_wire::limits::DOCUMENT_ID_BYTES_MAX;
 
+use crate::access::command::now_s;
+use crate::access::revocations::{Line, Revocations, RevocationsError};
 use crate::backup::{self, BackupError};
 use crate::control::Observed;
 use crate::data_plane::{Mailboxes, Message};
@@ -32,6 +34,10 @@ use crate::storage::Reader;
 
 /// Where the control plane deletes documents.
 pub const DELETE_PATH: &str = "/delete";
+/// Where the control plane revokes grants.
+pub const REVOKE_PATH: &str = "/revoke";
+/// Longest request to revoke.
+const REVOKE_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of a backup that are sent at once.
 const BACKUP_CHUNK_BYTES: usize = 128 * 1024;
 /// Chunks of a backup that wait for whoever fetches it.
@@ -44,6 +50,7 @@ pub struct Administration {
     reader: Reader,
     mailboxes: Mailboxes,
     key: String,
+    revocations: Arc<Revocations>,
     is_backing_up: AtomicBool,
 }
 
@@ -56,8 +63,20 @@ impl std::fmt::Debug for Administration {
 impl Administration {
     /// Of the server whose log this reads and whose cores have these mailboxes; `key` is asked for what cannot be
     /// undone.
-    pub fn new(reader: Reader, mailboxes: Mailboxes, key: String) -> Self {
-        Self { reader, mailboxes, key, is_backing_up: AtomicBool::new(false) }
+    pub fn new(
+        reader: Reader,
+        mailboxes: Mailboxes,
+        key: String,
+        revocations: Arc<Revocations>,
+    ) -> Self {
+        Self { reader, mailboxes, key, revocations, is_backing_up: AtomicBool::new(false) }
+    }
+
+    /// Whether a request has the key.
+    fn is_operator(&self, headers: &HeaderMap) -> bool {
+        let given =
+            headers.get(header::AUTHORIZATION).and_then(|given| given.to_str().ok()?.strip_prefix("Bearer "));
+        given.is_some_and(|given| is_key(&self.key, given))
     }
 }
 
@@ -65,6 +84,7 @@ impl Administration {
 pub(crate) fn router() -> Router<Observed> {
     Router::new()
         .route(backup::file::CONTROL_PATH, post(take_backup))
+        .route(REVOKE_PATH, post(revoke).layer(DefaultBodyLimit::max(REVOKE_BYTES_MAX)))
         .route(DELETE_PATH, post(delete).layer(DefaultBodyLimit::max(DOCUMENT_ID_BYTES_MAX)))
 }
 
@@ -93,10 +113,8 @@ pub(crate) async fn check_operator(
 async fn delete(State(observed): State<Observed>, headers: HeaderMap, document: String) -> Response {
     const KEY: &str = "EtherPly: a document cannot be brought back, so this asks for the key in the server's data \
         directory: `etherply delete --control URL --data DIR DOCUMENT`.\n";
-    let Administration { mailboxes, key, .. } = &*observed.administration;
-    let given =
-        headers.get(header::AUTHORIZATION).and_then(|given| given.to_str().ok()?.strip_prefix("Bearer "));
-    if !given.is_some_and(|given| is_key(key, given)) {
+    let Administration { mailboxes, .. } = &*observed.administration;
+    if !observed.administration.is_operator(&headers) {
         observed.metrics.rejected.with_label_values(&["control_operator"]).inc();
         return (StatusCode::UNAUTHORIZED, KEY).into_response();
     }
@@ -120,6 +138,38 @@ async fn delete(State(observed): State<Observed>, headers: HeaderMap, document: 
         Ok(Err(error)) => refuse(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, "the server stops: look whether it was deleted"),
     }
+}
+
+/// Takes grants back, as the body says: durably first, then on every core.
+async fn revoke(State(observed): State<Observed>, headers: HeaderMap, body: Bytes) -> Response {
+    const KEY: &str = "EtherPly: this asks for the key in the server's data directory: `etherply revoke --control \
+        URL --data DIR`.\n";
+    let Administration { mailboxes, revocations, .. } = &*observed.administration;
+    if !observed.administration.is_operator(&headers) {
+        observed.metrics.rejected.with_label_values(&["control_operator"]).inc();
+        return (StatusCode::UNAUTHORIZED, KEY).into_response();
+    }
+    let refuse = |status: StatusCode, text: &str| (status, format!("EtherPly: {text}\n")).into_response();
+    let Ok(line) = serde_json::from_slice::<Line>(&body) else {
+        let text = "the body is JSON as {\"token\": \"ID\"}, {\"subject\": \"NAME\"} or {\"documents\": \"PATTERN\"}";
+        return refuse(StatusCode::BAD_REQUEST, text);
+    };
+    let revocation = match line.at(now_s()) {
+        Ok(revocation) => Arc::new(revocation),
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    if let Err(error) = revocations.add(&revocation) {
+        let status = match error {
+            RevocationsError::Full => StatusCode::CONFLICT,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        return refuse(status, &error.to_string());
+    }
+    tracing::info!("revoked: {:?}", revocation.what);
+    for mailbox in mailboxes.iter() {
+        mailbox.send(Message::Revoke(Arc::clone(&revocation)));
+    }
+    "revoked\n".into_response()
 }
 
 /// Ends when a backup does, however it does.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cli           the command line
+//! access        keys of tokens, what was revoked, and the gate that asks for tokens
 //! serve         starts everything, and stops it in order
 //! preflight     what must be so before anything starts, and what to do if it is not
 //! runtime       one executor a core; the only module that knows glommio
@@ -20,6 +21,7 @@
 //! verify        `etherply verify` and `etherply repair`
 //! ```
 
+pub mod access;
 pub mod administration;
 pub mod allowlist;
 pub mod backup;

@@ -4,6 +4,7 @@ use std::io::{BufWriter, IsTerminal as _, Read as _, Write as _, stderr, stdout}
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use etherply_server::access::command;
 use etherply_server::administration::DELETE_PATH;
 use etherply_server::backup::{self, BackupError, Summary};
 use etherply_server::cli::{
@@ -29,6 +30,9 @@ fn main() -> ExitCode {
         Some(Command::Verify(args)) => return verify::verify(&args),
         Some(Command::Repair(args)) => return verify::repair(&args),
         Some(Command::Delete(args)) => delete(&args),
+        Some(Command::Keys(args)) => command::run_keys(&args, &mut stdout().lock()),
+        Some(Command::Token(args)) => command::run_token(&args, command::now_s(), &mut stdout().lock()),
+        Some(Command::Revoke(args)) => command::run_revoke(&args, &mut stdout().lock()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

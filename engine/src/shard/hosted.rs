@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use etherply_wire::Rights;
 use etherply_wire::kinds::ClockEntry;
 use etherply_wire::limits::CLOCK_ENTRIES_MAX;
 
 use super::delete::Deletion;
 use super::input::OpenRequest;
+use super::rights::Access;
 use super::snapshots::SnapshotState;
 use crate::change::{ActorId, ChangeHash};
 use crate::document::{Document, Resolved};
@@ -56,7 +56,7 @@ pub(super) struct Hosted {
 pub(super) struct Stream {
     pub(super) number: StreamNumber,
     pub(super) session: SessionId,
-    pub(super) rights: Rights,
+    pub(super) access: Access,
     /// Pushes of generations up to this one are passed over.
     pub(super) refused_generation: Option<u32>,
     /// Pushes that wait for an answer of the log, the first of them asked for.
