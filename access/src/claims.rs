@@ -127,16 +127,16 @@ impl Claims {
     /// # Errors
     /// [`Unusable`]
     pub fn resolve(&self) -> Result<Verified, Unusable> {
-        let is_name = |name: &str, max: usize| {
-            (1..=max).contains(&name.len()) && !name.chars().any(char::is_control)
-        };
+        let is_name =
+            |name: &str, max: usize| (1..=max).contains(&name.len()) && !name.chars().any(char::is_control);
         if !is_name(&self.sub, SUBJECT_BYTES_MAX) {
             return Err(Unusable::Subject);
         }
         if self.jti.as_deref().is_some_and(|id| !is_name(id, TOKEN_ID_BYTES_MAX)) {
             return Err(Unusable::Id);
         }
-        let expires_ms = self.exp.checked_mul(1_000).filter(|_| self.exp > self.iat).ok_or(Unusable::Times)?;
+        let expires_ms =
+            self.exp.checked_mul(1_000).filter(|_| self.exp > self.iat).ok_or(Unusable::Times)?;
         let begins_s = self.nbf.map_or(self.iat, |nbf| nbf.max(self.iat));
         let begins_ms = begins_s.checked_mul(1_000).ok_or(Unusable::Times)?;
         let write = Rights::READ.with(Rights::WRITE);

@@ -41,12 +41,18 @@ pub fn generate(algorithm: Algorithm) -> Result<Generated, GenerateError> {
         Algorithm::EdDsa => {
             let pair = Ed25519KeyPair::generate().map_err(failed)?;
             let public: PublicKeyX509Der<'_> = pair.public_key().as_der().map_err(failed)?;
-            (pem("PRIVATE KEY", pair.to_pkcs8v1().map_err(failed)?.as_ref()), pem("PUBLIC KEY", public.as_ref()))
+            (
+                pem("PRIVATE KEY", pair.to_pkcs8v1().map_err(failed)?.as_ref()),
+                pem("PUBLIC KEY", public.as_ref()),
+            )
         }
         Algorithm::Es256 => {
             let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(failed)?;
             let public: PublicKeyX509Der<'_> = pair.public_key().as_der().map_err(failed)?;
-            (pem("PRIVATE KEY", pair.to_pkcs8v1().map_err(failed)?.as_ref()), pem("PUBLIC KEY", public.as_ref()))
+            (
+                pem("PRIVATE KEY", pair.to_pkcs8v1().map_err(failed)?.as_ref()),
+                pem("PUBLIC KEY", public.as_ref()),
+            )
         }
         Algorithm::Rs256 => {
             let pair = RsaKeyPair::generate(KeySize::Rsa2048).map_err(failed)?;

@@ -124,7 +124,8 @@ impl KeySet {
     /// # Errors
     /// [`KeyError`]
     pub fn add_public(&mut self, id: &str, pem: &[u8]) -> Result<Algorithm, KeyError> {
-        let is_p256 = |key: &DecodingKey| key.try_get_as_bytes().is_ok_and(|key| key.len() == P256_POINT_BYTES);
+        let is_p256 =
+            |key: &DecodingKey| key.try_get_as_bytes().is_ok_and(|key| key.len() == P256_POINT_BYTES);
         let (algorithm, decoding) = if let Ok(key) = DecodingKey::from_ed_pem(pem) {
             (Algorithm::EdDsa, key)
         } else if let Ok(key) = DecodingKey::from_ec_pem(pem) {

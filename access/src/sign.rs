@@ -62,6 +62,7 @@ impl SigningKey {
     pub fn sign(&self, claims: &Claims) -> Result<String, SignError> {
         claims.resolve()?;
         let header = Header { kid: Some(self.id.clone()), ..Header::new(self.algorithm.library()) };
-        jsonwebtoken::encode(&header, claims, &self.encoding).map_err(|error| SignError::Key(error.to_string()))
+        jsonwebtoken::encode(&header, claims, &self.encoding)
+            .map_err(|error| SignError::Key(error.to_string()))
     }
 }

@@ -123,9 +123,12 @@ fn good_tokens_of_every_algorithm_are_believed() {
             assert_eq!(verified.identity.issued_s, NOW_S - 10);
             assert_eq!(verified.expires_ms, (NOW_S + 600) * 1_000);
             let write = Rights::READ.with(Rights::WRITE).with(Rights::PRESENCE);
-            for (document, rights) in
-                [("rooms/1", write), ("rooms/2", Rights::READ), ("notes/1", Rights::NONE), ("rooms", Rights::NONE)]
-            {
+            for (document, rights) in [
+                ("rooms/1", write),
+                ("rooms/2", Rights::READ),
+                ("notes/1", Rights::NONE),
+                ("rooms", Rights::NONE),
+            ] {
                 assert_eq!(verified.grant(document).rights, rights, "{document}");
             }
         }
@@ -177,27 +180,76 @@ fn shapes(server: &Server) -> Vec<(&'static str, String, Option<Reason>)> {
         ("alg None", unsigned("None"), algorithm()),
         ("alg nOnE", unsigned("nOnE"), algorithm()),
         ("alg empty", unsigned(""), algorithm()),
-        ("alg none, signature kept", format!("{}.{}.{signature}", part(&header("none", "ed")), part(&claims)), algorithm()),
+        (
+            "alg none, signature kept",
+            format!("{}.{}.{signature}", part(&header("none", "ed")), part(&claims)),
+            algorithm(),
+        ),
         ("no alg", server.ed.sign(r#"{"kid":"ed"}"#, &claims), no_header()),
         ("alg null", server.ed.sign(r#"{"alg":null,"kid":"ed"}"#, &claims), no_header()),
         ("alg a number", server.ed.sign(r#"{"alg":1,"kid":"ed"}"#, &claims), no_header()),
         ("alg twice", server.ed.sign(r#"{"alg":"none","alg":"EdDSA","kid":"ed"}"#, &claims), no_header()),
         ("alg in lower case", server.ed.sign(&header("eddsa", "ed"), &claims), algorithm()),
-        ("HS256 with the public PEM of RSA", hmac(server.rs.public.as_bytes(), &header("HS256", "rs")), algorithm()),
-        ("HS256 with the public DER of RSA", hmac(&spki(&server.rs.public), &header("HS256", "rs")), algorithm()),
-        ("HS256 with the public PEM of Ed25519", hmac(server.ed.public.as_bytes(), &header("HS256", "ed")), algorithm()),
-        ("HS256 with the public PEM of P-256", hmac(server.es.public.as_bytes(), &header("HS256", "es")), algorithm()),
-        ("HS256 with the public PEM, as RS256", hmac(server.rs.public.as_bytes(), &header("RS256", "rs")), no_signature()),
+        (
+            "HS256 with the public PEM of RSA",
+            hmac(server.rs.public.as_bytes(), &header("HS256", "rs")),
+            algorithm(),
+        ),
+        (
+            "HS256 with the public DER of RSA",
+            hmac(&spki(&server.rs.public), &header("HS256", "rs")),
+            algorithm(),
+        ),
+        (
+            "HS256 with the public PEM of Ed25519",
+            hmac(server.ed.public.as_bytes(), &header("HS256", "ed")),
+            algorithm(),
+        ),
+        (
+            "HS256 with the public PEM of P-256",
+            hmac(server.es.public.as_bytes(), &header("HS256", "es")),
+            algorithm(),
+        ),
+        (
+            "HS256 with the public PEM, as RS256",
+            hmac(server.rs.public.as_bytes(), &header("RS256", "rs")),
+            no_signature(),
+        ),
         ("HS256 with an empty secret", hmac(b"", &header("HS256", "hs")), no_signature()),
-        ("HS256 with the secret's text", hmac(server.hs.private.trim().as_bytes(), &header("HS256", "hs")), no_signature()),
-        ("HS512 with the secret", {
-            let secret = BASE64_URL_SAFE_NO_PAD.decode(server.hs.private.trim()).unwrap();
-            signed(&header("HS512", "hs"), &claims, &EncodingKey::from_secret(&secret), jsonwebtoken::Algorithm::HS512)
-        }, algorithm()),
-        ("PS256 with the key of RS256", signed(&header("PS256", "rs"), &claims, &server.rs.encoding, jsonwebtoken::Algorithm::PS256), algorithm()),
-        ("RS512 with the key of RS256", signed(&header("RS512", "rs"), &claims, &server.rs.encoding, jsonwebtoken::Algorithm::RS512), algorithm()),
+        (
+            "HS256 with the secret's text",
+            hmac(server.hs.private.trim().as_bytes(), &header("HS256", "hs")),
+            no_signature(),
+        ),
+        (
+            "HS512 with the secret",
+            {
+                let secret = BASE64_URL_SAFE_NO_PAD.decode(server.hs.private.trim()).unwrap();
+                signed(
+                    &header("HS512", "hs"),
+                    &claims,
+                    &EncodingKey::from_secret(&secret),
+                    jsonwebtoken::Algorithm::HS512,
+                )
+            },
+            algorithm(),
+        ),
+        (
+            "PS256 with the key of RS256",
+            signed(&header("PS256", "rs"), &claims, &server.rs.encoding, jsonwebtoken::Algorithm::PS256),
+            algorithm(),
+        ),
+        (
+            "RS512 with the key of RS256",
+            signed(&header("RS512", "rs"), &claims, &server.rs.encoding, jsonwebtoken::Algorithm::RS512),
+            algorithm(),
+        ),
         // Keys.
-        ("no kid where there are several keys", server.ed.sign(r#"{"alg":"EdDSA"}"#, &claims), Some(Reason::Key)),
+        (
+            "no kid where there are several keys",
+            server.ed.sign(r#"{"alg":"EdDSA"}"#, &claims),
+            Some(Reason::Key),
+        ),
         ("an unknown kid", server.ed.sign(&header("EdDSA", "other"), &claims), Some(Reason::Key)),
         ("an empty kid", server.ed.sign(&header("EdDSA", ""), &claims), Some(Reason::Key)),
         ("kid a path", server.ed.sign(&header("EdDSA", "../../dev/null"), &claims), Some(Reason::Key)),
@@ -208,18 +260,47 @@ fn shapes(server: &Server) -> Vec<(&'static str, String, Option<Reason>)> {
         ("a stranger's key, Ed25519", stranger_ed.sign(ED, &claims), no_signature()),
         ("a stranger's key, P-256", stranger_es.sign(&header("ES256", "es"), &claims), no_signature()),
         ("a stranger's key, RSA", stranger_rs.sign(&header("RS256", "rs"), &claims), no_signature()),
-        ("jku to a stranger's keys", stranger_ed.sign(r#"{"alg":"EdDSA","kid":"ed","jku":"https://eve.example/keys"}"#, &claims), no_signature()),
-        ("x5u to a stranger's keys", stranger_rs.sign(r#"{"alg":"RS256","kid":"rs","x5u":"https://eve.example/cert"}"#, &claims), no_signature()),
-        ("x5c with a stranger's certificate", stranger_rs.sign(r#"{"alg":"RS256","kid":"rs","x5c":["MIIB"]}"#, &claims), no_signature()),
-        ("jwk with a stranger's key", {
-            let x = BASE64_URL_SAFE_NO_PAD.encode(&spki(&stranger_ed.public)[12..]);
-            let header = json!({ "alg": "EdDSA", "kid": "ed", "jwk": { "kty": "OKP", "crv": "Ed25519", "x": x } });
-            stranger_ed.sign(&header.to_string(), &claims)
-        }, no_signature()),
+        (
+            "jku to a stranger's keys",
+            stranger_ed.sign(r#"{"alg":"EdDSA","kid":"ed","jku":"https://eve.example/keys"}"#, &claims),
+            no_signature(),
+        ),
+        (
+            "x5u to a stranger's keys",
+            stranger_rs.sign(r#"{"alg":"RS256","kid":"rs","x5u":"https://eve.example/cert"}"#, &claims),
+            no_signature(),
+        ),
+        (
+            "x5c with a stranger's certificate",
+            stranger_rs.sign(r#"{"alg":"RS256","kid":"rs","x5c":["MIIB"]}"#, &claims),
+            no_signature(),
+        ),
+        (
+            "jwk with a stranger's key",
+            {
+                let x = BASE64_URL_SAFE_NO_PAD.encode(&spki(&stranger_ed.public)[12..]);
+                let header =
+                    json!({ "alg": "EdDSA", "kid": "ed", "jwk": { "kty": "OKP", "crv": "Ed25519", "x": x } });
+                stranger_ed.sign(&header.to_string(), &claims)
+            },
+            no_signature(),
+        ),
         // Headers.
-        ("crit", server.ed.sign(r#"{"alg":"EdDSA","kid":"ed","crit":["b64"],"b64":false}"#, &claims), Some(Reason::Critical)),
-        ("crit empty", server.ed.sign(r#"{"alg":"EdDSA","kid":"ed","crit":[]}"#, &claims), Some(Reason::Critical)),
-        ("typ of something else", server.ed.sign(r#"{"alg":"EdDSA","kid":"ed","typ":"secevent+jwt"}"#, &claims), no_header()),
+        (
+            "crit",
+            server.ed.sign(r#"{"alg":"EdDSA","kid":"ed","crit":["b64"],"b64":false}"#, &claims),
+            Some(Reason::Critical),
+        ),
+        (
+            "crit empty",
+            server.ed.sign(r#"{"alg":"EdDSA","kid":"ed","crit":[]}"#, &claims),
+            Some(Reason::Critical),
+        ),
+        (
+            "typ of something else",
+            server.ed.sign(r#"{"alg":"EdDSA","kid":"ed","typ":"secevent+jwt"}"#, &claims),
+            no_header(),
+        ),
         ("header no object", server.ed.sign("[]", &claims), no_header()),
         ("header empty", server.ed.sign("", &claims), no_header()),
         ("header with something behind", server.ed.sign(&format!("{ED} x"), &claims), no_header()),
@@ -227,11 +308,24 @@ fn shapes(server: &Server) -> Vec<(&'static str, String, Option<Reason>)> {
         ("signature cut short", token[..token.len() - 4].to_owned(), None),
         ("signature one bit off", flipped(0), no_signature()),
         ("signature last bit off", flipped(63), no_signature()),
-        ("signature of zeros", format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode([0; 64])), no_signature()),
+        (
+            "signature of zeros",
+            format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode([0; 64])),
+            no_signature(),
+        ),
         ("signature twice", format!("{message}.{signature}{signature}"), None),
         ("signature empty", format!("{message}."), no_signature()),
         ("claims exchanged", format!("{head}.{other_claims}.{signature}"), no_signature()),
-        ("ES256 signature of zeros", format!("{}.{}.{}", part(&header("ES256", "es")), part(&claims), BASE64_URL_SAFE_NO_PAD.encode([0; 64])), no_signature()),
+        (
+            "ES256 signature of zeros",
+            format!(
+                "{}.{}.{}",
+                part(&header("ES256", "es")),
+                part(&claims),
+                BASE64_URL_SAFE_NO_PAD.encode([0; 64])
+            ),
+            no_signature(),
+        ),
         // Form.
         ("empty", String::new(), form()),
         ("dots", "..".to_owned(), no_header()),
@@ -252,7 +346,11 @@ fn shapes(server: &Server) -> Vec<(&'static str, String, Option<Reason>)> {
         ("claims no JSON", ed("sub=ada"), no_claims()),
         ("claims no object", ed("[]"), no_claims()),
         ("claims not UTF-8", signed_raw(&part(ED), &invalid_utf8), no_claims()),
-        ("claims nested deeply", ed(&with("x", json!(0)).replace("\"x\":0", &format!("\"x\":{deep}"))), no_claims()),
+        (
+            "claims nested deeply",
+            ed(&with("x", json!(0)).replace("\"x\":0", &format!("\"x\":{deep}"))),
+            no_claims(),
+        ),
         ("no sub", ed(&without("sub")), no_claims()),
         ("sub twice", ed(&claims.replacen('{', r#"{"sub":"eve","#, 1)), no_claims()),
         ("sub a number", ed(&with("sub", json!(7))), no_claims()),

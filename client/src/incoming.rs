@@ -182,9 +182,8 @@ impl Core {
         let is_changed = before != after || kind == Kind::RightsChanged;
         let may_push = is_changed && stream.outbox.wakes_at_ms().is_some();
         // Its presence ended with its rights; they may be back.
-        let has_presence = |body: &kinds::ArchivedRightsChanged| {
-            Rights(body.rights.to_native()).has(Rights::PRESENCE)
-        };
+        let has_presence =
+            |body: &kinds::ArchivedRightsChanged| Rights(body.rights.to_native()).has(Rights::PRESENCE);
         let is_present = kind == Kind::RightsChanged
             && frame.body::<kinds::RightsChanged>().is_ok_and(has_presence)
             && stream.carries_presence(now_ms);

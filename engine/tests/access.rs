@@ -78,7 +78,9 @@ fn got(told: &[Told]) -> Got {
         match told {
             Told::Changes(_, changes) => got.document |= !changes.is_empty(),
             Told::Snapshot(..) | Told::Reconcile(_) => got.document = true,
-            Told::Refused(refused, genesis) => got.document |= !refused.clock.is_empty() || !genesis.is_empty(),
+            Told::Refused(refused, genesis) => {
+                got.document |= !refused.clock.is_empty() || !genesis.is_empty()
+            }
             Told::Opened(opened) => got.document |= opened.cursor.seq > 0 || opened.cursor.chain != [0; 32],
             Told::Ack(_) => got.document = true,
             Told::PresenceUpdate(update) => got.presence |= !update.entries.is_empty(),
@@ -114,12 +116,7 @@ enum Ended {
 /// Cursors that somebody may come with.
 fn cursors(host: &Host) -> [Option<Cursor>; 4] {
     let end = host.end();
-    [
-        None,
-        Some(end),
-        Some(Cursor { chain: [9; 32], ..end }),
-        Some(Cursor { seq: end.seq - 1, ..end }),
-    ]
+    [None, Some(end), Some(Cursor { chain: [9; 32], ..end }), Some(Cursor { seq: end.seq - 1, ..end })]
 }
 
 /// One frame of a kind from a peer for a handle. `false` if the kind is none that reaches a document.
@@ -128,7 +125,14 @@ fn send(host: &mut Host, kind: Kind, peer: Peer, handle: u32, change: &[u8], gra
         Kind::Push => {
             *host.in_flight.entry(peer).or_default() += change.len();
             let lengths = [change.len() as u32];
-            host.turn(Input::Push(PushRequest { peer, handle, push: 1, generation: 1, lengths: &lengths, changes: change }));
+            host.turn(Input::Push(PushRequest {
+                peer,
+                handle,
+                push: 1,
+                generation: 1,
+                lengths: &lengths,
+                changes: change,
+            }));
         }
         Kind::Reconcile => host.turn(Input::Reconcile { peer, handle, more: false, clock: Vec::new() }),
         Kind::PresenceSet => host.turn(Input::PresenceSet { peer, handle, ttl_ms: 60_000, state: STATE }),
@@ -374,7 +378,12 @@ fn a_renewal_in_time_ends_nothing_and_the_old_end_is_forgotten() {
     host.now.wall_ms = MS + 2_000;
     host.turn(Input::Tick);
     assert!(matches!(host.take(peer(1))[..], [Told::RightsChanged(_)]));
-    assert!(matches!(host.gather(peer(2))[..], [Told::PresenceLeave(_)] | [Told::Changes(..), Told::PresenceLeave(_)] | [Told::PresenceLeave(_), Told::Changes(..)]));
+    assert!(matches!(
+        host.gather(peer(2))[..],
+        [Told::PresenceLeave(_)]
+            | [Told::Changes(..), Told::PresenceLeave(_)]
+            | [Told::PresenceLeave(_), Told::Changes(..)]
+    ));
 }
 
 #[test]

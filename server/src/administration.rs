@@ -1,7 +1,8 @@
 //! What operators do to a running server by its control plane: for `etherply` commands on the same machine.
 //!
-//! There is no access control yet, so this is open to every program of the machine, as documents are; and to
-//! nobody else: requests from other machines and from web pages are refused whatever the server listens on.
+//! It is for programs on the server's own machine: requests from other machines and from web pages are refused
+//! whatever the server listens on. What cannot be undone, and, where tokens are asked for, what gives documents
+//! away, asks for the key in the data directory as well.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -23,8 +24,9 @@ use etherply_engine::log::Deleted;
 use etherply_engine::placement::shard_of;
 use etherply_wire::limits::DOCUMENT_ID_BYTES_MAX;
 
+use crate::access::Access;
 use crate::access::command::now_s;
-use crate::access::revocations::{Line, Revocations, RevocationsError};
+use crate::access::revocations::{Line, RevocationsError};
 use crate::backup::{self, BackupError};
 use crate::control::Observed;
 use crate::data_plane::{Mailboxes, Message};
@@ -50,7 +52,7 @@ pub struct Administration {
     reader: Reader,
     mailboxes: Mailboxes,
     key: String,
-    revocations: Arc<Revocations>,
+    access: Access,
     is_backing_up: AtomicBool,
 }
 
@@ -63,13 +65,8 @@ impl std::fmt::Debug for Administration {
 impl Administration {
     /// Of the server whose log this reads and whose cores have these mailboxes; `key` is asked for what cannot be
     /// undone.
-    pub fn new(
-        reader: Reader,
-        mailboxes: Mailboxes,
-        key: String,
-        revocations: Arc<Revocations>,
-    ) -> Self {
-        Self { reader, mailboxes, key, revocations, is_backing_up: AtomicBool::new(false) }
+    pub fn new(reader: Reader, mailboxes: Mailboxes, key: String, access: Access) -> Self {
+        Self { reader, mailboxes, key, access, is_backing_up: AtomicBool::new(false) }
     }
 
     /// Whether a request has the key.
@@ -144,7 +141,7 @@ async fn delete(State(observed): State<Observed>, headers: HeaderMap, document: 
 async fn revoke(State(observed): State<Observed>, headers: HeaderMap, body: Bytes) -> Response {
     const KEY: &str = "EtherPly: this asks for the key in the server's data directory: `etherply revoke --control \
         URL --data DIR`.\n";
-    let Administration { mailboxes, revocations, .. } = &*observed.administration;
+    let Administration { mailboxes, access, .. } = &*observed.administration;
     if !observed.administration.is_operator(&headers) {
         observed.metrics.rejected.with_label_values(&["control_operator"]).inc();
         return (StatusCode::UNAUTHORIZED, KEY).into_response();
@@ -158,7 +155,7 @@ async fn revoke(State(observed): State<Observed>, headers: HeaderMap, body: Byte
         Ok(revocation) => Arc::new(revocation),
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    if let Err(error) = revocations.add(&revocation) {
+    if let Err(error) = access.revocations.add(&revocation) {
         let status = match error {
             RevocationsError::Full => StatusCode::CONFLICT,
             _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -181,9 +178,15 @@ impl Drop for BackingUp {
     }
 }
 
-async fn take_backup(State(observed): State<Observed>) -> Response {
+async fn take_backup(State(observed): State<Observed>, headers: HeaderMap) -> Response {
+    const KEY: &str = "EtherPly: this server asks for tokens, and a backup holds every document, so it asks for the key \
+        in its data directory: `etherply backup --control URL --operator-key DIR/operator.key`.\n";
     const BUSY: &str = "EtherPly: a backup is being taken already: try again when it is done.\n";
     let administration = Arc::clone(&observed.administration);
+    if !administration.access.keys.is_empty() && !administration.is_operator(&headers) {
+        observed.metrics.rejected.with_label_values(&["control_operator"]).inc();
+        return (StatusCode::UNAUTHORIZED, KEY).into_response();
+    }
     if administration.is_backing_up.swap(true, Ordering::AcqRel) {
         return (StatusCode::CONFLICT, BUSY).into_response();
     }

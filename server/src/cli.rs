@@ -246,6 +246,9 @@ pub struct BackupArgs {
     /// The control address of a running server, as http://HOST:PORT
     #[arg(long, value_name = "URL", required_unless_present = "data", conflicts_with = "data")]
     pub control: Option<String>,
+    /// The file operator.key of the running server's data directory, which a server that asks for tokens asks for
+    #[arg(long, value_name = "FILE", requires = "control")]
+    pub operator_key: Option<PathBuf>,
     /// The data directory of a server that is not running
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,

@@ -84,8 +84,10 @@ fn take_backup(args: &BackupArgs) -> Result<(), String> {
         let checked = backup::file::verify(&args.file, &mut bytes_shown("checked"));
         return summarize(checked, args.json, |summary| format!("{}: {summary}", args.file.display()));
     }
+    let key = args.operator_key.as_deref().map(operator::read_key_file).transpose();
+    let key = key.map_err(|error| error.to_string())?;
     let source = match (&args.control, &args.data) {
-        (Some(control), _) => backup::file::Source::Control(control),
+        (Some(url), _) => backup::file::Source::Control { url, key: key.as_deref() },
         (None, Some(data)) => backup::file::Source::Data(data),
         (None, None) => return Err("backup: say of what, by --control or --data".to_owned()),
     };

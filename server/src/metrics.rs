@@ -132,7 +132,11 @@ impl Metrics {
             operations: counter("operations_total", "Changes made durable")?,
             pushed_bytes: counter("pushed_bytes_total", "Bytes of pushes made durable")?,
             refused: labelled("pushes_refused_total", "Pushes refused", "code")?,
-            tokens_refused: labelled("tokens_refused_total", "Opens and renewals refused for their token", "how")?,
+            tokens_refused: labelled(
+                "tokens_refused_total",
+                "Opens and renewals refused for their token",
+                "how",
+            )?,
             opened: labelled("opens_total", "Documents opened by members", "resume")?,
             backups: labelled("backups_total", "Backups of the running server", "outcome")?,
             snapshots: labelled("snapshots_total", "Snapshots of documents", "outcome")?,

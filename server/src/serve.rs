@@ -143,7 +143,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             operators_reader,
             Arc::clone(&mailboxes),
             key,
-            Arc::clone(&access.revocations),
+            access.clone(),
         )),
     };
     let control = Control::start(control, observed).map_err(Problem::system("start the control plane"))?;

@@ -21,7 +21,8 @@ pub const SUBJECT_BYTES_MAX: usize = PUSHER_BYTES_MAX;
 pub const TOKEN_ID_BYTES_MAX: usize = 128;
 
 /// What is said to those who may not know whether there is a document: the same in either case.
-pub const FORBIDDEN: &str = "there is no such document for this token: ask for one that grants the rights wanted";
+pub const FORBIDDEN: &str =
+    "there is no such document for this token: ask for one that grants the rights wanted";
 
 /// Who acts, and by which token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,11 @@ pub struct Grant {
     pub expires_ms: u64,
     /// Whose they are.
     pub identity: Arc<Identity>,
+}
+
+/// Whether somebody with these rights may know where a document's log stands: a writer has to, to write.
+pub(crate) fn knows_log(rights: Rights) -> bool {
+    !rights.and(Rights::READ.with(Rights::WRITE)).is_empty()
 }
 
 static ANONYMOUS: LazyLock<Arc<Identity>> = LazyLock::new(|| {

@@ -125,14 +125,21 @@ mod tests {
     #[test]
     fn the_documented_examples_hold() {
         for (pattern, has, lacks) in [
-            ("rooms/42", &["rooms/42"][..], &["rooms/4", "rooms/421", "rooms/42/", "Rooms/42", "/rooms/42"][..]),
-            ("rooms/*", &["rooms/42", "rooms/*", "rooms/ "], &["rooms", "rooms/", "rooms/42/chat", "room/42"]),
-            ("tenants/acme/**", &["tenants/acme/a", "tenants/acme/a/b", "tenants/acme//"], &[
-                "tenants/acme",
-                "tenants/acme/",
-                "tenants/acmes/a",
-                "tenants/other/a",
-            ]),
+            (
+                "rooms/42",
+                &["rooms/42"][..],
+                &["rooms/4", "rooms/421", "rooms/42/", "Rooms/42", "/rooms/42"][..],
+            ),
+            (
+                "rooms/*",
+                &["rooms/42", "rooms/*", "rooms/ "],
+                &["rooms", "rooms/", "rooms/42/chat", "room/42"],
+            ),
+            (
+                "tenants/acme/**",
+                &["tenants/acme/a", "tenants/acme/a/b", "tenants/acme//"],
+                &["tenants/acme", "tenants/acme/", "tenants/acmes/a", "tenants/other/a"],
+            ),
             ("**", &["a", "a/b", "/", "*"], &[]),
             ("*", &["a", "*", "**"], &["a/b", "/a", "a/"]),
             ("*/notes", &["ada/notes"], &["/notes", "ada/notes/1", "notes"]),
@@ -180,8 +187,11 @@ mod tests {
     }
 
     fn text() -> impl Strategy<Value = String> {
-        proptest::collection::vec(prop_oneof!["", "a", "b", "ab", Just("*".to_owned()), Just("**".to_owned())], 1..5)
-            .prop_map(|segments| segments.join("/"))
+        proptest::collection::vec(
+            prop_oneof!["", "a", "b", "ab", Just("*".to_owned()), Just("**".to_owned())],
+            1..5,
+        )
+        .prop_map(|segments| segments.join("/"))
     }
 
     proptest! {

@@ -45,7 +45,8 @@ mod tests {
     fn a_revocation_hits_what_it_names_and_what_is_not_newer() {
         let identity = |issued_s| Identity { subject: "ada".into(), token: "t1".into(), issued_s };
         let document = DocumentId::new("rooms/1").unwrap();
-        let hits = |what: Revoked, issued_s| Revocation { what, at_s: 100 }.hits(&identity(issued_s), &document);
+        let hits =
+            |what: Revoked, issued_s| Revocation { what, at_s: 100 }.hits(&identity(issued_s), &document);
         for issued_s in [99, 100] {
             assert!(hits(Revoked::Token("t1".into()), issued_s));
             assert!(hits(Revoked::Subject("ada".into()), issued_s));
@@ -63,8 +64,11 @@ mod tests {
     fn nobody_in_particular_has_nothing_to_lose() {
         let identity = super::super::Grant::anonymous().identity;
         let document = DocumentId::new("rooms/1").unwrap();
-        for what in [Revoked::Token("".into()), Revoked::Subject("".into()), Revoked::Documents(Pattern::new("**").unwrap())]
-        {
+        for what in [
+            Revoked::Token("".into()),
+            Revoked::Subject("".into()),
+            Revoked::Documents(Pattern::new("**").unwrap()),
+        ] {
             assert!(!Revocation { what, at_s: 100 }.hits(&identity, &document));
         }
     }

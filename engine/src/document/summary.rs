@@ -18,8 +18,8 @@ use super::{
     ActorState, DOCUMENT_ACTORS_MAX, DOCUMENT_HEADS_MAX, Document, GENESIS_ACTOR, GENESIS_BYTES_MAX, Head,
     Owner, Window,
 };
-use crate::change::{ActorId, ChangeHash};
 use crate::access::SUBJECT_BYTES_MAX;
+use crate::change::{ActorId, ChangeHash};
 use crate::ids::DocumentId;
 use crate::snapshot::Snapshot;
 

@@ -14,7 +14,7 @@ use super::input::OpenRequest;
 use super::rights::Access;
 use super::snapshots::SnapshotState;
 use super::{Shard, refuse_request};
-use crate::access::FORBIDDEN;
+use crate::access::{FORBIDDEN, knows_log};
 use crate::change::{ActorId, ChangeHash};
 use crate::document::{Document, Recovered};
 use crate::feed::{FeedStart, Known, MemberStart, StartAt};
@@ -88,8 +88,8 @@ impl Shard {
     }
 
     pub(super) fn open(&mut self, handle: u32, mut request: OpenRequest, effects: &mut Vec<Effect>) {
-        if !request.granted().has(Rights::READ) {
-            // Where its copy stands to the document's log is for those who may read it.
+        if !knows_log(request.granted()) {
+            // Where its copy stands to the document's log is not for everybody.
             request.cursor = None;
         }
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
@@ -263,7 +263,7 @@ impl Shard {
             rights: rights.0,
             resume: how,
             expires_at_ms: expires_ms,
-            cursor: if rights.has(Rights::READ) { document.committed() } else { NOWHERE },
+            cursor: if knows_log(rights) { document.committed() } else { NOWHERE },
         };
         let number = self.next_stream;
         self.next_stream += 1;
@@ -326,7 +326,7 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
-        if !stream.access.rights.has(Rights::READ) {
+        if !knows_log(stream.access.rights) {
             let (code, message) = stream.access.lack(ErrorCode::Forbidden);
             self.end_stream(peer, handle, code, message, now, effects);
             return;

@@ -12,6 +12,7 @@ use super::effect::{Effect, FindFor, Observation};
 use super::hosted::{Hosted, Parked, State, Stream};
 use super::input::PushRequest;
 use super::{STORAGE_RETRY_MS, Shard};
+use crate::access::knows_log;
 use crate::change::{ChangeHash, ChangeLimits, parse_header};
 use crate::document::{AdmitError, Admitted, Document, LOOKUPS_PER_PUSH_MAX, Pusher, Resolved};
 use crate::log::{Append, Found, LogError};
@@ -231,9 +232,9 @@ impl Shard {
         let (peer, handle) = (push.peer, push.handle);
         let Some(pushed) = self.pushed(&push) else { return };
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        // What the document has is for those who may read it.
-        let reads = |stream: &Stream| stream.access.rights.has(Rights::READ);
-        let shown = hosted.document().filter(|_| hosted.streams.get(&peer).is_some_and(reads));
+        // What the document has is not for everybody.
+        let knows = |stream: &Stream| knows_log(stream.access.rights);
+        let shown = hosted.document().filter(|_| hosted.streams.get(&peer).is_some_and(knows));
         let (clock, clock_complete) = match shown {
             Some(document) => refused_clock(document, &push, &self.limits),
             None => (Vec::new(), false),

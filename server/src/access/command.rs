@@ -57,7 +57,12 @@ pub struct TokenArgs {
     #[command(subcommand)]
     pub command: Option<TokenCommand>,
     /// The private key or secret, as `etherply keys generate` writes it; its file's name names the key
-    #[arg(long, env = "ETHERPLY_TOKEN_KEY", default_value = "etherply-keys/main.private.pem", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "ETHERPLY_TOKEN_KEY",
+        default_value = "etherply-keys/main.private.pem",
+        value_name = "FILE"
+    )]
     pub key: PathBuf,
     /// Whose token it is
     #[arg(long, required = true, value_name = "NAME")]
@@ -229,7 +234,9 @@ pub fn run_token(args: &TokenArgs, now_s: u64, out: &mut impl Write) -> Result<(
     let key = SigningKey::read(id, &text).map_err(|error| format!("{}: {error}", args.key.display()))?;
     let TokenArgs { read, write, presence, import, admin, .. } = args;
     if [read, write, presence, import, admin].iter().all(|patterns| patterns.is_empty()) {
-        return Err("the token would grant nothing: give --read, --write, --presence, --import or --admin".to_owned());
+        return Err(
+            "the token would grant nothing: give --read, --write, --presence, --import or --admin".to_owned()
+        );
     }
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| format!("no randomness for the token's id: {error}"))?;
@@ -280,11 +287,10 @@ fn run_inspect(args: &InspectArgs, now_s: u64, out: &mut impl Write) -> Result<(
             let (issuer, audience) = (args.issuer.clone(), args.audience.clone());
             let expected = Expected { issuer, audience, ..Expected::default() };
             let mut verifier = Verifier::new(std::sync::Arc::new(keys), expected);
-            verifier.verify(token, now_s.saturating_mul(1_000))
-                .map_err(|refused| match refused {
-                    Refused::Expired => "genuine, but its time is over".to_owned(),
-                    Refused::Invalid(reason) => format!("a server would refuse it: {reason}"),
-                })
+            verifier.verify(token, now_s.saturating_mul(1_000)).map_err(|refused| match refused {
+                Refused::Expired => "genuine, but its time is over".to_owned(),
+                Refused::Invalid(reason) => format!("a server would refuse it: {reason}"),
+            })
         }
     };
     let is_bad = args.keys.is_some() && verdict.is_err();
@@ -325,7 +331,9 @@ mod tests {
         for (text, seconds) in [("1s", 1), ("90s", 90), ("30m", 1_800), ("1h", 3_600), ("7d", 604_800)] {
             assert_eq!(parse_seconds(text), Ok(seconds));
         }
-        for text in ["", "s", "1", "h1", "1 h", "-1h", "+1h", "0s", "1.5h", "1y", "99999999999999999999s", "é"] {
+        for text in
+            ["", "s", "1", "h1", "1 h", "-1h", "+1h", "0s", "1.5h", "1y", "99999999999999999999s", "é"]
+        {
             assert!(parse_seconds(text).is_err(), "{text:?}");
         }
     }

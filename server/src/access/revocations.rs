@@ -12,7 +12,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use etherply_engine::access::{Identity, Pattern, Revocation, Revoked, SUBJECT_BYTES_MAX, TOKEN_ID_BYTES_MAX};
+use etherply_engine::access::{
+    Identity, Pattern, Revocation, Revoked, SUBJECT_BYTES_MAX, TOKEN_ID_BYTES_MAX,
+};
 use etherply_engine::ids::DocumentId;
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +84,9 @@ impl Line {
     pub fn at(&self, at_s: u64) -> Result<Revocation, RevocationsError> {
         let wrong = |text: String| Err(RevocationsError::Wrong(text));
         let what = match self {
-            Self::Token(id) if (1..=TOKEN_ID_BYTES_MAX).contains(&id.len()) => Revoked::Token(id.as_str().into()),
+            Self::Token(id) if (1..=TOKEN_ID_BYTES_MAX).contains(&id.len()) => {
+                Revoked::Token(id.as_str().into())
+            }
             Self::Subject(name) if (1..=SUBJECT_BYTES_MAX).contains(&name.len()) => {
                 Revoked::Subject(name.as_str().into())
             }
@@ -138,7 +142,10 @@ impl Table {
 
     fn hits(&self, identity: &Identity, document: &DocumentId) -> bool {
         self.tokens.contains(&identity.token)
-            || self.subjects.get(&identity.subject).is_some_and(|revocation| revocation.hits(identity, document))
+            || self
+                .subjects
+                .get(&identity.subject)
+                .is_some_and(|revocation| revocation.hits(identity, document))
             || self.documents.iter().any(|revocation| revocation.hits(identity, document))
     }
 
@@ -176,8 +183,8 @@ impl Revocations {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(failed(error)),
         };
-        let mut all = read_all(&text)
-            .map_err(|line| RevocationsError::Damaged { path: path.clone(), line })?;
+        let mut all =
+            read_all(&text).map_err(|line| RevocationsError::Damaged { path: path.clone(), line })?;
         all.retain(|revocation| revocation.at_s.saturating_add(lifetime_s) >= now_s);
         let new = data.join(format!("{FILE}.new"));
         let options = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new);
@@ -208,10 +215,9 @@ impl Revocations {
         if self.len() >= REVOCATIONS_MAX || (is_of_documents && documents >= DOCUMENT_REVOCATIONS_MAX) {
             return Err(RevocationsError::Full);
         }
-        written.append(&line(revocation)).map_err(|reason| RevocationsError::Io {
-            path: self.path.clone(),
-            reason,
-        })?;
+        written
+            .append(&line(revocation))
+            .map_err(|reason| RevocationsError::Io { path: self.path.clone(), reason })?;
         self.table.write().unwrap_or_else(PoisonError::into_inner).add(revocation.clone());
         Ok(())
     }

@@ -254,7 +254,9 @@ fn renew(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<(
             let home = Shard::home_of(handle, state.setup.cores);
             state.request(home, Input::Renew { peer, handle, request, grant }, now);
         }
-        Err(Denied { code, message, .. }) => complain(state, peer, handle, request, Kind::Renew, code, message),
+        Err(Denied { code, message, .. }) => {
+            complain(state, peer, handle, request, Kind::Renew, code, message)
+        }
     }
     Ok(())
 }

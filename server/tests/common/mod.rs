@@ -45,7 +45,9 @@ impl Server {
 
     /// Starts a server by a command of the test's own, which has to ask for `--ready-json`.
     pub fn spawn(command: &mut Command) -> Self {
-        Self::at_addresses(command.env("ETHERPLY_LISTEN", "127.0.0.1:0").env("ETHERPLY_CONTROL", "127.0.0.1:0"))
+        Self::at_addresses(
+            command.env("ETHERPLY_LISTEN", "127.0.0.1:0").env("ETHERPLY_CONTROL", "127.0.0.1:0"),
+        )
     }
 
     /// The same at addresses of the test's own.
@@ -433,9 +435,7 @@ fn tell(event: &Event<'_>) -> Told {
         Event::Refused { fault, blocks, .. } => Told::Refused { code: fault.code, blocks: *blocks },
         Event::Closed { fault, .. } => Told::Closed(fault.code),
         Event::Reset { unacked, .. } => Told::Reset { unacked: unacked.len() },
-        Event::RightsChanged { rights, code, .. } => {
-            Told::RightsChanged { rights: *rights, code: *code }
-        }
+        Event::RightsChanged { rights, code, .. } => Told::RightsChanged { rights: *rights, code: *code },
         Event::Failed { fault, .. } => Told::Failed(fault.code, fault.message.to_owned()),
         Event::Presence { full, entries, .. } => {
             Told::Presence { full: *full, members: entries.iter().count() }
