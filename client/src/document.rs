@@ -2,7 +2,7 @@
 //! changes. Changes of others are gathered and applied together, because Automerge's cost of an application
 //! grows with the document and hardly with the number of changes.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge::{ActorId, AutoCommit, AutomergeError, Change, ChangeHash, LoadChangeError};
@@ -219,6 +219,12 @@ impl Document {
             Event::Reset { stream, cursor, unacked } if *stream == self.stream => {
                 self.begin_reset(*cursor, unacked);
             }
+            // It began anew once more, or its log is another one, before the copy was there.
+            Event::Opened { stream, cursor, .. } if *stream == self.stream => {
+                if let Some(reset) = self.reset.as_mut().filter(|reset| reset.until.epoch != cursor.epoch) {
+                    reset.until = *cursor;
+                }
+            }
             Event::Reconcile { stream, clock } if *stream == self.stream => {
                 return Ok(Some(Answer::Reconcile(clock.clone())));
             }
@@ -347,7 +353,8 @@ impl Document {
     ) -> Result<(), RequestError> {
         self.doc.commit();
         let changes = self.doc.get_changes(&[]);
-        let mut clock: HashMap<&ActorId, &Change> = HashMap::new();
+        // In order, so that the same copy says the same.
+        let mut clock: BTreeMap<&ActorId, &Change> = BTreeMap::new();
         for change in &changes {
             clock.insert(change.actor_id(), change);
         }

@@ -46,7 +46,8 @@ pub enum Event<'a> {
         stream: StreamId,
         /// The changes.
         changes: Changes<'a>,
-        /// How many of them stand at positions that this connection had delivered: 0, unless the server errs.
+        /// How many of them stand at positions that this connection had delivered or acked. 0 but for a member that
+        /// falls so far behind that it is sent the log, in which its own changes stand too; otherwise the server errs.
         duplicates: u64,
     },
     /// The document as a whole, in Automerge's format; what was received before is part of it.

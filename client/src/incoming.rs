@@ -113,8 +113,16 @@ impl Core {
         }
         let cursor = owned_cursor(&opened.cursor);
         stream.state = StreamState::Open;
+        // Own changes may be acked before anything that stands in front of them has come. Then there is no cursor that
+        // would tell the server of the epoch that they were written in, and that epoch may be over.
+        let (before, had_cursor) = (stream.progress.epoch(), stream.progress.resume().is_some());
+        let begins_anew = match opened.resume {
+            resume::RESET => had_cursor,
+            resume::START | resume::SNAPSHOT => !had_cursor && before != 0 && before != cursor.epoch,
+            _ => false,
+        };
         match opened.resume {
-            resume::RESET if stream.progress.resume().is_some() => {
+            _ if begins_anew => {
                 stream.progress.restart(cursor.epoch);
                 stream.outbox.rewind();
                 let unacked = stream.outbox.give_back();

@@ -1,7 +1,8 @@
 //! How far a member has come in a document's log: its resume cursor, and what it wrote itself further ahead.
 //!
-//! The server never sends a member the changes that it pushed on this connection: their ack names the range
-//! in which they stand, and may arrive before changes of others that come earlier in the log.
+//! While it follows the log's end, a member is not sent the changes that it pushed on this connection: their ack
+//! names the range in which they stand, and may arrive before changes of others that come earlier in the log. One
+//! that has fallen behind is sent the log as it is, own changes included.
 
 use etherply_wire::kinds::Cursor;
 

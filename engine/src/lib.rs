@@ -7,6 +7,25 @@
 //! stored. A core's [`feed::Feeds`] send its members what is durable. The driver carries effects between
 //! shards, feeds, sockets and the log.
 
+/// Whether a fault is planted; with a block, what it does. Never, and nothing, without the feature `planted`: see
+/// `planted.rs`.
+#[cfg(feature = "planted")]
+macro_rules! planted {
+    ($fault:ident) => {
+        $crate::planted::is_planted($crate::planted::Fault::$fault)
+    };
+    ($fault:ident, $what:block) => {
+        if planted!($fault) $what
+    };
+}
+#[cfg(not(feature = "planted"))]
+macro_rules! planted {
+    ($fault:ident) => {
+        false
+    };
+    ($fault:ident, $what:block) => {};
+}
+
 pub mod access;
 pub mod chain;
 pub mod change;
@@ -18,6 +37,8 @@ pub mod log;
 pub mod outgoing;
 pub mod peer;
 pub mod placement;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod presence;
 mod recency;
 pub mod record;

@@ -18,6 +18,11 @@ impl Recency {
         self.bytes
     }
 
+    /// How many of them hold anything.
+    pub(crate) fn holders(&self) -> usize {
+        self.held.len()
+    }
+
     /// Something was used just now, and holds so many bytes.
     pub(crate) fn used(&mut self, number: u32, bytes: usize) {
         self.forget(number);
@@ -59,7 +64,7 @@ mod tests {
             recency.used(number, 10);
         }
         recency.used(1, 12);
-        assert_eq!(recency.bytes(), 32);
+        assert_eq!((recency.bytes(), recency.holders()), (32, 3));
         assert_eq!(recency.pop_beyond(33), None);
         assert_eq!(recency.pop_beyond(32), None);
         assert_eq!(recency.pop_beyond(31), Some(2));

@@ -124,7 +124,8 @@ impl Record {
     }
 }
 
-fn checksum(document: &DocumentId, epoch: u64, bytes: &[u8]) -> u32 {
+/// Checksum of what is stored of a document's log: over its place and its bytes.
+pub fn checksum(document: &DocumentId, epoch: u64, bytes: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(document.as_str().as_bytes());
     crc.update(&epoch.to_le_bytes());

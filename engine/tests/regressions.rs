@@ -1,13 +1,46 @@
-//! Every input that ever broke the reading of changes, replayed: see fuzz/README.md.
+//! Every input that ever broke the engine, replayed: see fuzz/README.md.
 
-#![allow(clippy::expect_used)]
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 #[path = "../../fuzz/src/change.rs"]
 mod change;
+#[path = "../../fuzz/src/reconcile.rs"]
+mod reconcile;
+#[path = "../../fuzz/src/replay.rs"]
+mod replay;
+#[path = "../../fuzz/src/snapshot.rs"]
+mod snapshot;
 
 use std::path::PathBuf;
 
 use etherply_engine::change::{ChangeLimits, parse};
+
+fn replay_all(target: &str, check: fn(&[u8])) {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/regressions").join(target);
+    let mut inputs = 0;
+    for entry in std::fs::read_dir(&folder).expect("the folder of regressions") {
+        let path = entry.expect("an entry").path();
+        println!("{}", path.display());
+        check(&std::fs::read(&path).expect("an input"));
+        inputs += 1;
+    }
+    assert!(inputs > 0, "no input in {}", folder.display());
+}
+
+#[test]
+fn clocks() {
+    replay_all("reconcile", reconcile::check);
+}
+
+#[test]
+fn logs() {
+    replay_all("replay", replay::check);
+}
+
+#[test]
+fn summaries() {
+    replay_all("snapshot", snapshot::check);
+}
 
 #[test]
 fn changes() {

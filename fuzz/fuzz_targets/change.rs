@@ -1,4 +1,4 @@
 //! Fuzz target: see `etherply_fuzz::change`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| etherply_fuzz::change::check(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| etherply_fuzz::within_bounds(data, etherply_fuzz::change::check));

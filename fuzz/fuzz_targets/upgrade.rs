@@ -1,4 +1,4 @@
 //! Fuzz target: see `etherply_fuzz::upgrade`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| etherply_fuzz::upgrade::check(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| etherply_fuzz::within_bounds(data, etherply_fuzz::upgrade::check));

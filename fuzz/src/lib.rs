@@ -6,6 +6,27 @@
 pub mod change;
 pub mod frame;
 pub mod pattern;
+pub mod reconcile;
+pub mod replay;
+pub mod snapshot;
 pub mod token;
 pub mod upgrade;
 pub mod websocket;
+
+/// Most processor time that one input may take, in microseconds, instrumentation and sanitizer included.
+pub const INPUT_US_MAX: u64 = 50_000;
+
+/// Checks an input, and that it did not take more of the processor than [`INPUT_US_MAX`]. Time in which the thread
+/// did not run does not count: how busy a machine is says nothing about an input.
+pub fn within_bounds(data: &[u8], check: fn(&[u8])) {
+    let begun = thread_us();
+    check(data);
+    let took = thread_us().saturating_sub(begun);
+    assert!(took <= INPUT_US_MAX, "this input took {took} us of the processor, the limit is {INPUT_US_MAX}");
+}
+
+/// Processor time of this thread so far, in microseconds.
+fn thread_us() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec * 1_000_000 + time.tv_nsec / 1_000).unwrap_or(0)
+}

@@ -15,6 +15,8 @@ mod net;
 mod outcome;
 mod plan;
 mod plot;
+mod power;
+mod preload;
 mod procfs;
 mod random;
 mod relay;

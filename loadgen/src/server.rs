@@ -1,5 +1,6 @@
 //! The server under test as a process of its own: built, started, watched, stopped, killed.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -40,6 +41,8 @@ pub struct Program {
     pub arguments: Vec<String>,
     /// Where its log goes.
     pub log: PathBuf,
+    /// What it finds in its environment besides.
+    pub environment: Vec<(String, OsString)>,
 }
 
 /// A server that runs.
@@ -64,6 +67,7 @@ impl Server {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&program.log)?;
         let mut child = Command::new(&program.binary)
             .args(&program.arguments)
+            .envs(program.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -169,7 +173,7 @@ impl Server {
             let now_s = self.cpu_s();
             let is_quiet = now_s - cpu_s < 0.05;
             cpu_s = now_s;
-            match self.metrics().get("etherply_materialiser_lag") {
+            match self.metrics().get("etherply_materialiser_lag_records") {
                 Some(lag) if lag > 0.0 => {}
                 Some(_) => break,
                 None if is_quiet => break,

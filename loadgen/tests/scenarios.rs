@@ -173,3 +173,14 @@ fn what_makes_no_scenario_is_refused_with_a_reason() {
         assert!(said.contains(reason), "{arguments}: {said}");
     }
 }
+
+#[test]
+fn a_server_that_loses_its_power_and_its_clock_keeps_what_it_acked() {
+    // The first cut comes a moment after the data directory was made: all names have to be on disk by then.
+    let (report, _) = run("crash --by power --clock-jumps --kills 3 --documents 4 --members 2", 8);
+    assert_eq!(number(&report, "/edits/lost"), 0);
+    assert_eq!(report["kills"].as_array().unwrap().len(), 3);
+    let claims = report["verdict"]["claims"].as_array().unwrap();
+    let dropped = |claim: &&Value| claim.to_string().contains("dropped what was not synced");
+    assert!(claims.iter().any(|claim| dropped(&claim)), "{claims:?}");
+}

@@ -24,9 +24,8 @@ use etherply_engine::log::Deleted;
 use etherply_engine::placement::shard_of;
 use etherply_wire::limits::DOCUMENT_ID_BYTES_MAX;
 
-use crate::access::Access;
-use crate::access::command::now_s;
 use crate::access::revocations::{Line, RevocationsError};
+use crate::access::{Access, now_s};
 use crate::backup::{self, BackupError};
 use crate::control::Observed;
 use crate::data_plane::{Mailboxes, Message};

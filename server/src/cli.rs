@@ -1,4 +1,5 @@
-//! The command line.
+//! The command line, and the settings of `serve`. What other commands take stands beside what they do:
+//! [`crate::commands`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,11 +9,21 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use etherply_access::{TOKEN_LIFETIME_S, TOKEN_LIFETIME_S_MAX};
 use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
 
-use crate::access::command::{KeysArgs, RevokeArgs, TokenArgs};
 use crate::allowlist::{HostRule, OriginRule};
+use crate::commands::backup::{BackupArgs, RestoreArgs};
+use crate::commands::delete::DeleteArgs;
+use crate::commands::export::ExportArgs;
+use crate::commands::history::HistoryArgs;
+use crate::commands::keys::KeysArgs;
+use crate::commands::quarantine::QuarantineArgs;
+use crate::commands::revoke::RevokeArgs;
+use crate::commands::token::TokenArgs;
+use crate::commands::verify::{RepairArgs, VerifyArgs};
 use crate::data_plane::limits::{IDLE_TIMEOUT_S, IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT_S_MIN};
+use crate::materialise::verify::Admission;
 use crate::materialise::{MATERIALISED_BYTES, MATERIALISERS_MAX};
 use crate::priority::Realtime;
+use crate::storage::retire::{RETAIN_DAYS, RETAIN_DAYS_MAX};
 use crate::storage::scrub::{SCRUB_DAYS, SCRUB_DAYS_MAX};
 
 /// EtherPly: a sync server that keeps shared documents in step between devices.
@@ -103,6 +114,9 @@ pub struct ServeArgs {
     #[arg(long, env = "ETHERPLY_MATERIALISED_BYTES", value_name = "BYTES", default_value_t = MATERIALISED_BYTES,
         value_parser = clap::value_parser!(u64).range(1_048_576..))]
     pub materialised_bytes: u64,
+    /// What a change has to pass before it is stored
+    #[arg(long, env = "ETHERPLY_ADMISSION", value_enum, default_value_t = Admission::Checked)]
+    pub admission: Admission,
     /// Which threads ask for a real-time scheduling class
     #[arg(long, env = "ETHERPLY_REALTIME", value_enum, default_value_t = Realtime::Auto)]
     pub realtime: Realtime,
@@ -141,6 +155,15 @@ pub struct ServeArgs {
         value_parser = clap::value_parser!(u16).range(0..=i64::from(SCRUB_DAYS_MAX))
     )]
     pub scrub_days: u16,
+    /// Days for which a document's earlier epochs are kept, which a squash or a quarantine left behind
+    #[arg(
+        long,
+        env = "ETHERPLY_RETAIN_DAYS",
+        default_value_t = RETAIN_DAYS,
+        value_name = "DAYS",
+        value_parser = clap::value_parser!(u16).range(0..=i64::from(RETAIN_DAYS_MAX))
+    )]
+    pub retain_days: u16,
     /// How logs look, on standard error
     #[arg(long, env = "ETHERPLY_LOG_FORMAT", value_enum, default_value_t = LogFormat::Human)]
     pub log_format: LogFormat,
@@ -166,210 +189,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// What to export.
-#[derive(Debug, Args)]
-pub struct ExportArgs {
-    /// The data directory, of a server that is not running
-    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Directory to write to; it must not exist yet
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Print the summary as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Whose history.
-#[derive(Debug, Args)]
-pub struct HistoryArgs {
-    /// What to do
-    #[command(subcommand)]
-    pub command: HistoryCommand,
-    /// The data directory, of a server that is not running
-    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR", global = true)]
-    pub data: PathBuf,
-    /// The document's name
-    #[arg(long, value_name = "NAME", global = true, default_value = "")]
-    pub document: String,
-}
-
-/// What to do with a history. Positions count a document's changes in the order in which the server stored them.
-#[derive(Debug, Subcommand)]
-pub enum HistoryCommand {
-    /// Who changed what when, a line a change
-    List {
-        /// Begin behind this position
-        #[arg(long, default_value_t = 0, value_name = "POSITION")]
-        after: u64,
-        /// At most so many changes
-        #[arg(long, default_value_t = 100, value_name = "N")]
-        count: usize,
-        /// Print an object of JSON for each
-        #[arg(long)]
-        json: bool,
-    },
-    /// The document at positions, as JSON, a line each; as it is now if none is given
-    Show {
-        /// Positions, with commas
-        #[arg(long, value_delimiter = ',', value_name = "POSITION")]
-        at: Vec<u64>,
-    },
-    /// What leads from one position to another, as JSON
-    #[command(name = "diff")]
-    Difference {
-        /// From here
-        #[arg(long, value_name = "POSITION")]
-        from: u64,
-        /// To here [default: as it is now]
-        #[arg(long, value_name = "POSITION")]
-        to: Option<u64>,
-    },
-    /// Write the document at a position to a file that Automerge can load
-    Save {
-        /// The position [default: as it is now]
-        #[arg(long, value_name = "POSITION")]
-        at: Option<u64>,
-        /// The file
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-    },
-}
-
-/// What to back up, and where to.
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct BackupArgs {
-    /// Something else than taking a backup
-    #[command(subcommand)]
-    pub command: Option<BackupCommand>,
-    /// The control address of a running server, as http://HOST:PORT
-    #[arg(long, value_name = "URL", required_unless_present = "data", conflicts_with = "data")]
-    pub control: Option<String>,
-    /// The file operator.key of the running server's data directory, which a server that asks for tokens asks for
-    #[arg(long, value_name = "FILE", requires = "control")]
-    pub operator_key: Option<PathBuf>,
-    /// The data directory of a server that is not running
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-    /// File to write; it must not exist yet
-    #[arg(long, value_name = "FILE", required = true)]
-    pub to: Option<PathBuf>,
-    /// Print the summary as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What can be done with backups.
-#[derive(Debug, Subcommand)]
-pub enum BackupCommand {
-    /// Check a backup from front to back, without restoring it
-    Verify(VerifyBackupArgs),
-}
-
-/// Which backup to check.
-#[derive(Debug, Args)]
-pub struct VerifyBackupArgs {
-    /// The backup
-    pub file: PathBuf,
-    /// Print the summary as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to restore, and where to.
-#[derive(Debug, Args)]
-pub struct RestoreArgs {
-    /// The backup
-    pub file: PathBuf,
-    /// The data directory to make; it must not exist yet, or be empty
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
-    /// Print the summary as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to look at.
-#[derive(Debug, Args)]
-pub struct VerifyArgs {
-    /// The data directory, of a server that is not running; it may lie on a file system that cannot be written
-    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Print the report as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to repair.
-#[derive(Debug, Args)]
-pub struct RepairArgs {
-    /// The damaged data directory, of a server that is not running
-    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
-    pub data: PathBuf,
-    /// The new data directory; it must not exist yet
-    #[arg(long, value_name = "NEW")]
-    pub to: PathBuf,
-    /// Print the report as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to do with excluded changes.
-#[derive(Debug, Args)]
-pub struct QuarantineArgs {
-    /// What to do
-    #[command(subcommand)]
-    pub command: QuarantineCommand,
-}
-
-/// Commands of `quarantine`. They read files only, so the server may run.
-#[derive(Debug, Subcommand)]
-pub enum QuarantineCommand {
-    /// Say what was taken out of which document, and why
-    List(QuarantineListArgs),
-    /// Write the excluded changes to files, one behind the other, with a description beside
-    Export(QuarantineExportArgs),
-}
-
-/// What to list.
-#[derive(Debug, Args)]
-pub struct QuarantineListArgs {
-    /// The data directory
-    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Print it as JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// What to export.
-#[derive(Debug, Args)]
-pub struct QuarantineExportArgs {
-    /// The data directory
-    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
-    pub data: PathBuf,
-    /// Only what was taken out of this document
-    #[arg(long, value_name = "NAME")]
-    pub document: Option<String>,
-    /// Directory to write to; it must not exist yet
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-}
-
-/// What to delete. It cannot be brought back, and its name stays taken.
-#[derive(Debug, Args)]
-pub struct DeleteArgs {
-    /// The document's name
-    pub document: String,
-    /// The control address of the running server, as http://HOST:PORT
-    #[arg(long, value_name = "URL")]
-    pub control: String,
-    /// Its data directory, which holds the key that this asks for
-    #[arg(long, env = "ETHERPLY_DATA", value_name = "DIR")]
-    pub data: PathBuf,
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -390,6 +209,31 @@ mod tests {
         let cli = Cli::parse_from(["etherply", "serve", "--data", "x"]);
         assert!(matches!(cli.command, Some(Command::Serve(args)) if args.data == Path::new("x")));
         assert!(Cli::try_parse_from(["etherply", "--cores", "0"]).is_err());
+    }
+
+    #[test]
+    fn every_setting_is_documented_with_its_variable_and_default() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md"));
+        let page = page.unwrap();
+        let command = ServeArgs::augment_args(clap::Command::new("serve"));
+        let mut rows = page.lines().filter(|line| line.starts_with("| `--")).count();
+        for setting in command.get_arguments() {
+            let (long, variable) =
+                (setting.get_long().unwrap(), setting.get_env().unwrap().to_str().unwrap());
+            let names = |line: &&str| {
+                let rest = line.strip_prefix("| `--").and_then(|rest| rest.strip_prefix(long));
+                rest.is_some_and(|rest| rest.starts_with([' ', '`']))
+            };
+            let row = page.lines().find(names).unwrap_or_else(|| panic!("--{long} is not documented"));
+            let columns: Vec<&str> = row.split(" | ").collect();
+            assert_eq!(columns[1], format!("`{variable}`"), "{row}");
+            for default in setting.get_default_values().iter().filter(|_| setting.get_action().takes_values())
+            {
+                assert!(columns[2].starts_with(&format!("`{}`", default.to_str().unwrap())), "{row}");
+            }
+            rows -= 1;
+        }
+        assert_eq!(rows, 0, "a row of a setting that is none");
     }
 
     #[test]

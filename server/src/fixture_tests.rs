@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use etherply_engine::document::recover;
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, Deleted, Log as _, LogError, Past};
+use etherply_engine::log::{Append, Deleted, Log as _, LogError, LogReader as _, Past};
 use serde::{Deserialize, Serialize};
 
 use crate::materialise::testing::{cut, history};
@@ -87,7 +87,7 @@ fn contents(log: &FjallLog) -> Contents {
     let mut contents = Contents { documents: BTreeMap::new(), deleted: Vec::new() };
     for entry in reader.documents("", None, 100).unwrap() {
         let name = entry.document.to_string();
-        if entry.is_deleted {
+        if entry.is_deleted() {
             contents.deleted.push(name);
             continue;
         }

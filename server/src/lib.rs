@@ -3,6 +3,7 @@
 //! ```text
 //! cli           the command line
 //! access        keys of tokens, what was revoked, and the gate that asks for tokens
+//! commands      what it can be asked for, and how each of that ends
 //! serve         starts everything, and stops it in order
 //! preflight     what must be so before anything starts, and what to do if it is not
 //! runtime       one executor a core; the only module that knows glommio
@@ -18,7 +19,6 @@
 //! export        documents out of a data directory
 //! backup        backups of a data directory, and a new one from them
 //! metrics       what is counted
-//! verify        `etherply verify` and `etherply repair`
 //! ```
 
 pub mod access;
@@ -26,6 +26,7 @@ pub mod administration;
 pub mod allowlist;
 pub mod backup;
 pub mod cli;
+pub mod commands;
 pub mod control;
 pub mod data_plane;
 pub mod export;
@@ -38,7 +39,6 @@ pub mod priority;
 pub mod runtime;
 pub mod serve;
 pub mod storage;
-pub mod verify;
 
 #[cfg(test)]
 mod fixture_tests;

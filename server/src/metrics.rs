@@ -21,7 +21,7 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Those of them whose sockets take no more for now.
     pub blocked: IntGauge,
-    /// Connections accepted, by transport once it is known.
+    /// Connections accepted.
     pub accepted: IntCounter,
     /// Connections that could not be taken, by reason.
     pub rejected: IntCounterVec,
@@ -67,24 +67,29 @@ pub struct Metrics {
     pub materialiser_failures: IntCounterVec,
     /// Changes that wait for a materialiser.
     pub materialiser_lag_records: IntGauge,
+    /// Times that commits were held back for a materialiser.
+    pub materialiser_holds: IntCounter,
     /// For how long the oldest of them does.
     pub materialiser_lag_seconds: Gauge,
     /// Replicas in memory.
     pub materialiser_documents: IntGauge,
     /// Bytes that they take, estimated.
     pub materialiser_bytes: IntGauge,
+    /// Groups of changes that were verified before they were stored, by outcome.
+    pub verifications: IntCounterVec,
     /// Times that a document began anew without changes that broke it.
     pub quarantined_documents: IntCounter,
     /// Changes that were taken out of documents.
     pub quarantined_changes: IntCounter,
     storage: Option<Arc<StorageStats>>,
-    documents_deleted: IntGauge,
-    fsyncs: IntGauge,
-    commits: IntGauge,
-    commit_failures: IntGauge,
+    documents_deleted: IntCounter,
+    fsyncs: IntCounter,
+    commits: IntCounter,
+    commit_failures: IntCounter,
     storage_failed: IntGauge,
-    storage_recoveries: IntGauge,
-    scrub: [IntGauge; 4],
+    storage_recoveries: IntCounter,
+    scrub: [IntCounter; 4],
+    retired_rows: IntCounter,
     commit_queue_bytes: IntGauge,
 }
 
@@ -152,10 +157,22 @@ impl Metrics {
                 "What went wrong with replicas",
                 "kind",
             )?,
-            materialiser_lag_records: gauge("materialiser_lag", "Changes that wait for a materialiser")?,
+            materialiser_lag_records: gauge(
+                "materialiser_lag_records",
+                "Changes that wait for a materialiser",
+            )?,
+            materialiser_holds: counter(
+                "materialiser_holds_total",
+                "Times that commits were held back for a materialiser",
+            )?,
             materialiser_lag_seconds,
             materialiser_documents: gauge("materialiser_documents", "Replicas in memory")?,
             materialiser_bytes: gauge("materialiser_bytes", "Bytes that replicas take, estimated")?,
+            verifications: labelled(
+                "verifications_total",
+                "Groups of changes that were verified before they were stored",
+                "outcome",
+            )?,
             quarantined_documents: counter(
                 "quarantined_documents_total",
                 "Times that a document began anew without changes that broke it",
@@ -164,18 +181,22 @@ impl Metrics {
                 "quarantined_changes_total",
                 "Changes that were taken out of documents",
             )?,
-            documents_deleted: gauge("documents_deleted_total", "Documents deleted")?,
-            fsyncs: gauge("fsyncs_total", "Syncs that commits waited for")?,
-            commits: gauge("commits_total", "Commits made durable")?,
-            commit_failures: gauge("commit_failures_total", "Commits that failed")?,
+            documents_deleted: counter("documents_deleted_total", "Documents deleted")?,
+            fsyncs: counter("fsyncs_total", "Syncs that commits waited for")?,
+            commits: counter("commits_total", "Commits made durable")?,
+            commit_failures: counter("commit_failures_total", "Commits that failed")?,
             storage_failed: gauge("storage_failed", "1 while storage takes no writes")?,
+            retired_rows: counter(
+                "retired_rows_total",
+                "Rows removed of epochs that documents have left behind",
+            )?,
             scrub: [
-                gauge("scrub_documents_total", "Documents that the scrub has read")?,
-                gauge("scrub_bytes_total", "Bytes of changes that the scrub has read")?,
-                gauge("scrub_damaged_total", "Damaged documents that the scrub has found")?,
-                gauge("scrub_cycles_total", "Times that the scrub has been through all documents")?,
+                counter("scrub_documents_total", "Documents that the scrub has read")?,
+                counter("scrub_bytes_total", "Bytes of changes that the scrub has read")?,
+                counter("scrub_damaged_total", "Damaged documents that the scrub has found")?,
+                counter("scrub_cycles_total", "Times that the scrub has been through all documents")?,
             ],
-            storage_recoveries: gauge("storage_recoveries_total", "Times the log was opened again")?,
+            storage_recoveries: counter("storage_recoveries_total", "Times the log was opened again")?,
             commit_queue_bytes: gauge("commit_queue_bytes", "Bytes of changes that wait for a commit")?,
             sync_latency_ms,
             documents,
@@ -188,18 +209,21 @@ impl Metrics {
     pub fn render(&self) -> Result<String, prometheus::Error> {
         use std::sync::atomic::Ordering::Relaxed;
         let set = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        // The threads count by themselves. One thread renders.
+        let raise = |counter: &IntCounter, value: u64| counter.inc_by(value.saturating_sub(counter.get()));
         if let Some(storage) = &self.storage {
-            set(&self.documents_deleted, storage.deleted.load(Relaxed));
-            set(&self.fsyncs, storage.fsyncs.load(Relaxed));
-            set(&self.commits, storage.commits.load(Relaxed));
-            set(&self.commit_failures, storage.commits_failed.load(Relaxed));
-            set(&self.storage_failed, storage.failed.load(Relaxed));
-            set(&self.storage_recoveries, storage.recoveries.load(Relaxed));
+            raise(&self.documents_deleted, storage.deleted.load(Relaxed));
+            raise(&self.fsyncs, storage.fsyncs.load(Relaxed));
+            raise(&self.commits, storage.commits.load(Relaxed));
+            raise(&self.commit_failures, storage.commits_failed.load(Relaxed));
+            raise(&self.storage_recoveries, storage.recoveries.load(Relaxed));
             let [documents, bytes, damaged, cycles] = &self.scrub;
-            set(documents, storage.scrub_documents.load(Relaxed));
-            set(bytes, storage.scrub_bytes.load(Relaxed));
-            set(damaged, storage.scrub_damaged.load(Relaxed));
-            set(cycles, storage.scrub_cycles.load(Relaxed));
+            raise(documents, storage.scrub_documents.load(Relaxed));
+            raise(bytes, storage.scrub_bytes.load(Relaxed));
+            raise(damaged, storage.scrub_damaged.load(Relaxed));
+            raise(cycles, storage.scrub_cycles.load(Relaxed));
+            raise(&self.retired_rows, storage.retired_rows.load(Relaxed));
+            set(&self.storage_failed, storage.failed.load(Relaxed));
             set(&self.commit_queue_bytes, storage.queued_bytes.load(Relaxed));
         }
         let mut out = Vec::new();
@@ -210,22 +234,58 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
-    #[test]
-    fn the_names_that_dashboards_rely_on_are_there() {
-        let metrics = Metrics::new(None).unwrap();
-        metrics.sync_latency_ms.observe(1.0);
+    /// Names and kinds, as `/metrics` says them.
+    fn said(metrics: &Metrics) -> BTreeMap<String, String> {
         let text = metrics.render().unwrap();
-        for name in [
-            "etherply_connections_active",
-            "etherply_operations_total",
-            "etherply_sync_latency_ms_bucket",
-            "etherply_documents_deleted_total",
-            "etherply_fsyncs_total",
-            "etherply_sends_total",
-        ] {
-            assert!(text.contains(name), "{name} is missing in\n{text}");
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        types
+            .map(|line| line.split_once(' ').unwrap())
+            .map(|(name, kind)| (name.into(), kind.into()))
+            .collect()
+    }
+
+    #[test]
+    fn every_metric_is_documented_with_its_kind_and_nothing_else_is() {
+        let metrics = Metrics::new(None).unwrap();
+        // What has labels is said once there is one.
+        let labelled = [
+            &metrics.rejected,
+            &metrics.failed,
+            &metrics.panics,
+            &metrics.refused,
+            &metrics.opened,
+            &metrics.backups,
+            &metrics.snapshots,
+            &metrics.materialiser_failures,
+            &metrics.verifications,
+        ];
+        labelled.iter().for_each(|counters| counters.with_label_values(&["any"]).inc());
+        metrics.documents.with_label_values(&["0"]).set(1);
+        let page =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md")).unwrap();
+        let mut documented = BTreeMap::new();
+        for row in page.lines().filter(|line| line.starts_with("| `etherply_")) {
+            let mut columns = row.split('|').skip(1);
+            let (names, kind) = (columns.next().unwrap(), columns.next().unwrap().trim());
+            for name in names.split('`').skip(1).step_by(2) {
+                let name = name.split('{').next().unwrap();
+                documented.insert(name.to_owned(), kind.to_owned());
+            }
+        }
+        assert_eq!(said(&metrics), documented);
+    }
+
+    #[test]
+    fn what_the_storage_threads_count_only_grows() {
+        let stats = Arc::new(StorageStats::default());
+        let metrics = Metrics::new(Some(Arc::clone(&stats))).unwrap();
+        for commits in [0, 3, 3, 5] {
+            stats.commits.store(commits, std::sync::atomic::Ordering::Relaxed);
+            assert!(metrics.render().unwrap().contains(&format!("\netherply_commits_total {commits}\n")));
         }
     }
 }

@@ -40,6 +40,16 @@ pub enum OperatorError {
     },
 }
 
+impl OperatorError {
+    /// A stable name of the error, for scripts and logs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Control { .. } => "control_failed",
+            Self::Key { .. } => "control_key",
+        }
+    }
+}
+
 /// Makes a new key in a data directory.
 ///
 /// # Errors

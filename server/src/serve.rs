@@ -23,14 +23,16 @@ use crate::cli::ServeArgs;
 use crate::control::{Control, Observed};
 use crate::data_plane::limits::STOP_TIMEOUT;
 use crate::data_plane::{self, Acceptor, CoreSetup, Listener, Mailbox, Mailboxes, Message, StopStage, run};
-use crate::materialise::due::Room;
+use crate::materialise::due::{LAG_RECORDS_MAX, Room};
 use crate::materialise::inspector::Quarantining;
+use crate::materialise::verify::{Admission, Verifier, VerifierThreads};
 use crate::materialise::{Materialisers, Quarantine, Settings, Tables};
 use crate::metrics::Metrics;
 use crate::operator;
 use crate::preflight::{self, Problem};
 use crate::priority::{self, Realtime};
 use crate::runtime::{self, CoreThread};
+use crate::storage::retire::{RetireStop, spawn_retire};
 use crate::storage::scrub::{ScrubStop, spawn_scrub};
 use crate::storage::{self, Listeners, StorageThread};
 
@@ -44,7 +46,9 @@ struct Running {
     committer: StorageThread,
     readers: Vec<StorageThread>,
     materialisers: Materialisers,
+    verifiers: VerifierThreads,
     scrub: Option<ScrubStop>,
+    retire: RetireStop,
     is_serving: Arc<AtomicBool>,
 }
 
@@ -94,7 +98,13 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
 
     let (mailboxes, receivers): (Vec<_>, Vec<_>) = (0..cores).map(|_| Mailbox::new()).unzip();
     let mailboxes: Mailboxes = mailboxes.into();
-    let settings = Settings { threads: args.materialisers, bytes_max: args.materialised_bytes };
+    // Two replicas of a document where its changes are verified first.
+    let replicas = if args.admission == Admission::Verified { 2 } else { 1 };
+    let settings = Settings {
+        threads: args.materialisers,
+        bytes_max: args.materialised_bytes / replicas,
+        lag_records_max: lag_records_max(),
+    };
     let gate = Arc::new(storage::Gate::default());
     let tables = Tables::new(settings, &gate, &room_teller(&mailboxes));
 
@@ -126,6 +136,15 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         readers.push(thread);
         scrub = Some(stop);
     }
+    let (retire, retirer) = spawn_retire(
+        storage_reader.clone(),
+        committer.clone(),
+        Arc::clone(&stats),
+        args.retain_days,
+        priority::lowest,
+    )
+    .map_err(Problem::system("start the thread that removes old epochs"))?;
+    readers.push(retirer);
     let storage = storage::Handles { committer, questions, background };
     let metrics = Metrics::new(Some(Arc::clone(&stats)))
         .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
@@ -158,6 +177,8 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         home_teller(&mailboxes),
     )
     .map_err(Problem::system("start a materialiser"))?;
+    let (verifier, verifiers) = start_verifiers(args, settings, &storage_reader, &metrics)
+        .map_err(Problem::system("start a verifier"))?;
     drop(storage_reader);
     let (drained_sender, drained) = flume::unbounded();
     let mut threads = Vec::with_capacity(cores);
@@ -171,6 +192,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             mailboxes: Arc::clone(&mailboxes),
             storage: Some(storage.clone()),
             rebuilds: materialisers.rebuilds(),
+            verifier: verifier.clone(),
             metrics: Arc::clone(&metrics),
             started,
             open_connections: Arc::clone(&open_connections),
@@ -213,10 +235,24 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         committer: commit_thread,
         readers,
         materialisers,
+        verifiers,
         scrub,
+        retire,
         is_serving,
     };
     Ok((running, facts))
+}
+
+fn start_verifiers(
+    args: &ServeArgs,
+    settings: Settings,
+    reader: &storage::Reader,
+    metrics: &Arc<Metrics>,
+) -> io::Result<(Verifier, VerifierThreads)> {
+    match args.admission {
+        Admission::Checked => Ok(VerifierThreads::none()),
+        Admission::Verified => VerifierThreads::start(settings.threads, settings.bytes_max, reader, metrics),
+    }
 }
 
 /// Tells all cores that commits are held back no longer.
@@ -250,6 +286,12 @@ fn tell_cores(mailboxes: &Mailboxes) -> storage::Recovered {
             mailbox.send(Message::StorageRecovered { era, documents: Arc::clone(&documents) });
         }
     })
+}
+
+/// Builds for tests may say otherwise: `ETHERPLY_LAG_RECORDS_MAX`.
+fn lag_records_max() -> u64 {
+    let asked = std::env::var("ETHERPLY_LAG_RECORDS_MAX").ok().filter(|_| cfg!(debug_assertions));
+    asked.and_then(|asked| asked.parse().ok()).unwrap_or(LAG_RECORDS_MAX)
 }
 
 /// Panics on purpose, which only builds for tests have: `ETHERPLY_FAULTS=PREFIX:EVERY`.
@@ -292,7 +334,7 @@ fn open_access(args: &ServeArgs, keys: KeySet) -> Result<Access, Problem> {
         audience: args.token_audience.clone(),
         lifetime_s: args.token_lifetime,
     };
-    let revocations = Revocations::open(&args.data, TOKEN_LIFETIME_S_MAX, access::command::now_s())?;
+    let revocations = Revocations::open(&args.data, TOKEN_LIFETIME_S_MAX, access::now_s())?;
     for (id, algorithm) in keys.iter() {
         tracing::info!(id, %algorithm, "tokens are taken that were made with this key");
     }
@@ -384,12 +426,15 @@ fn stop(running: Running) {
         committer,
         readers,
         materialisers,
+        verifiers,
         scrub,
+        retire,
         is_serving,
     } = running;
     // Before anything waits for a commit that it may hold back.
     materialisers.begin_stop();
     drop(scrub);
+    drop(retire);
     is_serving.store(false, Ordering::Release);
     acceptor.stop();
     for mailbox in mailboxes.iter() {
@@ -414,6 +459,7 @@ fn stop(running: Running) {
         drop(core.join());
     }
     drop(mailboxes);
+    verifiers.join();
     materialisers.join();
     committer.join();
     readers.into_iter().for_each(StorageThread::join);

@@ -70,11 +70,29 @@ fn an_old_state_comes_back_by_an_ordinary_push() {
         assert!(!output.status.success() && error.contains(said), "{error}");
     }
 
+    // Versions by name, on the same directory.
+    let version = |args: &[&str]| {
+        let all: Vec<&str> = [&["version"], args, &["--document", "notes"]].concat();
+        history(&data, &all)
+    };
+    assert!(version(&["create", "the draft", "--at", "2"]).status.success());
+    assert_eq!(lines(version(&["show", "the draft"])), std::slice::from_ref(&draft));
+    assert_eq!(lines(version(&["list", "--json"]))[0]["position"], 2);
+    assert_eq!(lines(version(&["diff", "--from", "the draft"])), difference);
+    let (saved, restoring) = (root.path().join("draft.automerge"), root.path().join("restoring.change"));
+    assert!(version(&["save", "the draft", "--out", saved.to_str().unwrap()]).status.success());
+    assert!(automerge::AutoCommit::load(&std::fs::read(&saved).unwrap()).is_ok());
+    assert!(version(&["restore", "the draft", "--out", restoring.to_str().unwrap()]).status.success());
+    assert!(automerge::Change::from_bytes(std::fs::read(&restoring).unwrap()).is_ok());
+    assert!(version(&["delete", "the draft"]).status.success());
+    let gone = version(&["show", "the draft"]);
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("has no version \"the draft\""));
+
     let change = {
         let log = etherply_server::storage::open(&data).unwrap();
         let notes = History::open(log.reader(), &DocumentId::new("notes").unwrap()).unwrap().unwrap();
         assert_eq!(notes.json(&At::Position(2)).unwrap(), draft);
-        notes.restoring_change(2, &[9; 16], "back to the draft", 0).unwrap()
+        notes.restoring_change(&At::Position(2), &[9; 16], "back to the draft", 0).unwrap()
     };
     let server = Server::start(&data);
     let mut carol = Member::connect(&server, false, 3);

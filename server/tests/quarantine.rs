@@ -14,6 +14,7 @@ use common::{Member, Server, Told, command};
 use etherply_client::StreamId;
 use etherply_engine::document::recover;
 use etherply_engine::ids::DocumentId;
+use etherply_engine::log::LogReader as _;
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::resume;
 
@@ -136,7 +137,7 @@ fn a_real_change_that_breaks_automerge_is_taken_out_and_members_recover() {
     assert!(exported.status.success(), "{exported:?}");
     assert_eq!(std::fs::read(out.join("00000000.automerge")).unwrap(), poison);
     let log = etherply_server::storage::open(&directory).unwrap();
-    let document = recover(&log, &DocumentId::new("notes").unwrap()).unwrap();
+    let document = recover(log.reader(), &DocumentId::new("notes").unwrap()).unwrap();
     assert_eq!((document.committed().epoch, document.committed().seq), (2, 5));
 }
 
@@ -183,7 +184,8 @@ fn a_document_of_which_nothing_is_left_begins_anew_as_an_empty_one() {
     evil.until(|told| matches!(told, Told::Opened { cursor, .. } if cursor.epoch == 2 && cursor.seq == 0));
     evil.put_durably(e, "good", "x");
     server.kill();
-    let server = quiet(&mut poisonable(&directory), data.path());
+    // What the old epoch left behind goes, beside what members do.
+    let server = quiet(poisonable(&directory).args(["--retain-days", "0"]), data.path());
     let mut fresh = Member::connect(&server, false, 4);
     let f = fresh.open("notes");
     until_keys(&mut fresh, f, &["good"]);
@@ -191,6 +193,18 @@ fn a_document_of_which_nothing_is_left_begins_anew_as_an_empty_one() {
     fresh.client.push(f, &[poison.raw_bytes()], 6).unwrap();
     let refused = Told::Refused { code: ErrorCode::ActorExcluded as u16, blocks: true };
     fresh.until(|told| *told == refused);
+    // A record, its hash, and the note of the epoch.
+    while server.metric("etherply_retired_rows_total") < 3.0 {
+        fresh.put_durably(f, "more", "x");
+    }
+    server.kill();
+    let verified = Command::new(env!("CARGO_BIN_EXE_etherply"))
+        .args(["verify", "--json", "--data"])
+        .arg(&directory)
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
+    assert_eq!((&report["whole"], &report["records_of_other_epochs"]), (&true.into(), &0.into()), "{report}");
 }
 
 #[test]
@@ -209,6 +223,47 @@ fn panics_that_no_change_is_to_blame_for_take_nothing_out() {
     assert_eq!(server.metric("etherply_quarantined_documents_total"), 0.0);
     let closed = |told: &&Told| matches!(told, Told::Closed(_));
     assert_eq!(ada.told.iter().find(closed), None, "its members notice nothing");
+}
+
+#[test]
+fn where_changes_are_verified_first_nobody_ever_sees_what_breaks_the_document() {
+    let data = tempfile::tempdir().unwrap();
+    let directory = data.path().join("data");
+    let mut verifying = poisonable(&directory);
+    let server = quiet(verifying.args(["--admission", "verified"]), data.path());
+    let mut ada = Member::connect(&server, false, 1);
+    let mut evil = Member::connect(&server, true, 3);
+    let (a, e) = (ada.open("notes"), evil.open("notes"));
+    ada.put_durably(a, "a1", "x");
+    evil.until_keys(e, 1);
+    let text = evil.documents.get_mut(&e).unwrap().doc().put_object(ROOT, "text", ObjType::Text).unwrap();
+    evil.documents.get_mut(&e).unwrap().doc().splice_text(&text, 0, 0, "hello").unwrap();
+    evil.documents.get_mut(&e).unwrap().push(&mut evil.client, 7).unwrap();
+    evil.until(|told| matches!(told, Told::Acked { tag: 7, .. }));
+    // One that can be applied and not loaded again, and one that panics.
+    let mut doc = copy(&mut evil, e);
+    let mut panicking = AutoCommit::new().with_actor(ActorId::random());
+    panicking.put(ROOT, "evil", POISON).unwrap();
+    let panicking = panicking.get_changes(&[]).remove(0).raw_bytes().to_vec();
+    for poison in [backwards(&mut doc, &text), panicking] {
+        let mut evil = Member::connect(&server, false, 4);
+        let stream = evil.open("notes");
+        evil.client.push(stream, &[&poison], 6).unwrap();
+        let refused = Told::Refused { code: ErrorCode::ChangeUnusable as u16, blocks: true };
+        evil.until(|told| *told == refused);
+    }
+    ada.put_durably(a, "a2", "x");
+    until_keys(&mut evil, e, &["a1", "a2"]);
+    let closed = |told: &&Told| matches!(told, Told::Closed(_));
+    assert_eq!(ada.told.iter().find(closed), None, "its members notice nothing");
+    assert_eq!(server.metric("etherply_verifications_total{outcome=\"breaks\"}"), 2.0);
+    assert_eq!(server.metric("etherply_verifications_total{outcome=\"sound\"}"), 3.0);
+    assert_eq!(server.metric("etherply_quarantined_documents_total"), 0.0);
+    assert!(!server.has_panicked());
+    server.kill();
+    let log = etherply_server::storage::open(&directory).unwrap();
+    let document = recover(log.reader(), &DocumentId::new("notes").unwrap()).unwrap();
+    assert_eq!((document.committed().epoch, document.committed().seq), (1, 3));
 }
 
 /// Times that poison is pushed: a thousand in the recorded run.

@@ -133,6 +133,8 @@ error_codes! {
     DocumentOpsExhausted = 314, "document_ops_exhausted", fatal, 4314;
     /// A change of this actor broke the document and was excluded: go on under a fresh actor, without it.
     ActorExcluded = 315, "actor_excluded", fatal, 4315;
+    /// The document would break with the change, which was not stored: go on under a fresh actor, without it.
+    ChangeUnusable = 316, "change_unusable", fatal, 4316;
 
     /// The presence state is larger than allowed.
     PresenceTooLarge = 400, "presence_too_large", fatal, 4400;

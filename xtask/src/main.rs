@@ -1,11 +1,14 @@
 //! The one task runner: `cargo xtask VERB`. `cargo xtask test` is what CI runs and what a change must pass.
 
 mod admission;
+mod chaos;
 mod cost;
 mod damage;
 mod fuzz;
 mod interop;
 mod process;
+mod reliability;
+mod sim;
 mod stages;
 mod suite;
 mod system;
@@ -44,6 +47,28 @@ enum Verb {
         /// Runs only this target.
         #[arg(long)]
         target: Option<String>,
+    },
+    /// Runs seeds of the simulator: the engine and the client in a world in which everything goes wrong. What comes
+    /// behind is passed on: `--seeds N`, `--minutes M`, `--seed N`, `--with LIST`, `--verbose`; `--help` says more.
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// Plants faults in the engine, one after the other, and counts the seeds until each is found.
+        #[arg(long)]
+        planted: bool,
+        /// What `etherply-sim`, or the program with the planted faults, takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Kills the real server under load, stops it, takes its power away, sets its clock, fills its disk.
+    Chaos(chaos::Chaos),
+    /// Lists the long runs that a release does, or does them and keeps what they say in results/reliability.
+    Reliability {
+        /// Does them; all together take hours.
+        #[arg(long)]
+        run: bool,
+        /// Only the runs with these names.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
     },
     /// Reports how many altered changes pass admission, and how many of these Automerge cannot digest.
     Admission {
@@ -84,6 +109,10 @@ fn main() -> ExitCode {
         }
         Verb::Test { stages, list: false } => suite::run(&root, stages::STAGES, &stages),
         Verb::Fuzz { seconds, target } => fuzz::run(&root, seconds, target.as_deref()).map(|()| true),
+        Verb::Sim { planted: true, arguments } => sim::planted(&root, &arguments).map(|()| true),
+        Verb::Sim { planted: false, arguments } => sim::run(&root, &arguments).map(|()| true),
+        Verb::Reliability { run, only } => reliability::run(&root, run, &only).map(|()| true),
+        Verb::Chaos(chaos) => chaos.run(&root).map(|()| true),
         Verb::Admission { changes, seed } => admission::run(&root, changes, seed).map(|()| true),
         Verb::Cost { out } => cost::run(&root, &out).map(|()| true),
         Verb::Damage => damage::run(&root).map(|()| true),

@@ -5,8 +5,9 @@
 //! the same table. A stage over its budget is marked, not failed: how long something takes says nothing
 //! about whether it is right.
 
+use crate::chaos::Chaos;
 use crate::suite::{Stage, Work};
-use crate::{fuzz, interop, system, tidy};
+use crate::{fuzz, interop, sim, system, tidy};
 
 /// Seconds for which CI runs each fuzz target; a release runs `cargo xtask fuzz --seconds` with far more.
 const FUZZ_SAMPLE_SECONDS: u32 = 10;
@@ -51,16 +52,7 @@ pub const STAGES: &[Stage] = &[
         budget_minutes: 15,
         work: Work::Cargo(&["build", "--release", "--workspace", "--bins"], &[]),
     },
-    // A claim about time says as much about the machine as about the server: shown, but no reason to fail.
-    Stage {
-        name: "crash",
-        budget_minutes: 4,
-        work: Work::Program(LOADGEN, &["crash", "--kills", "25", "--ignore-times"]),
-    },
-    Stage {
-        name: "stop",
-        budget_minutes: 2,
-        work: Work::Program(LOADGEN, &["crash", "--by", "term", "--kills", "10", "--ignore-times"]),
-    },
+    Stage { name: "sim", budget_minutes: 5, work: Work::Task(sim::sample) },
+    Stage { name: "chaos", budget_minutes: 8, work: Work::Task(|root| Chaos::sample().run(root)) },
     Stage { name: "prove", budget_minutes: 2, work: Work::Program(LOADGEN, PROVE_SAMPLE) },
 ];

@@ -9,7 +9,7 @@ use crate::process;
 
 /// Tells the load generator and tests that every program of the workspace was just built, together. One built by
 /// itself would be built once more, with its dependencies: they would have other features.
-const BUILT: (&str, &str) = ("ETHERPLY_BUILT", "1");
+pub const BUILT: (&str, &str) = ("ETHERPLY_BUILT", "1");
 
 /// One thing that must hold.
 pub struct Stage {

@@ -3,10 +3,11 @@
 use etherply_wire::kinds::{Ack, BroadcastSend, Changes, PresenceLeave, PresenceSet, Refused};
 use etherply_wire::{ErrorCode, Kind, Rights, encode};
 
-use crate::client::{Event as Told, Output, Purpose, State};
+use crate::client::{Event as Told, Output, Purpose, Replica, State};
 use crate::frames::{body, parse};
 use crate::mischief;
 use crate::process::Client;
+use crate::scenario::Trouble;
 use crate::world::{Event, World};
 
 /// A frame, for people.
@@ -38,6 +39,9 @@ impl World {
         let Some(member) = self.members.get(number) else { return Ok(()) };
         if self.now_us < member.asleep_until_us && !self.healing {
             return Ok(());
+        }
+        if member.device.is_some() {
+            return self.act_device(number);
         }
         let mut out = Output::default();
         match member.link {
@@ -81,8 +85,8 @@ impl World {
         match self.rng.below(20) {
             0..=7 => self.edit(number),
             8..=10 => self.open_closed(number, out),
-            11 => self.presence(number, index, out),
-            12 => self.broadcast(number, index, out),
+            11 if self.scenario.has(Trouble::Social) => self.presence(number, index, out),
+            12 if self.scenario.has(Trouble::Social) => self.broadcast(number, index, out),
             13 => self.push_again(number, index, out),
             14 if self.rng.chance(20) => {
                 let Some(member) = self.members.get_mut(number) else { return };
@@ -113,9 +117,13 @@ impl World {
     }
 
     fn open_closed(&mut self, number: usize, out: &mut Output) {
+        let now_us = self.now_us;
         let Some(member) = self.members.get_mut(number) else { return };
         for index in 0..member.client.replicas.len() {
-            if member.client.replicas.get(index).is_some_and(|replica| replica.state == State::Closed) {
+            let may_open = |replica: &Replica| {
+                replica.state == State::Closed && !replica.is_deleted && replica.opens_at_us <= now_us
+            };
+            if member.client.replicas.get(index).is_some_and(may_open) {
                 member.client.open(index, out);
             }
         }
@@ -143,7 +151,8 @@ impl World {
         if self.rng.chance(20) {
             out.frames.push(encode(handle, &PresenceLeave { version: 0, members: Vec::new() }, &[]));
         } else {
-            let ttl_ms = self.rng.range(0, 2_000) as u32;
+            // Some last as long as may be: who leaves is gone all the same.
+            let ttl_ms = if self.rng.chance(40) { u32::MAX } else { self.rng.range(0, 2_000) as u32 };
             let state = self.rng.next().to_le_bytes();
             out.frames.push(encode(handle, &PresenceSet { ttl_ms }, &[&state]));
         }
@@ -196,7 +205,11 @@ impl World {
                 if replica.open_handle().is_none() {
                     return;
                 }
-                let (edits, code) = mischief::push(&mut replica.doc, &mut self.rng);
+                let mut culprits = self.culprits.iter().filter(|(document, _)| *document == replica.document);
+                let (edits, code) = match culprits.next().filter(|_| self.rng.chance(50)) {
+                    Some((_, culprit)) => (vec![culprit.clone()], ErrorCode::ActorExcluded),
+                    None => mischief::push(&mut replica.doc, &mut self.rng),
+                };
                 let code = if replica.may_write() { code } else { ErrorCode::ReadOnly };
                 replica.push(&edits, Purpose::Mischief(code), out);
                 self.count("mischief");
@@ -260,11 +273,7 @@ impl World {
     /// A frame reaches a client.
     pub(crate) fn client_receives(&mut self, number: u64, bytes: &[u8]) -> Result<(), String> {
         let context = self.context();
-        let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
-        link.unread_bytes = link.unread_bytes.saturating_sub(bytes.len());
-        if link.is_cut {
-            return Ok(());
-        }
+        let Some(link) = self.links.get_mut(&number).filter(|link| !link.is_cut) else { return Ok(()) };
         let (owner, core) = (link.member, link.core);
         if self.trace.verbose {
             eprintln!("{:>12} link {number}, member {owner} receives {}", self.now_us, describe(bytes)?);
@@ -293,7 +302,9 @@ impl World {
         let peer = self.links.get(&link).map_or((0, 0), |link| (link.core, link.id));
         for event in out.events {
             match event {
-                Told::Acked { document, changes } => self.check.acked(&document, &changes, &self.disk)?,
+                Told::Acked { document, epoch, changes } => {
+                    self.check.acked(&document, epoch, &changes, &self.disk)?;
+                }
                 Told::Refused { code } => self.count(&format!("refused: {code}")),
                 Told::Rebuilt => {
                     self.trace.note(self.now_us, &format!("member {number} gave a copy up"), &[]);
@@ -317,6 +328,9 @@ impl World {
         if let Some(member) = self.members.get_mut(owner).filter(|member| member.link == Some(number)) {
             member.link = None;
             member.client.disconnected();
+            if let Some(device) = &mut member.device {
+                device.disconnected();
+            }
         }
     }
 }

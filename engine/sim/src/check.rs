@@ -1,14 +1,16 @@
 //! What must be true at every moment: the ledger of acks, and what may leave the server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::ChangeHash;
-use etherply_engine::feed::{FeedEvent, Known};
+use etherply_engine::feed::{FeedEvent, Known, MemberStart, StartAt};
 use etherply_engine::ids::{ChainHash, DocumentId};
+use etherply_engine::log::LogReader;
 use etherply_engine::segment::{TAIL_BYTES_MAX, Tail};
-use etherply_wire::Kind;
-use etherply_wire::kinds::{Ack, Changes, ClockEntry, Cursor, Reconcile, Refused, Snapshot};
+use etherply_engine::shard::Effect;
+use etherply_wire::kinds::{Ack, Changes, ClockEntry, Cursor, Opened, Reconcile, Refused, Snapshot, resume};
+use etherply_wire::{ErrorCode, Kind, Rights};
 
 use crate::disk::Disk;
 use crate::frames::{body, parse, split};
@@ -23,6 +25,9 @@ struct Sent {
     broadcast_index: u64,
     /// The snapshot that it is being sent, and how much of it.
     snapshot: Option<(Cursor, u64)>,
+    rights: Rights,
+    /// Generations of which a push was refused.
+    refused: BTreeSet<u32>,
 }
 
 /// Everything that is remembered to be compared.
@@ -38,6 +43,12 @@ pub struct Checker {
     broadcast_index: BTreeMap<(u64, u16, u32), u64>,
     /// Documents by handle in this life.
     documents: BTreeMap<(u64, u32), DocumentId>,
+    /// Cursors that came with opens, by link and request.
+    cursors: BTreeMap<(u64, u32), Cursor>,
+    /// Documents of which an operator was told that they are deleted.
+    deleted: BTreeSet<DocumentId>,
+    /// Changes that were taken out of their documents.
+    excluded: BTreeSet<(DocumentId, [u8; 32])>,
     /// How much was checked.
     pub acks: u64,
     /// How many changes were sent to members.
@@ -75,11 +86,80 @@ impl Checker {
         }
     }
 
+    /// What a home decides.
+    pub fn effect(&self, life: u64, effect: &Effect, disk: &Disk) -> Result<(), String> {
+        match effect {
+            Effect::Attach(attach) => match self.documents.get(&(life, attach.handle)) {
+                Some(document) if self.deleted.contains(document) => {
+                    Err(format!("{document} is opened, and was deleted"))
+                }
+                _ => Ok(()),
+            },
+            Effect::Commit { appends, .. } => match appends.iter().find(|a| disk.is_deleted(&a.document)) {
+                Some(append) => Err(format!("{} is written, and was deleted", append.document)),
+                None => Ok(()),
+            },
+            Effect::CutSnapshot { document, through, .. } => {
+                let durable = disk.records_of(document, through.epoch).len() as u64;
+                if through.seq > durable {
+                    return Err(format!("a snapshot through {} of {document}: {durable}", through.seq));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A member asks for a document, from this place on.
+    pub fn opening(&mut self, link: u64, request: u32, cursor: Option<Cursor>) {
+        self.cursors.extend(cursor.map(|cursor| ((link, request), cursor)));
+    }
+
+    /// Whoever comes from before a document began anew throws away what it has; nobody else does.
+    fn opened(&self, link: u64, document: &DocumentId, opened: &Opened, disk: &Disk) -> Result<(), String> {
+        let Some(cursor) = self.cursors.get(&(link, opened.request)) else { return Ok(()) };
+        let reset_epoch = disk.log.past(document).map_or(0, |past| past.reset_epoch);
+        // One that was decided before that is still under way.
+        if opened.cursor.epoch < reset_epoch {
+            return Ok(());
+        }
+        let (is_reset, from) = (opened.resume == resume::RESET, cursor.epoch);
+        if is_reset == (from < reset_epoch) {
+            return Ok(());
+        }
+        Err(format!("{document} began anew in epoch {reset_epoch}; reset from epoch {from}: {is_reset}"))
+    }
+
+    /// An operator was told that a document is deleted.
+    pub fn deleted(&mut self, document: &DocumentId) {
+        self.deleted.insert(document.clone());
+    }
+
+    /// A document's tombstone is stored: nothing is owed of it any more.
+    pub fn tombstone(&mut self, document: &DocumentId) {
+        self.ledger.retain(|(other, _), _| other != document);
+    }
+
+    /// A document began anew without these changes. The others stand elsewhere now.
+    pub fn excluded(&mut self, document: &DocumentId, gone: Vec<ChangeHash>, disk: &Disk) {
+        for hash in gone {
+            self.ledger.remove(&(document.clone(), hash.0));
+            self.excluded.insert((document.clone(), hash.0));
+        }
+        let epoch = disk.epoch_of(document);
+        for ((_, hash), position) in self.ledger.iter_mut().filter(|((other, _), _)| other == document) {
+            if let Ok(Some(found)) = disk.find(document, epoch, &ChangeHash(*hash)) {
+                *position = found.seq;
+            }
+        }
+    }
+
     /// A member begins.
-    pub fn attached(&mut self, life: u64, core: u16, link: u64, handle: u32, seq: u64) {
+    pub fn attached(&mut self, life: u64, core: u16, link: u64, handle: u32, member: &MemberStart) {
         let sent = Sent {
             document: self.documents.get(&(life, handle)).cloned(),
-            through_seq: seq,
+            through_seq: if let StartAt::Position(seq) = member.at { seq } else { 0 },
+            rights: member.rights,
             broadcast_index: self.broadcast_index.get(&(life, core, handle)).copied().unwrap_or(0),
             ..Sent::default()
         };
@@ -99,15 +179,36 @@ impl Checker {
         let frame = parse(bytes)?;
         let key = (link, frame.stream());
         let document = self.documents.get(&(life, frame.stream())).cloned();
+        let needed = match frame.kind() {
+            Some(Kind::Changes | Kind::Snapshot) => Rights::READ,
+            Some(Kind::Ack) => Rights::WRITE,
+            Some(Kind::PresenceUpdate | Kind::PresenceLeave | Kind::Broadcast | Kind::BroadcastGap) => {
+                Rights::PRESENCE
+            }
+            _ => Rights::default(),
+        };
+        if self.sent.get(&key).is_some_and(|sent| !sent.rights.has(needed)) {
+            return Err(format!("{:?} for a member without the right to it", frame.kind()));
+        }
         match frame.kind() {
             Some(Kind::Changes) => self.changes(key, &body(&frame)?, frame.tail(), disk),
             Some(Kind::Snapshot) => self.snapshot(key, &body(&frame)?, frame.tail(), disk),
             Some(Kind::Ack) => self.ack(key, &body(&frame)?, disk),
+            Some(Kind::Opened) => match document {
+                Some(document) => self.opened(link, &document, &body(&frame)?, disk),
+                None => Err("an answer for no document".to_owned()),
+            },
             Some(Kind::Refused) => {
                 let refused: Refused = body(&frame)?;
                 let Some(document) = document else { return Err("a refusal for no document".to_owned()) };
-                let records = disk.records(&document);
-                let is_stored = records.iter().any(|record| record.change == frame.tail());
+                let is_of_storage = refused.code == ErrorCode::StorageUnavailable as u16;
+                let generation = refused.generation;
+                if let Some(sent) = self.sent.get_mut(&key).filter(|_| !is_of_storage)
+                    && !sent.refused.insert(generation)
+                {
+                    return Err(format!("generation {generation} of {document} is refused twice"));
+                }
+                let is_stored = disk.was_stored(&document, |record| record.change == frame.tail());
                 if !frame.tail().is_empty() && !is_stored {
                     return Err(format!("a refusal gives away a genesis of {document} that is not durable"));
                 }
@@ -136,7 +237,7 @@ impl Checker {
         let through = piece.cursor.seq;
         let what = format!("the snapshot of {document} through {through} at {}", piece.offset);
         // Whoever has something already is sent one only if the log behind that is gone.
-        let gone = disk.snapshots.get(document).map_or(0, |(snapshot, _)| snapshot.log_after_seq);
+        let gone = disk.snapshots.get(document).map_or(u64::MAX, |(snapshot, _)| snapshot.log_after_seq);
         if sent.through_seq > 0 && sent.through_seq >= gone {
             return Err(format!("{what} is sent after changes through {}", sent.through_seq));
         }
@@ -144,7 +245,7 @@ impl Checker {
         if piece.offset != 0 && piece.offset != have {
             return Err(format!("{what} follows {have}"));
         }
-        let records = disk.records(document);
+        let records = disk.records_of(document, piece.cursor.epoch);
         let covered = records.get(..usize::try_from(through).unwrap_or(usize::MAX));
         let Some(covered) = covered.filter(|covered| !covered.is_empty()) else {
             return Err(format!("{what} covers what is not durable"));
@@ -187,7 +288,7 @@ impl Checker {
         if after - sent.through_seq != own(sent.through_seq, after) {
             return Err(format!("{range} leaves out positions after {}", sent.through_seq));
         }
-        let records = disk.records(document);
+        let records = disk.records_of(document, changes.cursor.epoch);
         let Some(last) = through.checked_sub(1).and_then(|at| records.get(usize::try_from(at).ok()?)) else {
             return Err(format!("{range} is sent before it is durable"));
         };
@@ -214,7 +315,7 @@ impl Checker {
         self.acks += 1;
         let Some(sent) = self.sent.get_mut(&key) else { return Err("an ack without a member".to_owned()) };
         let Some(document) = &sent.document else { return Err("an ack of no document".to_owned()) };
-        let durable = disk.records(document).len() as u64;
+        let durable = disk.records_of(document, ack.cursor.epoch).len() as u64;
         let highest = ack.positions.iter().copied().max().unwrap_or(0).max(ack.cursor.seq);
         if highest > durable {
             return Err(format!("position {highest} of {document} is acked, {durable} are durable"));
@@ -250,22 +351,49 @@ impl Checker {
         Ok(())
     }
 
-    /// A client received an ack.
+    /// A client received an ack, in an epoch of the document.
     pub fn acked(
         &mut self,
         document: &DocumentId,
+        epoch: u64,
         changes: &[([u8; 32], u64)],
         disk: &Disk,
     ) -> Result<(), String> {
         for (hash, position) in changes {
             let at = usize::try_from(position.saturating_sub(1)).unwrap_or(usize::MAX);
-            match disk.records(document).get(at) {
+            match disk.records_of(document, epoch).get(at) {
                 Some(record) if record.hash == ChangeHash(*hash) => {}
                 _ => return Err(format!("a change of {document} is acked at {position}, and is not there")),
             }
-            self.ledger.insert((document.clone(), *hash), *position);
+            self.owe(document, *hash, *position, epoch, disk);
         }
         Ok(())
+    }
+
+    /// A production client received an ack, which does not say where a change stands.
+    pub fn acked_somewhere(
+        &mut self,
+        document: &DocumentId,
+        hash: [u8; 32],
+        disk: &Disk,
+    ) -> Result<(), String> {
+        if !disk.has(document, hash) {
+            return Err(format!("a change of {document} is acked, and is not there"));
+        }
+        self.owe(document, hash, 0, 0, disk);
+        Ok(())
+    }
+
+    /// An acked change is not to be lost, unless it went on purpose meanwhile.
+    fn owe(&mut self, document: &DocumentId, hash: [u8; 32], position: u64, epoch: u64, disk: &Disk) {
+        let key = (document.clone(), hash);
+        if disk.is_deleted(document) || self.excluded.contains(&key) {
+            return;
+        }
+        let now = disk.epoch_of(document);
+        let found = disk.find(document, now, &ChangeHash(hash)).ok().flatten();
+        let position = if epoch == now { position } else { found.map_or(position, |found| found.seq) };
+        self.ledger.insert(key, position);
     }
 
     /// An operator put an older copy back: what it lacks is not the server's loss.
@@ -281,14 +409,21 @@ impl Checker {
                 return Err(format!("an acked change of {document} at {position} is lost"));
             }
         }
-        Ok(())
+        for (document, hash) in &self.excluded {
+            if disk.records(document).iter().any(|record| record.hash.0 == *hash) {
+                return Err(format!("a change that was taken out of {document} is there again"));
+            }
+        }
+        match self.deleted.iter().find(|document| !disk.is_deleted(document)) {
+            Some(document) => Err(format!("{document} was deleted, and its tombstone is gone")),
+            None => Ok(()),
+        }
     }
 }
 
 fn clock_is_durable(document: &DocumentId, clock: &[ClockEntry], disk: &Disk) -> Result<(), String> {
-    let records = disk.records(document);
     for entry in clock {
-        if !records.iter().any(|record| record.hash.0 == entry.hash) {
+        if !disk.has(document, entry.hash) {
             return Err(format!("a clock of {document} names a change that is not durable: {}", entry.seq));
         }
     }

@@ -4,19 +4,32 @@
 //! error. It stands in one file so that the production client can take its place. It knows no clock and no
 //! chance but what it is given, and nothing of the server.
 
+mod opening;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use automerge::{ActorId, AutoCommit, Change, ReadDoc};
 use etherply_engine::ids::DocumentId;
 use etherply_wire::kinds::{
-    Ack, Broadcast, BroadcastGap, Changes, ClockEntry, Close, Cursor, Error, Open, Opened, PresenceLeave,
-    PresenceUpdate, Push, Reconcile, Refused, Snapshot, resume,
+    Ack, Broadcast, BroadcastGap, Changes, ClockEntry, Close, Cursor, Error, Open, PresenceLeave,
+    PresenceUpdate, Push, Reconcile, Refused, Snapshot,
 };
 use etherply_wire::{ErrorCode, Frame, Kind, Rights, encode};
 
 use crate::edits::{self, Edit};
 use crate::frames::{body, split};
 use crate::rng::Rng;
+
+/// What an honest push may be refused for if what it builds upon was taken out of the document.
+const WITHOUT_HISTORY: [ErrorCode; 7] = [
+    ErrorCode::ActorExcluded,
+    ErrorCode::ActorForked,
+    ErrorCode::MissingDependencies,
+    ErrorCode::SequenceGap,
+    ErrorCode::UnknownActor,
+    ErrorCode::ChangeMalformed,
+    ErrorCode::StartOpWrong,
+];
 
 /// What a push is for, and so what may become of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +49,8 @@ pub enum Event {
     Acked {
         /// The document.
         document: DocumentId,
+        /// Its epoch then.
+        epoch: u64,
         /// Hashes and positions.
         changes: Vec<([u8; 32], u64)>,
     },
@@ -75,6 +90,8 @@ pub struct Context {
     pub restored: bool,
     /// Two clients began from the same image at some time.
     pub cloned: bool,
+    /// A document began anew without some of its changes at some time.
+    pub quarantined: bool,
 }
 
 /// Where a stream stands.
@@ -162,6 +179,10 @@ pub struct Replica {
     snapshot: Vec<u8>,
     /// No push before this time.
     pub not_before_us: u64,
+    /// Not opened before this time.
+    pub opens_at_us: u64,
+    /// The document was deleted for good.
+    pub is_deleted: bool,
     /// Who is here, as far as this member was told.
     pub presence: BTreeMap<[u8; 16], Vec<u8>>,
     presence_version: u64,
@@ -193,6 +214,8 @@ impl Replica {
             is_out_of_turn: false,
             snapshot: Vec::new(),
             not_before_us: 0,
+            opens_at_us: 0,
+            is_deleted: false,
             presence: BTreeMap::new(),
             presence_version: 0,
         }
@@ -607,7 +630,8 @@ impl Replica {
         }
         self.outbox.retain(|own| !hashes.contains(&own.edit.hash));
         let changes = hashes.into_iter().zip(ack.positions.iter().copied()).collect();
-        out.events.push(Event::Acked { document: self.document.clone(), changes });
+        let epoch = ack.cursor.epoch;
+        out.events.push(Event::Acked { document: self.document.clone(), epoch, changes });
         if self.position.is_none() {
             return Ok(());
         }
@@ -644,7 +668,7 @@ impl Replica {
             let excused = matches!(
                 code,
                 ErrorCode::StorageUnavailable | ErrorCode::MissingDependencies | ErrorCode::SequenceGap
-            );
+            ) || (context.quarantined && WITHOUT_HISTORY.contains(&code));
             // The genesis actor may hear of the server's genesis first.
             let is_genesis = (code, expected) == (ErrorCode::GenesisConflict, ErrorCode::ActorForked);
             let fits = code == expected || excused || is_genesis;
@@ -654,6 +678,7 @@ impl Replica {
             ErrorCode::StorageUnavailable | ErrorCode::Overloaded => {
                 self.not_before_us = context.now_us + u64::from(refused.retry_after_ms) * 1_000;
             }
+            _ if context.quarantined && WITHOUT_HISTORY.contains(&code) => self.start_over(rng, out),
             ErrorCode::ActorForked if !context.cloned && !context.restored && !self.edited_past => {
                 return Err(format!("push {} of {} is called forked", refused.push, self.document));
             }
@@ -729,44 +754,5 @@ impl Replica {
                 return;
             }
         }
-    }
-
-    fn on_close(&mut self, close: &Close, rng: &mut Rng, out: &mut Output) -> Result<(), String> {
-        let was_asked = matches!(self.state, State::Closing { .. });
-        self.state = State::Closed;
-        match ErrorCode::from_number(close.code) {
-            None if was_asked => {}
-            Some(ErrorCode::ActorForked) => self.start_over(rng, out),
-            Some(_) if was_asked => {}
-            Some(ErrorCode::StorageUnavailable) => {}
-            // The server takes a clock that it asked for.
-            Some(ErrorCode::ProtocolViolation) if self.is_out_of_turn => {}
-            _ => return Err(format!("closed with {}: {}", close.code, close.message)),
-        }
-        self.end_stream();
-        Ok(())
-    }
-
-    pub(crate) fn on_opened(&mut self, opened: &Opened, handle: u32) -> Result<(), String> {
-        let start = Cursor { epoch: opened.cursor.epoch, seq: 0, chain: [0; 32] };
-        self.state = State::Open { handle };
-        self.openings += 1;
-        match (opened.resume, self.position) {
-            (resume::START, position) => {
-                if self.force_reconcile || position.is_some_and(|cursor| cursor.seq > 0) {
-                    return Err("a cursor was given, and passed over".to_owned());
-                }
-                self.position = Some(start);
-            }
-            (resume::SNAPSHOT, _) if !self.force_reconcile => self.position = Some(start),
-            (resume::CURSOR, Some(position)) if position.epoch == start.epoch && !self.force_reconcile => {}
-            (resume::RECONCILE, _) => {
-                self.position = Some(start);
-                self.state = State::Reconciling { handle, clock: Vec::new() };
-            }
-            (how, position) => return Err(format!("resume {how} from {position:?}")),
-        }
-        self.force_reconcile = false;
-        Ok(())
     }
 }

@@ -2,16 +2,20 @@
 
 use etherply_engine::access::Grant;
 use etherply_engine::document::Recovery;
-use etherply_engine::feed::{Gathered, StartAt};
-use etherply_engine::log::{LogError, LogReader};
+use etherply_engine::feed::Gathered;
+use etherply_engine::log::{Deleted, LogError, LogReader};
 use etherply_engine::peer::{Now, Peer};
 use etherply_engine::placement::shard_of;
 use etherply_engine::shard::{Effect, Input, Observation, OpenRequest, PushRequest, Shard};
-use etherply_wire::kinds::{BroadcastSend, Open, PresenceSet, Push, Reconcile};
-use etherply_wire::{ErrorCode, Kind, Rights};
+use etherply_wire::kinds::{
+    BroadcastSend, Hello, LimitEntry, Open, Ping, Pong, PresenceSet, Push, Reconcile, Welcome,
+};
+use etherply_wire::{ErrorCode, Frame, Kind, PROTOCOL, Rights, encode, limits};
 
 use crate::disk::Waiting;
 use crate::frames::{body, parse};
+use crate::network::Way;
+use crate::scenario::Trouble;
 use crate::server::{Connection, Message, Query, Read, Server, SnapshotRead};
 use crate::world::{Event, Link, World};
 
@@ -25,15 +29,18 @@ impl World {
             return;
         }
         self.lives += 1;
-        let cores = if self.rng.chance(70) { self.config.cores } else { self.rng.range(2, 4) as u16 };
+        let other = [2, 3, 4, 8].get(self.rng.index(4)).copied().unwrap_or(2);
+        let other = if self.scenario.cores.is_some() { self.config.cores } else { other };
+        let cores = if self.rng.chance(70) { self.config.cores } else { other };
         self.server = Some(Server::new(self.lives, cores, self.config.budget, self.config.feeds));
         let life = self.lives;
         self.after(TICK_US, Event::Tick { life });
     }
 
     fn now(&self) -> Now {
-        // The wall clock goes where it likes.
+        // The wall clock goes where it likes, 1970 included.
         let wall_ms = 1_700_000_000_000 + (self.now_us / 1_000).wrapping_mul(7) % 10_000;
+        let wall_ms = wall_ms.saturating_add_signed(self.wall_offset_ms);
         Now { mono_us: self.now_us, wall_ms }
     }
 
@@ -110,7 +117,8 @@ impl World {
             core.shard.flush(&mut effects);
         }
         self.carry_out(number, effects)?;
-        self.gather(number)
+        self.gather(number)?;
+        self.bounds(number)
     }
 
     fn message(&mut self, number: u16, message: Message) -> Result<(), String> {
@@ -157,13 +165,23 @@ impl World {
                 }
                 let home = Shard::home_of(handle, self.server.as_ref().map_or(1, Server::shards));
                 for (peer, _) in failed {
-                    self.post(number, home, Message::Fail { handle, peer });
+                    let code = ErrorCode::StorageUnavailable;
+                    self.post(number, home, Message::Fail { handle, peer, code });
                 }
                 return Ok(());
             }
-            Message::Fail { handle, peer } => {
-                let (code, message) = (ErrorCode::StorageUnavailable, "a read failed".to_owned());
+            Message::Fail { handle, peer, code } => {
+                let message = "a read failed".to_owned();
                 shard.step(Input::Fail { peer, handle, code, message }, now, out);
+            }
+            Message::Delete { document, token } => {
+                shard.step(Input::Delete { document, token }, now, out);
+            }
+            Message::Deleted { document, result } => {
+                shard.step(Input::Deleted { document, result }, now, out);
+            }
+            Message::Quarantine { document } => {
+                shard.step(Input::Quarantine { document }, now, out);
             }
             Message::SnapshotCut { handle, result } => {
                 shard.step(Input::SnapshotCut { handle, result }, now, out);
@@ -194,6 +212,7 @@ impl World {
 
     fn carry_out(&mut self, from: u16, effects: Vec<Effect>) -> Result<(), String> {
         for effect in effects {
+            self.check.effect(self.lives, &effect, &self.disk)?;
             match effect.core() {
                 Some(core) if core == from => self.apply(from, effect)?,
                 Some(core) => self.post(from, core, Message::Effect(effect)),
@@ -214,10 +233,13 @@ impl World {
                 self.commit_soon();
                 return;
             }
-            // Nobody finds a change here that breaks a document, so there is nothing to leave out.
-            Effect::Load { handle, document } | Effect::Rebuild { handle, document } => {
+            Effect::Load { handle, document } => {
                 self.check.loading(life, handle, &document);
-                Query::Load { handle, document }
+                Query::Load { handle, document, begins_anew: false }
+            }
+            Effect::Rebuild { handle, document } => {
+                self.check.loading(life, handle, &document);
+                Query::Load { handle, document, begins_anew: true }
             }
             Effect::Find { handle, peer, document, epoch, asked_for, hashes } => {
                 self.count("find");
@@ -231,8 +253,16 @@ impl World {
                 self.count("cut asked");
                 Query::Cut { handle, document, through }
             }
-            // No operator is simulated.
-            Effect::Delete { .. } | Effect::DeletionAnswered { .. } => return,
+            Effect::Delete { document } => Query::Delete { document },
+            Effect::DeletionAnswered { token, result } => {
+                if let (Ok(Deleted::Now | Deleted::Before), Some(document)) =
+                    (result, self.documents.get(token as usize).cloned())
+                {
+                    self.check.deleted(&document);
+                    self.count("deleted");
+                }
+                return;
+            }
             Effect::Observe(Observation::Opened { resume }) => {
                 self.count(&format!("resume {resume}"));
                 return;
@@ -244,8 +274,13 @@ impl World {
 
     fn ask_soon(&mut self, core: u16, query: Query) {
         let delay_us = self.rng.below(self.config.answer_us);
-        let life = self.lives;
-        self.after(delay_us, Event::Answer { life, core, query });
+        let (life, mut at_us) = (self.lives, self.now_us + delay_us);
+        if matches!(query, Query::Load { begins_anew: true, .. }) {
+            // One inspector does all of them, in their order.
+            at_us = at_us.max(self.disk.inspected_us + 1);
+            self.disk.inspected_us = at_us;
+        }
+        self.at(at_us, Event::Answer { life, core, query });
     }
 
     fn commit_soon(&mut self) {
@@ -275,16 +310,29 @@ impl World {
 
     pub(crate) fn answer(&mut self, core: u16, query: Query) {
         let is_damaged = self.rng.below(100) < self.config.damage && !self.healing;
-        let log = &self.disk.log;
         let message = match query {
-            Query::Load { handle, document } => {
+            Query::Load { handle, document, begins_anew } => {
+                let anew = if begins_anew { self.begin_anew(&document) } else { Ok(()) };
                 let mut recovery = Recovery::new(document);
-                let result = loop {
-                    if let Some(result) = recovery.step(log).transpose() {
-                        break Box::new(result);
-                    }
+                let result = match anew {
+                    Err(error) => Box::new(Err(error)),
+                    Ok(()) => loop {
+                        if let Some(result) = recovery.step(&self.disk).transpose() {
+                            break Box::new(result);
+                        }
+                    },
                 };
+                if let Err(error) = &*result {
+                    self.count(&format!("load failed: {}", read_code(error)));
+                }
                 Message::Loaded { handle, result }
+            }
+            Query::Delete { document } => {
+                let result = self.disk.delete(&document);
+                if result == Ok(Deleted::Now) {
+                    self.check.tombstone(&document);
+                }
+                Message::Deleted { document, result }
             }
             Query::Cut { handle, .. } if is_damaged => {
                 self.count("cut failed");
@@ -309,28 +357,35 @@ impl World {
                 Message::SnapshotRead { handle, request, read }
             }
             Query::Chain { handle, peer, document, at } => {
-                let result = log.chain_at(&document, at.epoch, at.seq).unwrap_or_default();
+                let result = self.disk.chain_at(&document, at.epoch, at.seq).unwrap_or_default();
                 Message::ChainRead { handle, peer, result }
             }
             Query::Find { handle, peer, asked_for, document, epoch, hashes } => {
-                let find = |hash| (hash, log.find(&document, epoch, &hash).unwrap_or_default());
+                let find = |hash| (hash, self.disk.find(&document, epoch, &hash).unwrap_or_default());
                 let found = hashes.into_iter().map(find).collect();
                 Message::Found { handle, peer, asked_for, found }
             }
             Query::Read { handle, number, peer, request } => {
                 let (after, through) = (request.after_seq, request.through_seq);
                 let bytes_max = request.bytes_max;
-                let read = match log.read(&request.document, request.epoch, after, through, bytes_max) {
+                let (document, epoch) = (&request.document, request.epoch);
+                match self.disk.read(document, epoch, after, through, bytes_max) {
+                    Ok(records) => Message::Read { handle, number, peer, read: Read::Records(records) },
                     Err(LogError::Covered { .. }) => {
-                        let anchor = log.anchor(&request.document, request.epoch).ok().flatten();
-                        anchor.map(|anchor| Read::Covered(anchor.snapshot))
+                        let anchor = self.disk.anchor(document, epoch).ok().flatten();
+                        let Some(anchor) = anchor else { return };
+                        self.count("read of what is covered");
+                        Message::Read { handle, number, peer, read: Read::Covered(anchor.snapshot) }
                     }
-                    read => read.ok().map(Read::Records),
-                };
-                if matches!(read, Some(Read::Covered(_))) {
-                    self.count("read of what is covered");
+                    Err(error) => {
+                        // Told to the home by the core that asked.
+                        let home = Shard::home_of(handle, self.server.as_ref().map_or(1, Server::shards));
+                        let code = read_code(&error);
+                        self.count(&format!("read failed: {code}"));
+                        self.post(core, home, Message::Fail { handle, peer, code });
+                        return;
+                    }
                 }
-                Message::Read { handle, number, peer, read: read.unwrap_or(Read::Records(Vec::new())) }
             }
         };
         self.deliver(core, message);
@@ -365,8 +420,7 @@ impl World {
                     let member = member.ok_or("a member was attached without a feed")?;
                     connection.members.insert(handle, member);
                     connection.ready.insert(handle);
-                    let seq = if let StartAt::Position(seq) = attach.member.at { seq } else { 0 };
-                    self.check.attached(life, number, connection.link, handle, seq);
+                    self.check.attached(life, number, connection.link, handle, &attach.member);
                 }
             }
             Effect::Detach { peer, handle } => {
@@ -477,7 +531,8 @@ impl World {
         }
         let (number, core) = (self.next_link, self.rng.below(u64::from(cores)) as u16);
         self.next_link += 1;
-        let is_slow = self.rng.chance(15);
+        let is_slow = self.rng.chance(15) && self.scenario.has(Trouble::Slowness) && !self.healing;
+        let is_device = self.members.get(member).is_some_and(|member| member.device.is_some());
         let delay_us_max = self.rng.range(50, self.config.link_delay_us) * if is_slow { 20 } else { 1 };
         let window_bytes = if is_slow { 300 } else { self.rng.range(500, 65_536) as usize };
         let link = Link {
@@ -488,7 +543,7 @@ impl World {
             delay_us_max,
             window_bytes,
             unread_bytes: 0,
-            last_us: [0; 2],
+            ways: [if is_device { Way::default() } else { Way::framed() }, Way::framed()],
         };
         self.links.insert(number, link);
         let session = self.rng.name();
@@ -536,11 +591,19 @@ impl World {
         let Some(core) = server.cores.get_mut(usize::from(core_number)) else { return Ok(()) };
         let Some(connection) = core.connections.get_mut(&peer.id) else { return Ok(()) };
         let frame = parse(&bytes)?;
+        if let Some(answer) = greeting(&frame, connection.session, self.now_us / 1_000)? {
+            self.send(number, 1, answer);
+            return Ok(());
+        }
+        let Some(server) = &mut self.server else { return Ok(()) };
+        let Some(core) = server.cores.get_mut(usize::from(core_number)) else { return Ok(()) };
+        let Some(connection) = core.connections.get_mut(&peer.id) else { return Ok(()) };
         if frame.kind() == Some(Kind::Open) {
             let open: Open = body(&frame)?;
             let document = self.documents.iter().find(|document| document.as_str() == open.document);
             let document = document.cloned().ok_or("a document that nobody knows")?;
             let home = shard_of(&document, shards);
+            self.check.opening(number, open.request, open.cursor);
             let request = OpenRequest {
                 peer,
                 session: connection.session,
@@ -558,6 +621,40 @@ impl World {
         let home = Shard::home_of(frame.stream(), shards);
         self.post(core_number, home, Message::Frame { peer, bytes });
         Ok(())
+    }
+}
+
+/// How a member hears that the log cannot be read for it.
+fn read_code(error: &LogError) -> ErrorCode {
+    match error {
+        LogError::Damaged { .. } => ErrorCode::DocumentDamaged,
+        LogError::Deleted { .. } => ErrorCode::DocumentDeleted,
+        LogError::Covered { .. } => ErrorCode::Internal,
+        LogError::Unavailable { .. } => ErrorCode::StorageUnavailable,
+    }
+}
+
+/// What the connection's own core answers, without any document.
+fn greeting(frame: &Frame<'_>, session: [u8; 16], time_ms: u64) -> Result<Option<Vec<u8>>, String> {
+    match frame.kind() {
+        Some(Kind::Hello) => {
+            let Hello { .. } = body(frame)?;
+            let entries = limits::announced(u64::from(u32::MAX)).into_iter();
+            let welcome = Welcome {
+                protocol: PROTOCOL,
+                capabilities: 0,
+                session,
+                server_time_ms: time_ms,
+                agent: "simulated".to_owned(),
+                limits: entries.map(|(limit, value)| LimitEntry { limit: limit as u16, value }).collect(),
+            };
+            Ok(Some(encode(0, &welcome, &[])))
+        }
+        Some(Kind::Ping) => {
+            let Ping { nonce } = body(frame)?;
+            Ok(Some(encode(0, &Pong { nonce }, &[])))
+        }
+        _ => Ok(None),
     }
 }
 

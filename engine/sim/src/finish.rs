@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use automerge::{AutoCommit, Change};
+use automerge::{AutoCommit, Change, ChangeHash};
 use etherply_engine::document::recover;
-use etherply_engine::log::FIRST_EPOCH;
+use etherply_engine::snapshot::SNAPSHOT_READ_BYTES_MAX;
 use etherply_wire::Rights;
 
 use crate::check::chain;
@@ -29,7 +29,8 @@ impl World {
             && self.disk.queue.is_empty()
             && self.members.iter().all(|member| {
                 member.link.is_some()
-                    && member.client.replicas.iter().all(|replica| {
+                    && member.device.as_ref().is_none_or(|device| device.has_drained(&self.disk))
+                    && member.client.replicas.iter().filter(|replica| !replica.is_deleted).all(|replica| {
                         let durable = self.disk.records(&replica.document).len() as u64;
                         let seen = replica.position.map_or(0, |cursor| cursor.seq);
                         let is_up_to_date = seen == durable || !replica.rights.has(Rights::READ);
@@ -53,6 +54,11 @@ impl World {
                     replica.document, replica.state, replica.rights.0
                 ));
             }
+            if let Some(device) = &member.device {
+                lines.extend(
+                    device.backlog(&self.disk).into_iter().map(|line| format!("member {number} {line}")),
+                );
+            }
         }
         lines.join("\n  ")
     }
@@ -61,8 +67,11 @@ impl World {
     pub(crate) fn finish(&mut self) -> Result<(), String> {
         self.check.ledger(&self.disk)?;
         for document in self.documents.clone() {
+            if self.disk.is_deleted(&document) {
+                continue;
+            }
             let recovered = recover(&self.disk.log, &document).map_err(|error| error.to_string())?;
-            let chain = chain(&document, FIRST_EPOCH, &self.disk)?;
+            let chain = chain(&document, self.disk.epoch_of(&document), &self.disk)?;
             let records = self.disk.records(&document);
             let mut reference = AutoCommit::new();
             let changes: Result<Vec<Change>, _> =
@@ -77,14 +86,26 @@ impl World {
             }
             let expected = content(&reference);
             for (number, member) in self.members.iter_mut().enumerate() {
-                for replica in member.client.replicas.iter_mut().filter(|r| r.document == document) {
+                if let Some(device) = &mut member.device {
+                    device
+                        .converged(&document, &heads, &expected)
+                        .map_err(|what| format!("{document}: member {number} {what}"))?;
+                }
+                let own = member.client.replicas.iter_mut().filter(|replica| replica.document == document);
+                for replica in own {
                     if !replica.rights.has(Rights::READ) {
                         continue;
                     }
                     let mut own: Vec<[u8; 32]> = replica.doc.get_heads().iter().map(|head| head.0).collect();
                     own.sort_unstable();
                     if own != heads {
-                        return Err(format!("{document}: member {number} has other heads"));
+                        let mut has =
+                            |hash: &[u8; 32]| replica.doc.get_change_by_hash(&ChangeHash(*hash)).is_some();
+                        let lacks = records.iter().filter(|record| !has(&record.hash.0)).count();
+                        let more = replica.doc.get_changes_meta(&[]).len() + lacks - records.len();
+                        return Err(format!(
+                            "{document}: member {number} has other heads: it lacks {lacks} changes, and has {more} more"
+                        ));
                     }
                     if content(&replica.doc) != expected {
                         return Err(format!("{document}: member {number} has other content"));
@@ -103,10 +124,20 @@ impl World {
 
     fn settled(&self) -> Result<(), String> {
         let Some(server) = &self.server else { return Err("no server".to_owned()) };
+        let mut members = BTreeMap::new();
         for core in &server.cores {
             if !core.shard.is_settled() {
                 return Err("a batch is neither committed nor failed".to_owned());
             }
+            if core.shard.documents() > self.documents.len() {
+                return Err(format!("{} documents in the memory of one shard", core.shard.documents()));
+            }
+            let open = core.connections.values().flat_map(|connection| connection.members.keys());
+            let open: std::collections::BTreeSet<u32> = open.copied().collect();
+            if core.feeds.len() != open.len() {
+                return Err(format!("{} feeds where {} have members", core.feeds.len(), open.len()));
+            }
+            members.extend(open.into_iter().map(|handle| (handle, core.feeds.members(handle))));
             for (number, connection) in &core.connections {
                 if connection.unsettled != 0 {
                     return Err(format!("connection {number} has {} pushes unsettled", connection.unsettled));
@@ -115,6 +146,32 @@ impl World {
                     return Err(format!("connection {number} has something to be sent"));
                 }
             }
+        }
+        match members.iter().find(|(_, count)| **count > self.members.len()) {
+            Some((handle, count)) => Err(format!("document {handle} has {count} members on one core")),
+            None => Ok(()),
+        }
+    }
+
+    /// What a core holds in memory is within its bounds, at every moment.
+    pub(crate) fn bounds(&self, number: u16) -> Result<(), String> {
+        let Some(core) = self.server.as_ref().and_then(|server| server.cores.get(usize::from(number))) else {
+            return Ok(());
+        };
+        let (tails, snapshots) = (core.feeds.tail_bytes(), core.feeds.snapshot_bytes());
+        let (tails_max, snapshots_max) = self.config.feeds;
+        // Each feed may be reading one piece more, if it has none.
+        let reading = core.feeds.len() * (SNAPSHOT_READ_BYTES_MAX + self.config.chunk_bytes);
+        let cache = core.shard.cache_bytes();
+        // What was used last stays, however large it is.
+        if tails > tails_max && core.feeds.tail_documents() > 1 {
+            return Err(format!("{tails} bytes of tails in a core's feeds, where {tails_max} are the limit"));
+        }
+        if snapshots > snapshots_max.saturating_add(reading) {
+            return Err(format!("{snapshots} bytes of snapshots in a core's feeds, beyond {snapshots_max}"));
+        }
+        if cache > self.config.budget.cache_bytes_max && core.shard.cache_documents() > 1 {
+            return Err(format!("{cache} bytes of tails and windows in a shard, beyond its budget"));
         }
         Ok(())
     }

@@ -21,6 +21,7 @@
 mod act;
 mod check;
 mod client;
+mod device;
 mod disk;
 mod drive;
 mod edits;
@@ -29,10 +30,15 @@ mod frames;
 mod history;
 mod mischief;
 mod nemesis;
+mod network;
 mod process;
 mod rng;
+mod scenario;
 mod server;
+mod shrink;
 mod trace;
 mod world;
 
-pub use world::{Failure, Report, World, run};
+pub use scenario::{Scenario, TROUBLES, Trouble};
+pub use shrink::shrink;
+pub use world::{Config, Failure, Report, World, run, run_scenario};

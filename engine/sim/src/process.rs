@@ -1,7 +1,7 @@
 //! A client's process: some documents on one connection.
 
 use etherply_wire::Kind;
-use etherply_wire::kinds::Opened;
+use etherply_wire::kinds::{Error, Opened};
 
 use crate::client::{Context, Output, Replica, State};
 use crate::frames::{body, parse};
@@ -51,7 +51,14 @@ impl Client {
             let opened: Opened = body(&frame)?;
             let is_it = |replica: &&mut Replica| replica.state == State::Opening { request: opened.request };
             let replica = self.replicas.iter_mut().find(is_it).ok_or("`Opened` without `Open`")?;
-            return replica.on_opened(&opened, handle);
+            return replica.on_opened(&opened, handle, rng, out);
+        }
+        if frame.kind() == Some(Kind::Error) && handle == 0 {
+            let error: Error = body(&frame)?;
+            let is_it = |replica: &&mut Replica| replica.state == State::Opening { request: error.request };
+            let replica = self.replicas.iter_mut().find(is_it);
+            let replica = replica.ok_or_else(|| format!("error {}: {}", error.code, error.message))?;
+            return replica.on_open_refused(&error, context.now_us);
         }
         let is_it = |replica: &&mut Replica| match &replica.state {
             State::Open { handle: own }

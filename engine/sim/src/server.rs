@@ -7,11 +7,12 @@ use etherply_engine::change::{ChangeHash, ChangeLimits};
 use etherply_engine::document::Recovered;
 use etherply_engine::feed::Feeds;
 use etherply_engine::ids::{ChainHash, DocumentId};
-use etherply_engine::log::{Found, LogError};
+use etherply_engine::log::{Deleted, Found, LogError};
 use etherply_engine::peer::Peer;
 use etherply_engine::record::Record;
 use etherply_engine::shard::{Budget, Effect, FindFor, OpenRequest, Shard};
 use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
+use etherply_wire::ErrorCode;
 use etherply_wire::kinds::Cursor;
 
 /// What came of reading the log for a member.
@@ -79,6 +80,27 @@ pub enum Message {
         handle: u32,
         /// The member.
         peer: Peer,
+        /// What it is told.
+        code: ErrorCode,
+    },
+    /// An operator deletes a document.
+    Delete {
+        /// The document.
+        document: DocumentId,
+        /// The request.
+        token: u64,
+    },
+    /// An answer to [`Effect::Delete`].
+    Deleted {
+        /// The document.
+        document: DocumentId,
+        /// What was found.
+        result: Result<Deleted, LogError>,
+    },
+    /// A materialiser found a change that breaks the document.
+    Quarantine {
+        /// The document.
+        document: DocumentId,
     },
     /// An answer to [`Effect::ReadChain`].
     ChainRead {
@@ -132,10 +154,17 @@ pub enum Message {
 /// A question to the log.
 #[derive(Debug)]
 pub enum Query {
-    /// [`Effect::Load`].
+    /// [`Effect::Load`], or [`Effect::Rebuild`].
     Load {
         /// What the answer repeats.
         handle: u32,
+        /// The document.
+        document: DocumentId,
+        /// It begins anew without a part of its history.
+        begins_anew: bool,
+    },
+    /// [`Effect::Delete`].
+    Delete {
         /// The document.
         document: DocumentId,
     },

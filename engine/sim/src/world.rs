@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use etherply_engine::ids::DocumentId;
 use etherply_engine::shard::Budget;
@@ -9,10 +10,14 @@ use etherply_wire::Rights;
 
 use crate::check::Checker;
 use crate::client::{Context, Replica};
+use crate::device::Device;
 use crate::disk::Disk;
+use crate::edits::Edit;
 use crate::history;
+use crate::network::{Way, Weather};
 use crate::process::Client;
 use crate::rng::Rng;
+use crate::scenario::{Scenario, Trouble};
 use crate::server::{Message, Query, Server};
 use crate::trace::Trace;
 
@@ -36,10 +41,8 @@ pub enum Event {
     Committed { life: u64 },
     /// The disk answers.
     Answer { life: u64, core: u16, query: Query },
-    /// A frame reaches the server.
-    ToServer { link: u64, bytes: Vec<u8> },
-    /// A frame reaches the client.
-    ToClient { link: u64, bytes: Vec<u8> },
+    /// A packet of a link reaches its end; `way` is 0 to the server, 1 to the client.
+    Packet { link: u64, way: usize, packet: u64, bytes: Vec<u8> },
     /// The server notices that a link is cut.
     ServerSees { life: u64, link: u64 },
     /// The client notices that a link is cut.
@@ -52,7 +55,7 @@ pub enum Event {
     Start,
 }
 
-/// A connection: two streams of frames, each in order.
+/// A connection: two streams of bytes.
 #[derive(Debug)]
 pub struct Link {
     /// The member at one end.
@@ -69,15 +72,17 @@ pub struct Link {
     pub window_bytes: usize,
     /// Bytes under way to the client.
     pub unread_bytes: usize,
-    /// Arrival of the last frame, each way.
-    pub last_us: [u64; 2],
+    /// What is under way to the server, and to the client.
+    pub ways: [Way; 2],
 }
 
 /// A client and its connection.
 #[derive(Debug)]
 pub struct Member {
-    /// The client.
+    /// The strict client; without any document if the member is a device.
     pub client: Client,
+    /// The production client, where the member is one.
+    pub device: Option<Box<Device>>,
     /// Its link.
     pub link: Option<u64>,
     /// A copy of it, as a backup of a device.
@@ -91,6 +96,12 @@ pub struct Member {
 pub struct Config {
     /// Cores of the server.
     pub cores: u16,
+    /// Members.
+    pub members: u64,
+    /// Documents.
+    pub documents: u64,
+    /// How packets fare.
+    pub weather: Weather,
     /// Longest delay of a message between cores.
     pub core_delay_us: u64,
     /// Longest commit.
@@ -111,6 +122,12 @@ pub struct Config {
     pub restores: bool,
     /// Whether commits fail.
     pub disk_fails: bool,
+    /// Whether documents are deleted.
+    pub deletes: bool,
+    /// Whether documents begin anew without some of their changes.
+    pub quarantines: bool,
+    /// Whether bits flip in stored records.
+    pub bit_flips: bool,
     /// Percent of deeds that break something of the client's own.
     pub client_faults: u64,
     /// What a shard may hold, and when it has snapshots cut.
@@ -154,6 +171,8 @@ pub struct Failure {
     pub seed: u64,
     /// When.
     pub now_us: u64,
+    /// Events up to then.
+    pub events: u64,
     /// What.
     pub what: String,
 }
@@ -167,6 +186,7 @@ impl fmt::Display for Failure {
 /// Everything.
 #[derive(Debug)]
 pub struct World {
+    pub(crate) scenario: Scenario,
     pub(crate) config: Config,
     pub(crate) rng: Rng,
     pub(crate) now_us: u64,
@@ -184,6 +204,12 @@ pub struct World {
     pub(crate) healing: bool,
     pub(crate) restored: bool,
     pub(crate) cloned: bool,
+    /// A document began anew without some of its changes at some time.
+    pub(crate) quarantined: bool,
+    /// Changes that broke documents, which their actors may bring again.
+    pub(crate) culprits: Vec<(DocumentId, Edit)>,
+    /// How far the wall clock is from where it was, in milliseconds.
+    pub(crate) wall_offset_ms: i64,
     pub(crate) counts: BTreeMap<String, u64>,
     /// Presence that stands in the end, by link, handle and opening.
     pub(crate) last_presence: BTreeMap<(u64, u32, u64), Vec<u8>>,
@@ -191,35 +217,59 @@ pub struct World {
 
 /// Runs a seed to its end.
 pub fn run(seed: u64, verbose: bool) -> Result<Report, Failure> {
-    let mut world = World::new(seed, verbose);
-    match world.live() {
+    run_scenario(&Scenario::of(seed), verbose)
+}
+
+/// Runs a seed to its end in a world in which some things are left out.
+pub fn run_scenario(scenario: &Scenario, verbose: bool) -> Result<Report, Failure> {
+    let seed = scenario.seed;
+    let mut world = World::new(scenario, verbose);
+    // A panic of production code that nothing contains is a failure like any other.
+    let lived = catch_unwind(AssertUnwindSafe(|| world.live())).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("a panic: {}", text.unwrap_or("without a word")))
+    });
+    match lived {
         Ok(()) => Ok(world.report()),
         Err(what) => {
             if verbose {
                 world.explain();
             }
-            Err(Failure { seed, now_us: world.now_us, what })
+            Err(Failure { seed, now_us: world.now_us, events: world.trace.events(), what })
         }
     }
 }
 
 impl World {
     /// The world of a seed, before anything happens.
-    pub fn new(seed: u64, verbose: bool) -> Self {
+    pub fn new(scenario: &Scenario, verbose: bool) -> Self {
+        let seed = scenario.seed;
         let mut rng = Rng::new(seed);
         let slow = [1, 1, 1, 10].get(rng.index(4)).copied().unwrap_or(1);
-        let config = Config {
-            cores: rng.range(2, 4) as u16,
+        let mut config = Config {
+            // Small worlds are quick, and find most; a few are large.
+            cores: [2, 2, 3, 3, 4, 5, 6, 8].get(rng.index(8)).copied().unwrap_or(2),
+            members: [3, 3, 4, 4, 5, 6, 7, 8, 10, 12].get(rng.index(10)).copied().unwrap_or(3),
+            documents: rng.range(1, 4),
+            weather: Weather {
+                lost: [0, 0, 0, 5, 30].get(rng.index(5)).copied().unwrap_or(0),
+                doubled: [0, 0, 0, 10, 50].get(rng.index(5)).copied().unwrap_or(0),
+                packet_bytes: [40, 300, 1_400, 65_536].get(rng.index(4)).copied().unwrap_or(1_400),
+            },
             core_delay_us: rng.range(1, 300) * slow,
             commit_us: rng.range(100, 8_000) * slow,
             answer_us: rng.range(100, 8_000) * slow,
             link_delay_us: rng.range(100, 20_000) * slow,
             pause_us: rng.range(2_000, 40_000),
-            active_us: rng.range(150, 700) * 1_000,
+            active_us: rng.range(60, 380) * 1_000,
             in_flight_max: rng.range(1, 12) as usize,
             clones: rng.chance(30),
             restores: rng.chance(20),
             disk_fails: rng.chance(30),
+            deletes: rng.chance(25),
+            quarantines: rng.chance(30),
+            bit_flips: rng.chance(12),
             client_faults: [0, 5, 20].get(rng.index(3)).copied().unwrap_or(0),
             budget: Budget {
                 cache_bytes_max: [usize::MAX, 30_000, 1_000].get(rng.index(3)).copied().unwrap_or(0),
@@ -236,10 +286,12 @@ impl World {
             damage: [0, 0, 5].get(rng.index(3)).copied().unwrap_or(0),
             nemesis_us: rng.range(10, 500) * 1_000,
         };
-        let names = rng.range(1, 4);
-        let documents: Vec<DocumentId> =
-            (0..names).map(|n| DocumentId::new(&format!("rooms/{seed}/{n}")).expect("a name")).collect();
+        scenario.narrow(&mut config);
+        let documents: Vec<DocumentId> = (0..config.documents)
+            .map(|n| DocumentId::new(&format!("rooms/{seed}/{n}")).expect("a name"))
+            .collect();
         let mut world = Self {
+            scenario: scenario.clone(),
             config,
             rng,
             now_us: 0,
@@ -257,20 +309,25 @@ impl World {
             healing: false,
             restored: false,
             cloned: false,
+            quarantined: false,
+            culprits: Vec::new(),
+            wall_offset_ms: 0,
             counts: BTreeMap::new(),
             last_presence: BTreeMap::new(),
         };
         // A few worlds are old.
-        let (mut members, mut begun) = (world.rng.range(3, 7), 0);
+        let (mut members, mut begun) = (world.config.members, 0);
         if world.rng.chance(4) {
-            (members, begun) = (3, world.rng.range(1_020, 1_200));
+            (members, begun) = (members.min(3), world.rng.range(1_020, 1_200));
         }
         for document in world.documents.iter().take(usize::from(begun > 0)) {
             history::write(&mut world.disk.log, document, begun, &mut world.rng);
         }
         for member in 0..members as usize {
-            let client = world.new_client();
-            world.members.push(Member { client, link: None, image: None, asleep_until_us: 0 });
+            let is_device = world.scenario.has(Trouble::Devices) && world.rng.chance(25);
+            let device = is_device.then(|| Box::new(world.new_device()));
+            let client = if is_device { Client::new(Vec::new()) } else { world.new_client() };
+            world.members.push(Member { client, device, link: None, image: None, asleep_until_us: 0 });
             let at = world.rng.below(20_000);
             world.at(at, Event::Act { member });
         }
@@ -317,7 +374,12 @@ impl World {
     }
 
     pub(crate) fn context(&self) -> Context {
-        Context { now_us: self.now_us, restored: self.restored, cloned: self.cloned }
+        Context {
+            now_us: self.now_us,
+            restored: self.restored,
+            cloned: self.cloned,
+            quarantined: self.quarantined,
+        }
     }
 
     /// Lets everything happen.
@@ -373,8 +435,7 @@ impl World {
                 self.server_sees(link);
                 Ok(())
             }
-            Event::ToServer { link, bytes } => self.server_receives(link, bytes),
-            Event::ToClient { link, bytes } => self.client_receives(link, &bytes),
+            Event::Packet { link, way, packet, bytes } => self.packet(link, way, packet, bytes),
             Event::ClientSees { link } => {
                 self.client_sees(link);
                 Ok(())
@@ -395,20 +456,6 @@ impl World {
 
     fn is_alive(&self, life: u64) -> bool {
         self.server.as_ref().is_some_and(|server| server.life == life)
-    }
-
-    /// Sends a frame over a link; `way` is 0 to the server, 1 to the client.
-    pub(crate) fn send(&mut self, number: u64, way: usize, bytes: Vec<u8>) {
-        let Some(link) = self.links.get_mut(&number).filter(|link| !link.is_cut) else { return };
-        let delay_us = self.rng.below(link.delay_us_max);
-        let at_us = link.last_us[way].max(self.now_us + delay_us);
-        link.last_us[way] = at_us;
-        if way == 1 {
-            link.unread_bytes += bytes.len();
-            self.at(at_us, Event::ToClient { link: number, bytes });
-        } else {
-            self.at(at_us, Event::ToServer { link: number, bytes });
-        }
     }
 
     /// Breaks a link: what is under way is lost, and each side notices in its time.

@@ -206,6 +206,7 @@ impl Document {
             self.window.pop();
         }
         for (actor, before) in undo.clock.iter().rev() {
+            planted!(RollbackForgotten, { break });
             self.ops.take_back(actor, before.map_or(0, |state| state.max_op));
             match before {
                 Some(state) => self.clock.insert(actor.clone(), *state),
@@ -229,7 +230,9 @@ impl Document {
         resolved: &Resolved,
         admitted: &mut Admitted,
     ) -> Result<u64, Stop> {
-        if let Some(found) = self.window.get(&change.hash) {
+        if let Some(found) = self.window.get(&change.hash)
+            && !planted!(DuplicateNotDropped)
+        {
             return Ok(found.seq);
         }
         let before = self.clock.get(change.actor).copied();
@@ -274,7 +277,7 @@ impl Document {
             );
             return Err(Stop::refuse(ErrorCode::SequenceGap, message));
         }
-        if change.seq == last_seq + 1 {
+        if change.seq == last_seq + 1 || planted!(DuplicateNotDropped) {
             return Ok(None);
         }
         if let Some(state) = before.filter(|state| state.hash == change.hash) {
@@ -323,7 +326,7 @@ impl Document {
     /// An actor whose change broke the document writes no more: it would bring the same change again.
     fn check_excluded(&self, change: &Change<'_>, before: Option<ActorState>) -> Result<(), Stop> {
         let is_new = before.is_none_or(|state| change.seq > state.seq);
-        if is_new && self.excluded.contains(change.actor) {
+        if is_new && self.excluded.contains(change.actor) && !planted!(ExcludedActorTaken) {
             return Err(Stop::refuse(
                 ErrorCode::ActorExcluded,
                 "a change of this actor broke the document and was excluded: go on as a fresh actor, without it",
@@ -340,6 +343,7 @@ impl Document {
             let known = known.or_else(|| Some(self.answer(resolved, &dep)?.map(|found| found.max_op)));
             match known {
                 Some(Some(dep_max_op)) => max_op = max_op.max(dep_max_op),
+                Some(None) if planted!(SkippedDependencyCheck) => {}
                 Some(None) => {
                     let message = format!("the change depends on {dep}, which is not here: push it first");
                     return Err(Stop::refuse(ErrorCode::MissingDependencies, message));
@@ -478,7 +482,8 @@ impl Document {
         admitted: &mut Admitted,
     ) -> u64 {
         let (hash, max_op, seq) = (change.hash, change.max_op(), self.admitted.seq + 1);
-        let chain = chain_next(&ChainHash(self.admitted.chain), seq, &hash);
+        let last = if planted!(StaleChainHash) { self.committed.chain } else { self.admitted.chain };
+        let chain = chain_next(&ChainHash(last), seq, &hash);
         let actor = change.actor_id();
         let owner = match before {
             Some(before) => before.owner,

@@ -121,7 +121,7 @@ impl Document {
 
     /// Whether a copy from this epoch has to be thrown away.
     pub fn resets(&self, epoch: u64) -> bool {
-        epoch < self.reset_epoch
+        epoch < self.reset_epoch && !planted!(LostReset)
     }
 
     /// The document's name.

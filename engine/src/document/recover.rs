@@ -77,7 +77,7 @@ impl Recovery {
     }
 
     fn begin(&self, log: &impl LogReader) -> Result<(Document, Option<Snapshot>), LogError> {
-        let epoch = log.epoch(&self.id)?.unwrap_or(FIRST_EPOCH);
+        let epoch = log.epoch(&self.id)?.filter(|_| !planted!(EpochIgnored)).unwrap_or(FIRST_EPOCH);
         let past = log.past(&self.id)?;
         let Some(anchor) = log.anchor(&self.id, epoch)? else {
             return Ok((Document::new(self.id.clone(), epoch).with_past(past), None));
@@ -85,8 +85,8 @@ impl Recovery {
         let Anchor { snapshot, summary } = anchor;
         let cursor = summary.cursor;
         if cursor != snapshot.cursor || cursor.epoch != epoch || cursor.seq > self.through_seq {
-            let what = "its snapshot is of another place than its log begins with".to_owned();
-            return Err(LogError::Damaged { document: self.id.clone(), seq: cursor.seq, what });
+            let what = "its snapshot is of another place than its log begins with";
+            return Err(LogError::damaged(&self.id, cursor.seq, what));
         }
         Ok((Document::from_summary(self.id.clone(), summary).with_past(past), Some(snapshot)))
     }
@@ -108,7 +108,7 @@ pub fn recover(log: &impl LogReader, id: &DocumentId) -> Result<Document, LogErr
 impl Document {
     fn replay(&mut self, record: &Record) -> Result<(), LogError> {
         let seq = self.admitted.seq + 1;
-        let damaged = |what: String| LogError::Damaged { document: self.id.clone(), seq, what };
+        let damaged = |what: String| LogError::damaged(&self.id, seq, what);
         if record.seq != seq {
             return Err(damaged(format!("the record here says that it stands at {}", record.seq)));
         }

@@ -19,7 +19,7 @@ use super::{
     Owner, Window,
 };
 use crate::access::SUBJECT_BYTES_MAX;
-use crate::change::{ActorId, ChangeHash};
+use crate::change::{ActorId, ChangeHash, OP_COUNTER_MAX, SEQ_MAX};
 use crate::ids::DocumentId;
 use crate::snapshot::Snapshot;
 
@@ -140,6 +140,8 @@ impl Summary {
         let cursor =
             Cursor { epoch: take_u64(&mut rest)?, seq: take_u64(&mut rest)?, chain: take(&mut rest)? };
         let (max_op, log_bytes) = (take_u64(&mut rest)?, take_u64(&mut rest)?);
+        // What admission would never have let come about: counting on from there could overflow.
+        (max_op <= OP_COUNTER_MAX && cursor.seq <= SEQ_MAX).then_some(())?;
         let heads = take_count(&mut rest, DOCUMENT_HEADS_MAX)?;
         let heads = (0..heads)
             .map(|_| Some(Head { hash: ChangeHash(take(&mut rest)?), max_op: take_u64(&mut rest)? }))

@@ -95,7 +95,7 @@ impl Feeds {
         if member.rights.has(Rights::PRESENCE) {
             turn.presence(handle, member, &mut feed.presence);
         }
-        if member.rights.has(Rights::READ) && !member.must_reconcile {
+        if (member.rights.has(Rights::READ) || planted!(ReadRightIgnored)) && !member.must_reconcile {
             let snapshot_bytes = feed.snapshot.bytes();
             let is_short = self.snapshot_bytes + SNAPSHOT_READ_BYTES_MAX > self.snapshot_bytes_max;
             if turn.snapshot(member, &mut feed.snapshot, &feed.document, is_short) {
@@ -108,7 +108,7 @@ impl Feeds {
             turn.broadcasts(handle, member, &feed.broadcasts);
             feed.has_idle |= !turn.gathered.more;
         }
-        member.ready = turn.gathered.more;
+        member.ready = turn.gathered.more || planted!(LostWakeUp);
         turn.gathered
     }
 }
@@ -145,7 +145,8 @@ impl<S: FnMut(&Outgoing)> Turn<'_, S> {
         let Some(latest) = feed.latest else { return false };
         if sending.cursor != Some(latest.cursor) {
             // The first, or a newer one, which takes the place of what the member has of the one before.
-            sending = Sending { cursor: Some(latest.cursor), offset: 0 };
+            let offset = if planted!(SnapshotsMixed) { sending.offset } else { 0 };
+            sending = Sending { cursor: Some(latest.cursor), offset };
         }
         let mut is_first = true;
         while sending.offset < latest.total_bytes {
@@ -217,7 +218,9 @@ impl<S: FnMut(&Outgoing)> Turn<'_, S> {
         }
         if member.broadcast_seen + 1 < first {
             let gap = BroadcastGap { first: member.broadcast_seen + 1, last: first - 1 };
-            self.take(&Outgoing::new(handle, &gap, &[]));
+            if !planted!(BroadcastGapSilent) {
+                self.take(&Outgoing::new(handle, &gap, &[]));
+            }
             member.broadcast_seen = first - 1;
         }
         for sent in broadcasts.after(member.broadcast_seen) {

@@ -74,7 +74,10 @@ impl Member {
             session: start.session,
             rights: start.rights,
             expires_ms: start.expires_ms,
-            seq: if let StartAt::Position(seq) = start.at { seq } else { 0 },
+            seq: match start.at {
+                StartAt::Position(seq) => seq + u64::from(planted!(CursorOffByOne)),
+                _ => 0,
+            },
             log_through: 0,
             fill: None,
             snapshot: (start.at == StartAt::Snapshot).then_some(begin),

@@ -155,6 +155,11 @@ impl Feeds {
         self.recency.bytes()
     }
 
+    /// How many documents hold these. One may hold more than the limit by itself.
+    pub fn tail_documents(&self) -> usize {
+        self.recency.holders()
+    }
+
     /// Bytes of snapshots that are kept for members.
     pub fn snapshot_bytes(&self) -> usize {
         self.snapshot_bytes
@@ -193,6 +198,7 @@ impl Feeds {
     /// Makes room for a tail that has grown.
     fn tail_grew(&mut self, handle: u32, bytes: usize) {
         self.recency.used(handle, bytes);
+        planted!(TailBudgetIgnored, { return });
         while let Some(oldest) = self.recency.pop_beyond(self.tail_bytes_max) {
             if let Some(feed) = self.feeds.get_mut(&oldest) {
                 feed.tail.clear();

@@ -8,6 +8,8 @@ mod memory;
 
 pub use memory::MemoryLog;
 
+use etherply_wire::ErrorCode;
+
 use crate::change::{ActorId, ChangeHash};
 use crate::document::Anchor;
 use crate::ids::{ChainHash, DocumentId};
@@ -96,6 +98,24 @@ pub enum LogError {
     },
 }
 
+impl LogError {
+    /// A stable name of the error: the wire's, where clients hear of it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Damaged { .. } => ErrorCode::DocumentDamaged,
+            Self::Deleted { .. } => ErrorCode::DocumentDeleted,
+            // What a snapshot took over can be had from that.
+            Self::Covered { .. } | Self::Unavailable { .. } => ErrorCode::StorageUnavailable,
+        }
+        .name()
+    }
+
+    /// Damage of one document, from a position on.
+    pub fn damaged(document: &DocumentId, seq: u64, what: impl Into<String>) -> Self {
+        Self::Damaged { document: document.clone(), seq, what: what.into() }
+    }
+}
+
 /// Durable records, to be read.
 pub trait LogReader {
     /// The document's current epoch, `None` if nothing was ever stored for it.
@@ -132,8 +152,8 @@ pub trait LogReader {
     fn chain_at(&self, document: &DocumentId, epoch: u64, seq: u64) -> Result<Option<ChainHash>, LogError>;
 }
 
-/// A durable store of records.
-pub trait Log: LogReader {
+/// A durable store of records; reading them is [`LogReader`]'s.
+pub trait Log {
     /// Stores all appends, in order, and returns when they will survive a power loss. On an error nothing of
     /// them counts as stored, and the log takes no further commit until it was opened anew.
     fn commit(&mut self, appends: &[Append]) -> Result<(), LogError>;

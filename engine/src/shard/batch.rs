@@ -7,7 +7,7 @@ use etherply_wire::kinds::Ack;
 
 use super::Shard;
 use super::effect::{Effect, Observation};
-use super::hosted::{Hosted, State};
+use super::hosted::{Hosted, State, Stream};
 use super::open::clock_frames;
 use crate::document::{Admitted, Document};
 use crate::feed::FeedEvent;
@@ -101,13 +101,15 @@ impl Entry {
 impl Hosted {
     /// Whether the stream is still the one that asked.
     pub(super) fn listens(&self, listener: &Listener) -> bool {
-        self.streams.get(&listener.peer).is_some_and(|stream| stream.number == listener.stream)
+        let is_it = |stream: &Stream| stream.number == listener.stream || planted!(AnswerToAnotherStream);
+        self.streams.get(&listener.peer).is_some_and(is_it)
     }
 }
 
 impl Shard {
     /// Sends everything that was admitted since the last call on its way to the disk.
     pub fn flush(&mut self, effects: &mut Vec<Effect>) {
+        self.ask_verifications(effects);
         if self.open_batch.is_empty() {
             return;
         }
@@ -123,6 +125,8 @@ impl Shard {
                 self.committed(number, effects);
             }
         } else {
+            planted!(AckBeforeSync, { self.tell_early(effects) });
+            planted!(RelayBeforeSync, { self.tell_early(effects) });
             effects.push(Effect::Commit { batch: number, appends });
         }
     }
@@ -173,7 +177,11 @@ impl Shard {
                 push,
                 after_seq: admitted.after_seq,
                 cursor: admitted.cursor,
-                positions: admitted.positions,
+                positions: admitted
+                    .positions
+                    .iter()
+                    .map(|at| at + u64::from(planted!(AckedElsewhere)))
+                    .collect(),
             };
             effects.push(Effect::reply(peer, handle, &ack));
         }
@@ -181,6 +189,9 @@ impl Shard {
         if let State::Ready(document) = &mut hosted.state {
             document.commit(admitted.cursor);
             document.add_log_bytes(segment.changes_bytes);
+            if self.verifies && document.is_settled() {
+                self.resumable.push(handle);
+            }
         }
         hosted.pending_bytes = hosted.pending_bytes.saturating_sub(segment.changes_bytes as u64);
         self.faults.pass(&hosted.id, "commit");
@@ -225,10 +236,12 @@ impl Shard {
         self.storage_failure = Some(why);
         self.deletions_failed(effects);
         let open = std::mem::take(&mut self.open_batch);
-        let failed: Vec<Entry> =
-            self.batches.drain(..).chain([open]).flat_map(|batch| batch.entries).collect();
+        let groups = self.drop_groups();
+        let failed = self.batches.drain(..).chain([open]).flat_map(|batch| batch.entries);
+        let failed: Vec<Entry> = failed.chain(groups).collect();
         for entry in failed.iter().rev() {
             let Entry::Push(pending) = entry else { continue };
+            planted!(BuiltOnFailedCommit, { break });
             self.contained(entry.handle(), effects, |shard, _| shard.take_back(pending));
         }
         // The first of each generation speaks for those behind it. Each is told, even if a later push of its
@@ -244,7 +257,7 @@ impl Shard {
         self.reload_settled(effects);
     }
 
-    fn take_back(&mut self, pending: &Pending) {
+    pub(super) fn take_back(&mut self, pending: &Pending) {
         let Some(hosted) = self.hosted.get_mut(&pending.pushed.listener.handle) else { return };
         if let State::Ready(document) = &mut hosted.state {
             document.take_back(&pending.admitted);
@@ -260,6 +273,7 @@ impl Shard {
                 self.refuse_for_storage(pushed, effects);
             }
             Entry::Push(Pending { pushed, .. }) | Entry::Refusal(pushed, _) => {
+                planted!(PushNeverSettled, { return });
                 effects.push(Effect::Settle { peer: pushed.listener.peer, bytes: pushed.bytes });
             }
             Entry::Clock(listener, _) => {
@@ -268,6 +282,27 @@ impl Shard {
                 for frame in hosted.and_then(Hosted::document).map(clock).unwrap_or_default() {
                     self.answer(listener, frame, effects);
                 }
+            }
+        }
+    }
+}
+
+#[cfg(feature = "planted")]
+impl Shard {
+    /// What [`crate::planted::Fault::AckBeforeSync`] and [`crate::planted::Fault::RelayBeforeSync`] do.
+    fn tell_early(&self, effects: &mut Vec<Effect>) {
+        for entry in self.batches.iter().flat_map(|batch| &batch.entries) {
+            let Entry::Push(Pending { pushed, admitted, segment: Some(segment) }) = entry else { continue };
+            let Listener { peer, handle, .. } = pushed.listener;
+            if planted!(AckBeforeSync) {
+                let (after_seq, cursor) = (admitted.after_seq, admitted.cursor);
+                let ack = Ack { push: pushed.push, after_seq, cursor, positions: admitted.positions.clone() };
+                effects.push(Effect::reply(peer, handle, &ack));
+                continue;
+            }
+            for &core in self.hosted.get(&handle).into_iter().flat_map(|hosted| hosted.cores.keys()) {
+                let event = FeedEvent::Segment(Arc::clone(segment));
+                effects.push(Effect::Publish { core, handle, event });
             }
         }
     }

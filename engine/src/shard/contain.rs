@@ -199,6 +199,12 @@ impl Shard {
     /// What was admitted and is not on its way to the disk never goes there.
     fn drop_admitted(&mut self, old: &Hosted, handle: u32, effects: &mut Vec<Effect>) {
         self.open_batch.appends.retain(|append| append.document != old.id);
+        self.held.remove(&handle);
+        for (entry, _) in old.verification.iter().flat_map(|group| &group.entries) {
+            if let Some(pushed) = entry.pushed() {
+                effects.push(Effect::Settle { peer: pushed.listener.peer, bytes: pushed.bytes });
+            }
+        }
         self.open_batch.entries.retain(|entry| {
             let is_of_it = entry.handle() == handle;
             if let Some(pushed) = entry.pushed().filter(|_| is_of_it) {

@@ -12,6 +12,7 @@ use crate::ids::DocumentId;
 use crate::log::{Append, Deleted, LogError};
 use crate::outgoing::Outgoing;
 use crate::peer::{Peer, StreamNumber};
+use crate::record::Record;
 
 /// A member for the feeds of its core.
 #[derive(Debug)]
@@ -78,6 +79,21 @@ pub enum Effect {
         handle: u32,
         /// The document.
         document: DocumentId,
+    },
+    /// Hold records against the document as it is up to `after`, which is durable: whether it can be applied, saved
+    /// and loaded with them; answered by [`super::Input::Verified`]. Only a shard with
+    /// [`super::Shard::with_verification`] asks, and about one group of a document at a time.
+    Verify {
+        /// What the answer repeats.
+        handle: u32,
+        /// What the answer repeats.
+        number: u64,
+        /// The document.
+        document: DocumentId,
+        /// What the records follow.
+        after: Cursor,
+        /// The records.
+        records: Vec<Record>,
     },
     /// Store a document's tombstone; answered by [`super::Input::Deleted`]. Nothing of it is on its way to the disk.
     Delete {
@@ -226,6 +242,7 @@ impl Effect {
             Self::Publish { core, .. } | Self::StopFeed { core, .. } => Some(*core),
             Self::Load { .. }
             | Self::Rebuild { .. }
+            | Self::Verify { .. }
             | Self::Delete { .. }
             | Self::DeletionAnswered { .. }
             | Self::Find { .. }

@@ -9,6 +9,7 @@ use super::delete::Deletion;
 use super::input::OpenRequest;
 use super::rights::Access;
 use super::snapshots::SnapshotState;
+use super::verify::Verification;
 use crate::change::{ActorId, ChangeHash};
 use crate::document::{Document, Resolved};
 use crate::ids::DocumentId;
@@ -34,6 +35,8 @@ pub(super) struct Hosted {
     pub(super) is_rebuilt: bool,
     /// It is being deleted: pushes and opens wait.
     pub(super) deletion: Option<Deletion>,
+    /// Admitted, and not on its way to the disk before it was verified.
+    pub(super) verification: Option<Verification>,
     pub(super) tail: Option<Tail>,
     pub(super) snapshot: SnapshotState,
     pub(super) presence: PresenceTable,
@@ -59,7 +62,7 @@ pub(super) struct Stream {
     pub(super) access: Access,
     /// Pushes of generations up to this one are passed over.
     pub(super) refused_generation: Option<u32>,
-    /// Pushes that wait for an answer of the log, the first of them asked for.
+    /// Pushes that wait, for an answer of the log or for what is under way of the document.
     pub(super) parked: VecDeque<Parked>,
     pub(super) attached: bool,
     /// It has to say what it has; taken once, and from nobody else.
@@ -77,6 +80,8 @@ pub(super) struct Parked {
     pub(super) received_us: u64,
     pub(super) resolved: Resolved,
     pub(super) looked_up: usize,
+    /// The log is being asked for it.
+    pub(super) asked: bool,
 }
 
 /// A member's clock on its way.
@@ -112,6 +117,7 @@ impl Hosted {
             state: State::Loading,
             is_rebuilt: false,
             deletion: None,
+            verification: None,
             tail: None,
             snapshot: SnapshotState::default(),
             presence: PresenceTable::default(),

@@ -4,6 +4,7 @@ use etherply_wire::kinds::{ClockEntry, Cursor};
 use etherply_wire::{ErrorCode, Rights};
 
 use super::effect::FindFor;
+use super::verify::Unverified;
 use crate::access::{Grant, Revocation};
 use crate::change::ChangeHash;
 use crate::document::Recovered;
@@ -95,6 +96,15 @@ pub enum Input<'a> {
         document: DocumentId,
         /// What was found, and is durable.
         result: Result<Deleted, LogError>,
+    },
+    /// Answer to [`super::Effect::Verify`].
+    Verified {
+        /// The document.
+        handle: u32,
+        /// The group's number.
+        number: u64,
+        /// Whether the document is whole with all of its records.
+        result: Result<(), Unverified>,
     },
     /// A connection pushes.
     Push(PushRequest<'a>),

@@ -44,6 +44,11 @@ impl Shard {
         self.recency.bytes()
     }
 
+    /// How many documents hold these. One may hold more than the budget by itself.
+    pub fn cache_documents(&self) -> usize {
+        self.recency.holders()
+    }
+
     /// A document was read or written: it counts as the latest, and others make room for what it holds.
     pub(super) fn used(&mut self, handle: u32) {
         let Some(hosted) = self.hosted.get(&handle) else { return };

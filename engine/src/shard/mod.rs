@@ -16,12 +16,14 @@ mod push;
 mod rights;
 mod snapshots;
 mod social;
+mod verify;
 
 pub use contain::PANIC_RETRY_MS;
 pub use delete::DELETIONS_WAITING_MAX;
 pub use effect::{Attach, Effect, FindFor, Observation};
 pub use input::{Input, OpenRequest, PushRequest};
 pub use memory::{Budget, SHARD_CACHE_BYTES_MAX};
+pub use verify::Unverified;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -66,6 +68,13 @@ pub struct Shard {
     /// What is on its way to the disk, oldest first.
     batches: VecDeque<Batch>,
     next_batch: u64,
+    /// Whether changes are verified before they are stored.
+    verifies: bool,
+    /// Documents with changes that are to be verified, or are being so.
+    held: BTreeSet<u32>,
+    next_verification: u64,
+    /// Documents whose changes have all become durable, where more may wait.
+    resumable: Vec<u32>,
     /// Documents to be read again after a panic, once the batch of this number is on disk.
     reloads: Vec<(u64, u32)>,
     /// What an answer is owed for if the work on it panics.
@@ -102,6 +111,10 @@ impl Shard {
             open_batch: Batch::default(),
             batches: VecDeque::new(),
             next_batch: 1,
+            verifies: false,
+            held: BTreeSet::new(),
+            next_verification: 1,
+            resumable: Vec::new(),
             reloads: Vec::new(),
             in_hand: None,
             faults: Faults::none(),
@@ -151,6 +164,7 @@ impl Shard {
             | Input::ChainRead { handle, .. }
             | Input::SnapshotCut { handle, .. }
             | Input::Found { handle, .. }
+            | Input::Verified { handle, .. }
             | Input::Reconcile { handle, .. }
             | Input::PresenceSet { handle, .. }
             | Input::PresenceLeave { handle, .. }
@@ -159,9 +173,18 @@ impl Shard {
             | Input::Fail { handle, .. }
             | Input::Close { handle, .. } => *handle,
             Input::Push(push) => push.handle,
-            Input::Committed { batch } => return self.committed(*batch, effects),
-            Input::CommitFailed { batch, why } => return self.commit_failed(*batch, why.clone(), effects),
-            Input::StorageRecovered { documents } => return self.storage_recovered(documents, effects),
+            Input::Committed { batch } => {
+                self.committed(*batch, effects);
+                return self.resume_settled(now, effects);
+            }
+            Input::CommitFailed { batch, why } => {
+                self.commit_failed(*batch, why.clone(), effects);
+                return self.resume_all(now, effects);
+            }
+            Input::StorageRecovered { documents } => {
+                self.storage_recovered(documents, effects);
+                return self.resume_all(now, effects);
+            }
             Input::Disconnected { peer } => return self.disconnected(*peer, now, effects),
             Input::Quarantine { document } => return self.quarantine(document, effects),
             Input::Revoke(revocation) => return self.revoke(revocation, effects),
@@ -191,6 +214,7 @@ impl Shard {
             Input::Found { peer, asked_for, result, .. } => {
                 self.found(handle, peer, asked_for, result, now, effects);
             }
+            Input::Verified { number, result, .. } => self.verified(handle, number, result, now, effects),
             Input::Reconcile { peer, more, clock, .. } => {
                 self.reconcile(peer, handle, more, clock, now, effects);
             }
@@ -257,7 +281,7 @@ impl Shard {
 
     /// Whether nothing waits for the disk.
     pub fn is_settled(&self) -> bool {
-        self.batches.is_empty() && self.open_batch.is_empty()
+        self.batches.is_empty() && self.open_batch.is_empty() && self.held.is_empty()
     }
 
     /// A number for a new document in memory: not 0, not in use, and congruent to this shard.
@@ -295,7 +319,9 @@ impl Shard {
                 self.peers.remove(&peer);
             }
         }
-        self.presence_leave(peer, handle, effects);
+        if !planted!(PresenceLeak) {
+            self.presence_leave(peer, handle, effects);
+        }
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         hosted.waiting.remove(&peer);
         if let Some(stream) = hosted.streams.remove(&peer) {
@@ -306,7 +332,7 @@ impl Shard {
             if stream.attached {
                 effects.push(Effect::Detach { peer, handle });
                 self.faults.pass(&hosted.id, "leave");
-                if hosted.core_left(peer.core) {
+                if hosted.core_left(peer.core) && !planted!(FeedLeak) {
                     effects.push(Effect::StopFeed { core: peer.core, handle });
                 }
             }

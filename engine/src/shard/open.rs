@@ -19,7 +19,7 @@ use crate::change::{ActorId, ChangeHash};
 use crate::document::{Document, Recovered};
 use crate::feed::{FeedStart, Known, MemberStart, StartAt};
 use crate::ids::ChainHash;
-use crate::log::{Found, LogError};
+use crate::log::{FIRST_EPOCH, Found, LogError};
 use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer};
 use crate::segment::Tail;
@@ -174,6 +174,9 @@ impl Shard {
         effects: &mut Vec<Effect>,
     ) {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let is_forgotten = planted!(ForgottenTombstone) && matches!(result, Err(LogError::Deleted { .. }));
+        let empty = || Document::new(hosted.id.clone(), FIRST_EPOCH);
+        let result = if is_forgotten { Ok(Recovered { document: empty(), snapshot: None }) } else { result };
         match result {
             Ok(Recovered { document, snapshot }) => {
                 hosted.tail = Some(Tail::new(document.committed()));
@@ -283,6 +286,7 @@ impl Shard {
         let at = match how {
             resume::RECONCILE => StartAt::Reconcile,
             _ if gets_snapshot => StartAt::Snapshot,
+            _ if planted!(ResumeFromWrongSeq) => StartAt::Position(document.committed().seq),
             _ => StartAt::Position(seq),
         };
         let session = request.session;
@@ -307,10 +311,10 @@ impl Shard {
     }
 
     /// Tells a member what the server has, as soon as all of it is durable: the member will take it for stored.
-    fn send_clock(&mut self, listener: Listener) {
+    pub(super) fn send_clock(&mut self, listener: Listener) {
         let document = self.hosted.get(&listener.handle).and_then(Hosted::document);
         let frames = document.map(|document| clock_frames(document, listener.handle));
-        self.open_batch.entries.push(Entry::Clock(listener, frames.unwrap_or_default()));
+        self.answer_behind(listener.handle, Entry::Clock(listener, frames.unwrap_or_default()));
     }
 
     /// A member says what it has: to be checked against the log, so that nobody builds on a forked actor.
@@ -383,7 +387,7 @@ impl Shard {
                 self.end_stream(peer, handle, ErrorCode::ActorForked, message, now, effects);
                 return;
             }
-            known.insert(actor, seq);
+            known.insert(actor, seq + u64::from(planted!(ReconcileOffByOne)));
         }
         effects.push(Effect::Reconciled { peer, handle, known });
     }

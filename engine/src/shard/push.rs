@@ -28,11 +28,11 @@ const _: () =
     assert!(PUSH_BYTES_MAX + 4 * PUSH_CHANGES_MAX + CHANGES_FRAME_OVERHEAD_BYTES <= FRAME_BYTES_MAX);
 
 /// Why a push is refused.
-struct Refusal {
-    index: usize,
-    code: ErrorCode,
-    retry_after_ms: u32,
-    message: String,
+pub(super) struct Refusal {
+    pub(super) index: usize,
+    pub(super) code: ErrorCode,
+    pub(super) retry_after_ms: u32,
+    pub(super) message: String,
 }
 
 impl Shard {
@@ -42,19 +42,21 @@ impl Shard {
             effects.push(Effect::Settle { peer, bytes });
             return;
         };
+        let takes_pushes = hosted.takes_pushes(self.verifies);
         let Some(stream) = hosted.streams.get_mut(&peer) else {
             effects.push(Effect::Settle { peer, bytes });
             return;
         };
-        if stream.refused_generation.is_some_and(|refused| push.generation <= refused) {
+        let is_passed_over = stream.refused_generation.is_some_and(|refused| push.generation <= refused);
+        if is_passed_over && !planted!(GenerationIgnored) {
             effects.push(Effect::Settle { peer, bytes });
             return;
         }
-        if stream.parked.is_empty() && hosted.deletion.is_none() {
+        if stream.parked.is_empty() && takes_pushes {
             let resolved = Resolved::default();
             self.try_push(push, &resolved, 0, now.mono_us, now, effects);
         } else {
-            // For a deletion, or behind one that waits for the log: a stream's pushes are taken in their order.
+            // For a deletion or a verification, or behind one that waits: a stream's pushes are taken in their order.
             stream.parked.push_back(parked(push, Resolved::default(), 0, now.mono_us));
         }
     }
@@ -100,6 +102,14 @@ impl Shard {
                 self.park(push, resolved, looked_up, received_us, hashes, effects);
                 false
             }
+            // It would tell of changes that may yet be taken back.
+            Err(Err(_)) if hosted.verification.is_some() => {
+                if let Some(stream) = hosted.streams.get_mut(&push.peer) {
+                    stream.parked.push_front(parked(push, resolved.clone(), looked_up, received_us));
+                }
+                self.in_hand = None;
+                false
+            }
             Err(Err(refusal)) => {
                 self.refuse(push, refusal, effects);
                 true
@@ -123,13 +133,13 @@ impl Shard {
         let mut resolved = resolved.clone();
         document.asking(&mut resolved);
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
-        stream.parked.push_front(parked(push, resolved, looked_up, received_us));
+        stream.parked.push_front(Parked { asked: true, ..parked(push, resolved, looked_up, received_us) });
         self.in_hand = None;
         let (document, asked_for) = (hosted.id.clone(), FindFor::Push(stream.number));
         effects.push(Effect::Find { handle, peer, document, epoch, asked_for, hashes });
     }
 
-    /// The log's answer for the first parked push, or for a reconcile.
+    /// The log's answer for a parked push, or for a reconcile.
     pub(super) fn found(
         &mut self,
         handle: u32,
@@ -155,8 +165,9 @@ impl Shard {
             self.reconcile_found(peer, handle, &found, now, effects);
             return;
         }
-        if let Some(first) = stream.parked.front_mut() {
-            first.resolved.extend(found);
+        if let Some(asked) = stream.parked.iter_mut().find(|parked| parked.asked) {
+            asked.resolved.extend(found);
+            asked.asked = false;
         }
         self.take_parked(handle, peer, now, effects);
     }
@@ -164,21 +175,15 @@ impl Shard {
     /// Takes the pushes that wait, until one has to wait on.
     pub(super) fn take_parked(&mut self, handle: u32, peer: Peer, now: Now, effects: &mut Vec<Effect>) {
         loop {
-            let hosted = self.hosted.get_mut(&handle).filter(|hosted| hosted.deletion.is_none());
+            let verifies = self.verifies;
+            let hosted = self.hosted.get_mut(&handle).filter(|hosted| hosted.takes_pushes(verifies));
             let Some(stream) = hosted.and_then(|hosted| hosted.streams.get_mut(&peer)) else { return };
-            let Some(next) = stream.parked.pop_front() else { return };
+            let Some(next) = stream.parked.pop_front_if(|next| !next.asked) else { return };
             if stream.refused_generation.is_some_and(|refused| next.generation <= refused) {
                 effects.push(Effect::Settle { peer, bytes: next.bytes });
                 continue;
             }
-            let push = PushRequest {
-                peer,
-                handle,
-                push: next.push,
-                generation: next.generation,
-                lengths: &next.lengths,
-                changes: &next.changes,
-            };
+            let push = next.request(peer, handle);
             if !self.try_push(push, &next.resolved, next.looked_up, next.received_us, now, effects) {
                 return;
             }
@@ -191,6 +196,7 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&push.handle) else { return };
         let Some(stream) = hosted.streams.get(&push.peer) else { return };
         let pusher = Arc::clone(&stream.access.identity.subject);
+        let (mut records, after) = (Vec::new(), hosted.document().map(Document::committed));
         let segment = (!admitted.fresh.is_empty()).then(|| {
             let changes = split(push.lengths, push.changes);
             let fresh: Vec<&[u8]> =
@@ -203,7 +209,7 @@ impl Shard {
             hosted.pending_bytes += bytes as u64;
             let segment = Segment::new(push.handle, after, cursor, lengths, &fresh, writer, received_us);
             let mut rest = segment.changes(bytes);
-            let records = admitted.fresh.iter().zip(&fresh).map(|(fresh, change)| Record {
+            records.extend(admitted.fresh.iter().zip(&fresh).map(|(fresh, change)| Record {
                 seq: fresh.seq,
                 hash: fresh.hash,
                 chain: fresh.chain,
@@ -211,12 +217,23 @@ impl Shard {
                 time_ms: now.wall_ms,
                 pusher: Arc::clone(&pusher),
                 change: rest.split_to(change.len()),
-            });
-            let (document, epoch) = (hosted.id.clone(), cursor.epoch);
-            self.open_batch.appends.push(Append { document, epoch, records: records.collect() });
+            }));
             Arc::new(segment)
         });
-        self.open_batch.entries.push(Entry::Push(Pending { pushed, admitted, segment }));
+        let (epoch, is_group) = (admitted.cursor.epoch, segment.is_some() || hosted.verification.is_some());
+        let entry = Entry::Push(Pending { pushed, admitted, segment });
+        match after.filter(|_| self.verifies && is_group) {
+            Some(after) => {
+                let again = parked(push, Resolved::default(), 0, received_us);
+                self.hold(push.handle, after, records, entry, Some(again));
+            }
+            None => {
+                if !records.is_empty() {
+                    self.open_batch.appends.push(Append { document: hosted.id.clone(), epoch, records });
+                }
+                self.open_batch.entries.push(entry);
+            }
+        }
         self.in_hand = None;
     }
 
@@ -228,7 +245,7 @@ impl Shard {
         Some(Pushed { listener, push, generation, bytes: changes.len() })
     }
 
-    fn refuse(&mut self, push: PushRequest<'_>, refusal: Refusal, effects: &mut Vec<Effect>) {
+    pub(super) fn refuse(&mut self, push: PushRequest<'_>, refusal: Refusal, effects: &mut Vec<Effect>) {
         let (peer, handle) = (push.peer, push.handle);
         let Some(pushed) = self.pushed(&push) else { return };
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
@@ -259,6 +276,11 @@ impl Shard {
             stream.refused_generation = Some(push.generation);
         }
         effects.push(Effect::Observe(Observation::Refused { code: refusal.code }));
+        planted!(RefusalBeforeSync, {
+            effects.push(Effect::Settle { peer, bytes: pushed.bytes });
+            effects.push(Effect::Reply { peer, handle, frame });
+            return;
+        });
         // It tells of changes, and may hold a genesis, that are not durable yet; and answers keep the order of
         // the pushes, so that whoever is refused knows what became of everything before.
         self.open_batch.entries.push(Entry::Refusal(pushed, frame));
@@ -308,7 +330,7 @@ fn admit(
     let Some(stream) = hosted.streams.get(&push.peer) else {
         return refuse(0, ErrorCode::StreamNotOpen, "the stream has ended");
     };
-    if !stream.access.rights.has(Rights::WRITE) {
+    if !stream.access.rights.has(Rights::WRITE) && !planted!(WriteRightIgnored) {
         let (code, message) = stream.access.lack(ErrorCode::ReadOnly);
         return refuse(0, code, message);
     }
@@ -381,6 +403,7 @@ fn parked(push: PushRequest<'_>, resolved: Resolved, looked_up: usize, received_
         received_us,
         resolved,
         looked_up,
+        asked: false,
     }
 }
 

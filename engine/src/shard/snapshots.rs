@@ -32,6 +32,8 @@ impl Shard {
         else {
             return;
         };
+        let admitted = hosted.document().map(|document| document.admitted());
+        let through = admitted.filter(|_| planted!(SnapshotPastDurable)).unwrap_or(through);
         let state = &mut hosted.snapshot;
         let may_cut = !state.is_cutting && log_bytes >= state.not_before_bytes;
         if may_cut && is_due(log_bytes, state.latest.as_ref(), after_bytes) {

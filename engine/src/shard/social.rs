@@ -65,7 +65,9 @@ impl Shard {
         }
         let ttl_ms = ttl_ms.clamp(PRESENCE_TTL_MS_MIN, PRESENCE_TTL_MS_MAX);
         let ends_us = now.mono_us + u64::from(ttl_ms) * 1_000;
-        if let Some((before_us, _)) = hosted.presence_owners.insert(session, (ends_us, peer)) {
+        if let Some((before_us, _)) = hosted.presence_owners.insert(session, (ends_us, peer))
+            && !planted!(PresenceEndsEarly)
+        {
             self.presence_ends.remove(&(before_us, handle, session));
         }
         self.presence_ends.insert((ends_us, handle, session));

@@ -20,7 +20,8 @@ use etherply_engine::feed::{Feeds, QUANTUM_BYTES, ReadRequest};
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Append, Deleted, Log, LogError, LogReader, MemoryLog};
 use etherply_engine::peer::{Now, Peer, SessionId};
-use etherply_engine::shard::{Budget, Effect, Input, OpenRequest, PushRequest, Shard};
+use etherply_engine::record::Record;
+use etherply_engine::shard::{Budget, Effect, Input, OpenRequest, PushRequest, Shard, Unverified};
 use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
 use etherply_wire::kinds::{
     self, Ack, Broadcast, BroadcastGap, Changes, ClockEntry, Close, Cursor, Error, Opened, PresenceLeave,
@@ -167,6 +168,8 @@ pub struct Host {
     pub tombstones: VecDeque<DocumentId>,
     /// What became of requests to delete.
     pub deletions: Vec<(u64, Result<Deleted, LogError>)>,
+    /// Groups that wait for [`Host::verify`]: handle, number, what they follow, records.
+    pub verifications: VecDeque<(u32, u64, Cursor, Vec<Record>)>,
 }
 
 impl Default for Host {
@@ -215,7 +218,20 @@ impl Host {
             hold_tombstones: false,
             tombstones: VecDeque::new(),
             deletions: Vec::new(),
+            verifications: VecDeque::new(),
         }
+    }
+
+    /// The same host, which has changes verified before they are stored.
+    pub fn with_verification(mut self) -> Self {
+        self.shard = self.shard.with_verification();
+        self
+    }
+
+    /// Answers the oldest group that waits.
+    pub fn verify(&mut self, result: Result<(), Unverified>) {
+        let (handle, number, ..) = self.verifications.pop_front().expect("a group waits");
+        self.turn(Input::Verified { handle, number, result });
     }
 
     /// The same host with another budget.
@@ -336,6 +352,9 @@ impl Host {
                     if !self.hold_tombstones {
                         self.bury();
                     }
+                }
+                Effect::Verify { handle, number, document: _, after, records } => {
+                    self.verifications.push_back((handle, number, after, records));
                 }
                 Effect::DeletionAnswered { token, result } => self.deletions.push((token, result)),
                 Effect::Reply { peer, frame, .. } => {

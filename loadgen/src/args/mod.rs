@@ -186,6 +186,9 @@ pub struct CrashArgs {
     /// How it is ended
     #[arg(long, value_enum, default_value_t = EndChoice::Kill)]
     pub by: EndChoice,
+    /// Sets the server's wall clock somewhere else before each end: an hour, a day, decades. Needs `rustc`
+    #[arg(long)]
+    pub clock_jumps: bool,
     /// Documents
     #[arg(long, default_value_t = 32, value_name = "N")]
     pub documents: u32,
@@ -207,6 +210,8 @@ pub enum EndChoice {
     Kill,
     /// SIGTERM: it tells its clients, stores what is under way and exits.
     Term,
+    /// SIGKILL and a power cut: what was not synced is dropped, names in unsynced directories included. Needs `rustc`.
+    Power,
 }
 
 /// Options of `trace`.

@@ -33,6 +33,9 @@ const WATCH_PRIORITY: i32 = 3;
 /// sockets whose size follows from this, with at most 256 chains: with 1,024 entries and 5,000 sockets, a fifth
 /// of the generator's CPU time went into walking them.
 const RING_DEPTH: usize = 4_096;
+/// After how long an executor leaves runnable tasks to look at its ring; long, because glommio 0.9 goes to sleep
+/// over runnable tasks if this time is over before the first of them runs (as the server's `runtime` says).
+const PREEMPT_AFTER: Duration = Duration::from_millis(100);
 /// Bytes that are read at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
 /// Connections of one executor that are being made at the same time: a storm, but one that a listener with an
@@ -138,12 +141,12 @@ pub fn run<S: Session>(
         .name("load")
         .io_memory(64 << 10)
         .ring_depth(RING_DEPTH)
-        .preempt_timer(Duration::from_millis(1));
+        .preempt_timer(PREEMPT_AFTER);
     let local = builder.make().map_err(|error| anyhow::anyhow!("io_uring cannot be used: {error}"))?;
     let seed = plan.run.wrapping_add(index as u64 + 1);
     take_place(plan.rhythm);
     local.run(async move {
-        let latency = Latency::Matters(Duration::from_millis(1));
+        let latency = Latency::Matters(PREEMPT_AFTER);
         let ctx = Rc::new(Ctx {
             plan,
             gauges,

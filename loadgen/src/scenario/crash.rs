@@ -1,7 +1,8 @@
 //! `crash`: the server is killed at random moments while pushes are in flight; a fresh client then has to
 //! find every acked change, before any old client comes back and could bring a lost one along.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +14,8 @@ use crate::live::Live;
 use crate::net::sync::SyncSession;
 use crate::net::{Command, Fleet, Outcome};
 use crate::plan::Plan;
+use crate::power::{Dropped, Power};
+use crate::preload::{self, Clock, Library};
 use crate::procfs;
 use crate::random::Random;
 use crate::report::{Claim, Connections, GeneratorFigures, Kill, Report, ServerFigures, Verdict};
@@ -44,20 +47,25 @@ pub fn crash(args: &CrashArgs, live: &Live) -> Result<Report> {
     }
     check(args.documents, args.members, args.members, args.value_bytes)?;
     let workspace = Workspace::new(&args.common)?;
-    let program = server_program(&args.common, &workspace, any_port())?;
+    let mut taken = Taken::prepare(args, &workspace)?;
+    let mut program = server_program(&args.common, &workspace, any_port())?;
+    program.environment = taken.environment()?;
     let server = Server::start(&program)?;
     let plan = plan_of(args, &server);
     raise_descriptors(plan.connections())?;
     let names = plan.clone();
     let ledger = Ledger::create(&workspace.path("ledger"), move |document| names.document_name(document))?;
     let fleet = Fleet::start::<SyncSession>(plan, ledger.entries())?;
-    let program = server_program(&args.common, &workspace, server.listen)?;
+    let mut program = server_program(&args.common, &workspace, server.listen)?;
+    program.environment = taken.environment()?;
+    taken.random = Random::new(args.common.seed.wrapping_add(1));
     let mut run = Run {
         live,
         workspace,
         program,
         server: Some(server),
         by: args.by,
+        taken,
         fleet,
         ledger,
         kills: Vec::new(),
@@ -88,6 +96,7 @@ struct Run<'l> {
     /// `None` while it is down.
     server: Option<Server>,
     by: EndChoice,
+    taken: Taken,
     fleet: Fleet,
     ledger: Ledger,
     kills: Vec<Kill>,
@@ -123,12 +132,14 @@ impl Run<'_> {
     fn kill(&mut self, number: u32, of: u32, after_ms: u64) -> Result<()> {
         let gauges = self.fleet.gauges.clone();
         let what = format!("kill {number} of {of} in {after_ms} ms");
-        self.live.wait(&what, &gauges, Duration::from_millis(after_ms), || false);
+        self.live.wait(&what, &gauges, Duration::from_millis(after_ms / 2), || false);
+        self.taken.clock_jumps()?;
+        self.live.wait(&what, &gauges, Duration::from_millis(after_ms - after_ms / 2), || false);
         self.fleet.hold(true);
         let pushes_in_flight = level(&gauges.in_flight);
         let server = self.server.take().context("the server is down already")?;
         match self.by {
-            EndChoice::Kill => server.kill()?,
+            EndChoice::Kill | EndChoice::Power => server.kill()?,
             EndChoice::Term => drop(server.stop()?),
         }
         let gone =
@@ -136,6 +147,7 @@ impl Run<'_> {
         if !gone {
             bail!("{} connections live on though the server is dead", level(&gauges.connected));
         }
+        self.taken.power_cut()?;
         let acked = self.ledger.sync()?;
         self.live.stage("starting the server again");
         let server = Server::start(&self.program).context("the server did not come back")?;
@@ -177,7 +189,7 @@ impl Run<'_> {
     }
 
     fn finish(self, args: &CrashArgs) -> Result<Report> {
-        let Run { live, workspace, program, server, fleet, ledger, kills, mut faults, .. } = self;
+        let Run { live, workspace, program, server, fleet, ledger, kills, mut faults, taken, .. } = self;
         let server = server.context("the server is down")?;
         let gauges = fleet.gauges.clone();
         fleet.command(&Command::Pipeline { on: false })?;
@@ -224,8 +236,16 @@ impl Run<'_> {
         report.edits.lost = kills.iter().map(|kill| kill.missing).sum::<u64>() + findings.acked_missing;
         faults.extend(findings.faults);
         report.notes.extend(faults);
+        report.notes.extend(taken.notes());
         report.kills = kills;
+        report.sections.highlight = Some(format!(
+            "ended {} times, {} of {} acked changes missing",
+            report.kills.len(),
+            report.edits.lost,
+            report.edits.acked
+        ));
         let mut claims = claims(&report);
+        claims.extend(taken.claims());
         let said = if verified.is_ok() { "whole" } else { "not whole" };
         claims.push(Claim::new("`etherply verify` finds the data directory whole", said, verified.is_ok()));
         report.notes.extend(verified.err().map(|error| format!("{error:#}")));
@@ -234,6 +254,75 @@ impl Run<'_> {
             live.say(&format!("the server's data is kept in {}", short(&workspace.keep())));
         }
         Ok(report)
+    }
+}
+
+/// What is taken from the server besides its life.
+struct Taken {
+    power: Option<Power>,
+    clock: Option<Clock>,
+    libraries: Vec<PathBuf>,
+    random: Random,
+    dropped: Dropped,
+    jumps: u64,
+}
+
+impl Taken {
+    fn prepare(args: &CrashArgs, workspace: &Workspace) -> Result<Self> {
+        let folder = workspace.folder("preload")?;
+        let mut taken = Self {
+            power: None,
+            clock: None,
+            libraries: Vec::new(),
+            random: Random::new(args.common.seed),
+            dropped: Dropped::default(),
+            jumps: 0,
+        };
+        if args.by == EndChoice::Power {
+            taken.libraries.push(preload::build(Library::Power, &folder)?);
+            taken.power = Some(Power::new(workspace.path("data"), workspace.path("platter"))?);
+        }
+        if args.clock_jumps {
+            taken.libraries.push(preload::build(Library::Clock, &folder)?);
+            taken.clock = Some(Clock::new(&folder)?);
+        }
+        Ok(taken)
+    }
+
+    fn environment(&self) -> Result<Vec<(String, OsString)>> {
+        let mut all: Vec<_> = preload::environment(&self.libraries).into_iter().collect();
+        all.extend(self.power.iter().flat_map(Power::environment));
+        all.extend(self.clock.as_ref().map(Clock::environment));
+        Ok(all)
+    }
+
+    fn clock_jumps(&mut self) -> Result<()> {
+        if let Some(clock) = &self.clock {
+            clock.jump(&mut self.random)?;
+            self.jumps += 1;
+        }
+        Ok(())
+    }
+
+    fn power_cut(&mut self) -> Result<()> {
+        if let Some(power) = &mut self.power {
+            let dropped = power.cut(&mut self.random).context("the power cannot be cut")?;
+            self.dropped.bytes += dropped.bytes;
+            self.dropped.names += dropped.names;
+        }
+        Ok(())
+    }
+
+    fn notes(&self) -> Option<String> {
+        (self.jumps > 0)
+            .then(|| format!("the server's wall clock was set somewhere else {} times", self.jumps))
+    }
+
+    /// A power cut that takes nothing away shows nothing.
+    fn claims(&self) -> Option<Claim> {
+        let Dropped { bytes, names } = self.dropped;
+        let said = format!("{bytes} bytes and {names} names");
+        self.power.as_ref().map(|_| Claim::new("the power cuts dropped what was not synced", said, bytes > 0))
     }
 }
 

@@ -27,6 +27,7 @@ pub fn floor(args: EditsArgs, live: &Live) -> Result<Report> {
         binary: std::env::current_exe()?,
         arguments: arguments.map(str::to_owned).into(),
         log: workspace.path("relay.log"),
+        environment: Vec::new(),
     };
     let relay = Server::start(&program)?;
     let plan = plan_of(&args, loopback(relay.listen), TransportChoice::Tcp)?;

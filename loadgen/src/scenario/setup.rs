@@ -162,6 +162,7 @@ pub fn server_program(common: &Common, workspace: &Workspace, listen: SocketAddr
         binary: find_server(common.server.as_deref())?,
         arguments,
         log: workspace.path("server.log"),
+        environment: Vec::new(),
     })
 }
 

@@ -49,6 +49,17 @@ pub enum KeysError {
     },
 }
 
+impl KeysError {
+    /// A stable name of the error, for scripts and logs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "file_io",
+            Self::Key { .. } => "key_invalid",
+            Self::None { .. } => "keys_none",
+        }
+    }
+}
+
 /// Reads one file, or every key in a folder.
 ///
 /// # Errors

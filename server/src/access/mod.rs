@@ -6,14 +6,13 @@
 //! ```text
 //! keys         keys from files
 //! revocations  what was revoked, durable
-//! command      `etherply keys`, `etherply token`, `etherply revoke`
 //! ```
 
-pub mod command;
 pub mod keys;
 pub mod revocations;
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use etherply_access::{Expected, KeySet, Refused, Verifier};
 use etherply_engine::access::{FORBIDDEN, Grant};
@@ -78,6 +77,11 @@ const OTHER_SUBJECT: Denied = Denied {
     counted: Some("other_subject"),
 };
 const NOT_GRANTED: Denied = Denied { code: ErrorCode::Forbidden, message: FORBIDDEN, counted: None };
+
+/// The time, in seconds since 1970.
+pub fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
 
 impl Gate {
     /// A core's own.

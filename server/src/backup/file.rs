@@ -3,14 +3,14 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::take::take;
 use super::walk::{CheckOnly, walk};
 use super::{BackupError, Summary};
 use crate::operator::{self, OperatorError};
 use crate::storage;
-use crate::storage::directory::sync_directory;
+use crate::storage::directory::{beside, put_in_place};
 
 /// What is added to a backup's name while it is written.
 const UNFINISHED: &str = ".unfinished";
@@ -37,14 +37,12 @@ pub enum Source<'a> {
 /// [`BackupError`]; nothing is at `to` then.
 pub fn backup(source: Source<'_>, to: &Path, progress: &mut dyn FnMut(u64)) -> Result<Summary, BackupError> {
     expect_absent(to)?;
-    let unfinished = unfinished(to);
+    let unfinished = beside(to, UNFINISHED);
     let taken = write(source, &unfinished, progress).and_then(|()| {
         // Read back from the file: what is checked is what a restore would read.
         let summary = verify(&unfinished, &mut |_| {})?;
         expect_absent(to)?;
-        fs::rename(&unfinished, to).map_err(BackupError::io(to, "put the backup at"))?;
-        let above = to.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        sync_directory(above).map_err(BackupError::io(above, "sync"))?;
+        put_in_place(&unfinished, to).map_err(BackupError::io(to, "put the backup at"))?;
         Ok(summary)
     });
     if taken.is_err() {
@@ -63,12 +61,6 @@ pub fn verify(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Summary, Bac
     walk(BufReader::new(file), path, &mut CheckOnly, progress)
 }
 
-fn unfinished(to: &Path) -> PathBuf {
-    let mut name = to.file_name().unwrap_or_default().to_owned();
-    name.push(UNFINISHED);
-    to.with_file_name(name)
-}
-
 fn expect_absent(path: &Path) -> Result<(), BackupError> {
     match path.try_exists() {
         Ok(false) => Ok(()),
@@ -83,7 +75,7 @@ fn write(source: Source<'_>, path: &Path, progress: &mut dyn FnMut(u64)) -> Resu
     let mut file = BufWriter::new(options.map_err(BackupError::io(path, "create"))?);
     match source {
         Source::Data(data) => {
-            let log = storage::open(data)?;
+            let log = storage::open_existing(data)?;
             take(log.reader(), &mut file, path, &mut |_, bytes| progress(bytes))?;
         }
         // Should the server not be able to go on, then that is in what it sent, and verifying finds it.

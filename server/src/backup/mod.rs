@@ -115,6 +115,23 @@ pub enum BackupError {
 }
 
 impl BackupError {
+    /// A stable name of the error, for scripts and logs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Open(error) => error.code(),
+            Self::Log(error) => error.code(),
+            Self::Control(error) => error.code(),
+            Self::Io { .. } => "file_io",
+            Self::Exists { .. } => "file_exists",
+            Self::NotABackup { .. } => "backup_not_one",
+            Self::FutureVersion { .. } => "backup_future_version",
+            Self::Torn { .. } => "backup_torn",
+            Self::Damaged { .. } => "backup_damaged",
+            Self::EndedBySource { .. } => "backup_ended_by_source",
+            Self::RestoredWrongly { .. } => "backup_restored_wrongly",
+        }
+    }
+
     /// For `map_err` after a file operation.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

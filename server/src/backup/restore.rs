@@ -8,18 +8,18 @@
 
 use std::fs::{self, File};
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::document::recover;
 use etherply_engine::ids::ChainHash;
-use etherply_engine::log::{Append, Log as _, Past};
+use etherply_engine::log::{Append, Log as _, LogReader as _, Past};
 use etherply_engine::record::Record;
 
 use super::format::DocumentHeader;
 use super::walk::{Visitor, walk};
 use super::{BackupError, Summary};
-use crate::storage::directory::{make_directory, sync_directory};
+use crate::storage::directory::{beside, make_directory, put_in_place};
 use crate::storage::thread::{COMMIT_BYTES_MAX, COMMIT_RECORDS_MAX};
 use crate::storage::{self, FjallLog};
 
@@ -46,7 +46,7 @@ pub fn restore(
     progress: &mut dyn FnMut(Step, u64),
 ) -> Result<Summary, BackupError> {
     expect_room(data)?;
-    let unfinished = unfinished(data);
+    let unfinished = beside(data, UNFINISHED);
     match fs::remove_dir_all(&unfinished) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(BackupError::io(&unfinished, "remove what an interrupted restore left in")(error));
@@ -55,9 +55,7 @@ pub fn restore(
     }
     let restored = write_and_compare(file, &unfinished, progress).and_then(|summary| {
         // Over an empty directory as well, and never over one that is not.
-        fs::rename(&unfinished, data).map_err(BackupError::io(data, "move the restored directory to"))?;
-        let above = data.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        sync_directory(above).map_err(BackupError::io(above, "sync"))?;
+        put_in_place(&unfinished, data).map_err(BackupError::io(data, "move the restored directory to"))?;
         Ok(summary)
     });
     if restored.is_err() {
@@ -65,12 +63,6 @@ pub fn restore(
         drop(fs::remove_dir_all(&unfinished));
     }
     restored
-}
-
-fn unfinished(data: &Path) -> PathBuf {
-    let mut name = data.file_name().unwrap_or_default().to_owned();
-    name.push(UNFINISHED);
-    data.with_file_name(name)
 }
 
 fn expect_room(data: &Path) -> Result<(), BackupError> {

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{LogError, Past};
+use etherply_engine::log::{LogError, LogReader as _};
 
 use super::format::{Begin, DocumentHeader, End, SectionWriter};
 use super::{BackupError, Summary};
 use crate::materialise::whole::WholeLog;
+use crate::storage::keys::Head;
 use crate::storage::{DocumentEntry, Reader};
 
 /// Documents that are listed at once.
@@ -18,9 +19,10 @@ const PAGE_DOCUMENTS: usize = 1_000;
 const READ_BYTES_MAX: usize = 256 * 1024;
 
 /// Takes a backup of all that is durable now; commits go on meanwhile, and are not in it. Memory does not grow
-/// with what is stored. `progress` is told the documents and bytes written so far.
+/// with what is stored, but for the document that is being written: see [`WholeLog`]. `progress` is told the documents and bytes written so far.
 ///
-/// A damaged document is taken up to its damage, which the backup and its summary name.
+/// A damaged document is taken up to its damage, which the backup and its summary name; of one of which it is not
+/// known any more how far it goes, its name is.
 ///
 /// # Errors
 /// [`BackupError::Log`] if the database cannot be read at all; the backup says so and has no end.
@@ -81,20 +83,20 @@ impl<W: Write> Taking<'_, W> {
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.document.clone());
             for entry in page {
-                self.document(&entry)?;
+                self.document(entry)?;
                 progress(self.summary.documents, self.sections.bytes);
             }
         }
     }
 
-    fn document(&mut self, entry: &DocumentEntry) -> Result<(), BackupError> {
-        let &DocumentEntry { ref document, epoch, last_seq, is_deleted } = entry;
+    fn document(&mut self, entry: DocumentEntry) -> Result<(), BackupError> {
+        let DocumentEntry { document, head } = entry;
         let written = || BackupError::io(self.path, "write");
-        let (past, damage) = match self.reader.past(document) {
-            Ok(past) => (past, None),
-            Err(LogError::Damaged { seq, what, .. }) => (Past::default(), Some((seq, what))),
-            Err(error) => return Err(error.into()),
-        };
+        let mut damage = None;
+        let unknown = Head { epoch: 0, last_seq: 0, flags: 0 };
+        let head = unless_damaged(head, &mut damage)?.unwrap_or(unknown);
+        let past = unless_damaged(self.reader.past(&document), &mut damage)?.unwrap_or_default();
+        let (Head { epoch, last_seq, .. }, is_deleted) = (head, head.is_deleted());
         let header = DocumentHeader { document: document.clone(), epoch, last_seq, is_deleted, past };
         self.sections.document(&header).map_err(written())?;
         if is_deleted {
@@ -102,21 +104,19 @@ impl<W: Write> Taking<'_, W> {
             return Ok(());
         }
         self.summary.documents += 1;
-        let (mut seq, mut through, mut damage) = (0, last_seq, damage);
+        let (mut seq, mut through) = (0, last_seq);
         let mut log = WholeLog::new(document.clone(), epoch);
         while seq < through {
-            let records = match log.next(self.reader, through, READ_BYTES_MAX) {
-                Ok(records) => records,
+            let mut found = None;
+            let records = unless_damaged(log.next(self.reader, through, READ_BYTES_MAX), &mut found)?;
+            let Some(records) = records else {
                 // What stands before the damage is read again, without it.
-                Err(LogError::Damaged { seq, what, .. }) => {
-                    through = seq.saturating_sub(1).min(through - 1);
-                    damage = Some((seq, what));
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
+                through = found.as_ref().map_or(0, |(seq, _)| seq.saturating_sub(1)).min(through - 1);
+                damage = found;
+                continue;
             };
             for record in &records {
-                let stored = record.encode(document, epoch);
+                let stored = record.encode(&document, epoch);
                 self.sections.record(&stored).map_err(written())?;
                 self.summary.records += 1;
                 self.summary.change_bytes += record.change.len() as u64;
@@ -128,5 +128,20 @@ impl<W: Write> Taking<'_, W> {
             self.summary.note_damaged(document.as_str(), seq, &what);
         }
         Ok(())
+    }
+}
+
+/// What was read of a document, or the position of its damage and what was found there.
+fn unless_damaged<T>(
+    read: Result<T, LogError>,
+    damage: &mut Option<(u64, String)>,
+) -> Result<Option<T>, LogError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(LogError::Damaged { seq, what, .. }) => {
+            *damage = Some((seq, what));
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }

@@ -11,7 +11,7 @@ use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::{ActorId as EngineActor, ChangeHash};
 use etherply_engine::document::recover;
 use etherply_engine::ids::{ChainHash, DocumentId};
-use etherply_engine::log::{Append, Deleted, Log as _, LogError, Past};
+use etherply_engine::log::{Append, Deleted, Log as _, LogError, LogReader as _, Past};
 use etherply_engine::record::Record;
 
 use super::file::{Source, backup, verify};
@@ -268,6 +268,26 @@ fn a_damaged_document_is_taken_up_to_its_damage_and_named() {
     assert_restored(&new, &mut written);
     let restored = recover(open(&new).reader(), &DocumentId::new("b").unwrap()).unwrap();
     assert_eq!(restored.committed().seq, 2);
+}
+
+#[test]
+fn a_document_of_which_nothing_but_its_name_is_known_ends_no_backup() {
+    let root = tempfile::tempdir().unwrap();
+    let (file, new) = (root.path().join("backup"), root.path().join("new"));
+    let mut log = open(&root.path().join("data"));
+    let mut written = filled(&mut log);
+    log.commit(&[Written::new("b", 1).append(5, 10)]).unwrap();
+    storage::testing::spoil_head(&mut log, "b");
+    log.commit(&[written[2].append(1, 10)]).unwrap();
+    let (bytes, summary) = taken(&log);
+    assert_eq!((summary.documents, summary.records, summary.damaged), (4, 19, 1));
+    assert_eq!((&*summary.damaged_documents[0].document, summary.damaged_documents[0].seq), ("b", 0));
+    fs::write(&file, bytes).unwrap();
+    assert_eq!(restore(&file, &new, &mut |_, _| {}).unwrap(), summary);
+    assert_restored(&new, &mut written);
+    // It is there, and whoever has a copy brings it.
+    let restored = recover(open(&new).reader(), &DocumentId::new("b").unwrap()).unwrap();
+    assert_eq!(restored.committed().seq, 0);
 }
 
 #[test]

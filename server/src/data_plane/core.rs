@@ -40,6 +40,7 @@ use super::{effects, flush, handover, receive};
 use crate::access::{Access, Gate};
 use crate::allowlist::Allowlist;
 use crate::materialise::Rebuilds;
+use crate::materialise::verify::{Verifier, VerifierThreads};
 use crate::metrics::Metrics;
 use crate::runtime::{self, Stream};
 use crate::storage::{Handles, Job, Question};
@@ -57,6 +58,8 @@ pub struct CoreSetup {
     pub storage: Option<Handles>,
     /// The way to the thread that gives documents a new epoch.
     pub rebuilds: Rebuilds,
+    /// The way to what verifies changes before they are stored, if anything does.
+    pub verifier: Verifier,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where every core's clock begins.
@@ -133,9 +136,10 @@ enum Arrival {
 
 /// Runs a core until the server stops.
 pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
+    let shard = Shard::new(setup.core, setup.cores, ChangeLimits::DEFAULT)
+        .with_document_bytes_max(setup.document_bytes_max);
     let mut state = State {
-        shard: Shard::new(setup.core, setup.cores, ChangeLimits::DEFAULT)
-            .with_document_bytes_max(setup.document_bytes_max),
+        shard: if setup.verifier.is_on() { shard.with_verification() } else { shard },
         feeds: Feeds::new(),
         connections: Slab::new(),
         effects: Vec::new(),
@@ -243,6 +247,9 @@ impl Core {
                 }
             }
             Message::Revoked(revocation) => state.step(Input::Revoke(&revocation), now),
+            Message::Verified { handle, number, result } => {
+                state.step(Input::Verified { handle, number, result }, now);
+            }
             Message::Room => effects::retry_storage(&mut state),
             Message::SnapshotRead { handle, request, result } => {
                 contain::run(&mut state, Scope::Feed(handle), |state| {
@@ -365,6 +372,7 @@ impl Core {
         }
         // Tasks may outlive this in a runtime that is shut down; the storage threads must not wait for them.
         state.setup.storage = None;
+        state.setup.verifier = VerifierThreads::none().0;
         state.jobs.clear();
         state.waiting_questions.clear();
         state.waiting_deletions.clear();

@@ -6,7 +6,7 @@ use etherply_engine::change::ChangeHash;
 use etherply_engine::document::Recovery;
 use etherply_engine::feed::{FeedEvent, ReadRequest};
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Found, LogError};
+use etherply_engine::log::{Found, LogError, LogReader as _};
 use etherply_engine::peer::{Now, Peer};
 use etherply_engine::record::Record;
 use etherply_engine::shard::{Attach, Effect, Input, Observation, Shard};
@@ -111,6 +111,11 @@ fn carry_out_one(state: &mut State, effect: Effect) {
             let (mailbox, name) = (own_mailbox(state), document.clone());
             let rebuilt = move |result| mailbox.send(Message::Rebuilt { handle, document: name, result });
             state.setup.rebuilds.rebuild(document, Box::new(rebuilt));
+        }
+        Effect::Verify { handle, number, document, after, records } => {
+            let mailbox = own_mailbox(state);
+            let answer = move |result| mailbox.send(Message::Verified { handle, number, result });
+            state.setup.verifier.ask(document, after, records, Box::new(answer));
         }
         Effect::Delete { document } => {
             state.waiting_deletions.push_back(document);
@@ -354,7 +359,7 @@ pub(super) fn read_fill(reader: &Reader, request: &ReadRequest) -> Result<Fill, 
     match reader.read(document, *epoch, *after_seq, *through_seq, *bytes_max) {
         Ok(records) => Ok(Fill::Records(records)),
         Err(error @ LogError::Covered { .. }) => {
-            let anchor = reader.anchor(document, *epoch)?;
+            let anchor = reader.anchor_row(document, *epoch)?;
             anchor.map(|anchor| Fill::Covered(anchor.anchor.snapshot)).ok_or(error)
         }
         Err(error) => Err(error),

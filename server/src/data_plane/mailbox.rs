@@ -14,7 +14,7 @@ use etherply_engine::document::Recovered;
 use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::{Deleted, Found, LogError};
 use etherply_engine::peer::Peer;
-use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest};
+use etherply_engine::shard::{Effect, FindFor, Input, OpenRequest, PushRequest, Unverified};
 use etherply_engine::snapshot::{Snapshot, SnapshotRequest};
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::ClockEntry;
@@ -80,6 +80,15 @@ pub enum Message {
     Revoke(Arc<Revocation>),
     /// See [`Message::Revoke`].
     Revoked(Arc<Revocation>),
+    /// Changes were held against their document.
+    Verified {
+        /// Its handle.
+        handle: u32,
+        /// The group's number.
+        number: u64,
+        /// How it went.
+        result: Result<(), Unverified>,
+    },
     /// The commit thread takes jobs again.
     Room,
     /// A snapshot was cut, or could not be.

@@ -49,8 +49,7 @@ pub fn entries(
     while at < through {
         let records = reader.index(document, cursor.epoch, at, through, ENTRIES_PER_PAGE_MAX)?;
         if records.is_empty() {
-            let what = "the log ends before the document does".to_owned();
-            return Err(LogError::Damaged { document: document.clone(), seq: at + 1, what }.into());
+            return Err(LogError::damaged(document, at + 1, "the log ends before the document does").into());
         }
         for record in records {
             at = record.seq;

@@ -6,27 +6,32 @@
 //! change, to be pushed like any other. A history holds the whole document in memory and takes time in
 //! proportion to it: it is for threads that nobody waits for, and for stopped data directories.
 
-pub mod command;
 mod entry;
-mod json;
+pub(crate) mod json;
 mod patch;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod version;
+#[cfg(test)]
+mod version_tests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge::transaction::CommitOptions;
 use automerge::{ActorId, Automerge, ChangeHash, ReadDoc as _};
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::LogError;
+use etherply_engine::log::{LogError, LogReader as _};
 use serde_json::Value;
 
 pub use entry::{ENTRIES_PER_PAGE_MAX, Entry};
+pub use version::version_json;
 
+use crate::materialise::depth::{self, DEPTH_MAX, Depth};
 use crate::materialise::replica::{Opening, OpeningError, Replica};
 use crate::storage::Reader;
 use crate::storage::database::panic_text;
+use crate::storage::versions::VersionError;
 use timeline::Timeline;
 
 /// Why a history does not answer.
@@ -63,6 +68,31 @@ pub enum HistoryError {
         /// What was asked for.
         position: u64,
     },
+    /// Its objects are nested too deep for one value.
+    #[error(
+        "document {document} has objects nested deeper than {DEPTH_MAX}, which is not read as one value: `history save` \
+         writes it as Automerge's file"
+    )]
+    TooDeep {
+        /// The document.
+        document: DocumentId,
+    },
+    /// A named version cannot be made or read.
+    #[error(transparent)]
+    Version(#[from] VersionError),
+    /// The document does not have a version's changes any more, or not yet.
+    #[error(
+        "version {name:?} was made in epoch {epoch} of document {document}, which does not have its changes now: it \
+         can be shown and saved, not compared with the document or restored"
+    )]
+    VersionElsewhere {
+        /// The document.
+        document: DocumentId,
+        /// The version.
+        name: String,
+        /// The version's epoch.
+        epoch: u64,
+    },
     /// Automerge cannot do it.
     #[error("document {document}: Automerge cannot {action}: {what}")]
     Automerge {
@@ -79,15 +109,14 @@ impl HistoryError {
     /// A stable name of the error, for scripts and logs.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Opening(OpeningError::Log(LogError::Damaged { .. })) => "document_damaged",
-            Self::Opening(OpeningError::Log(LogError::Deleted { .. })) => "document_deleted",
-            Self::Opening(OpeningError::Log(LogError::Unavailable { .. } | LogError::Covered { .. })) => {
-                "storage_unavailable"
-            }
+            Self::Opening(OpeningError::Log(error)) => error.code(),
             Self::Opening(OpeningError::Poison(_)) => "history_unreadable",
             Self::NoSuchPosition { .. } => "history_no_such_position",
             Self::NoSuchChange { .. } => "history_no_such_change",
             Self::Unchanged { .. } => "history_unchanged",
+            Self::Version(error) => error.code(),
+            Self::VersionElsewhere { .. } => "version_elsewhere",
+            Self::TooDeep { .. } => "history_too_deep",
             Self::Automerge { .. } => "history_unreadable",
         }
     }
@@ -196,7 +225,8 @@ impl History {
     /// [`HistoryError`].
     pub fn json(&self, at: &At) -> Result<Value, HistoryError> {
         let heads = self.heads(at)?;
-        guarded(self.document(), "read it", || json::value(&self.replica.automerge().hydrate(Some(&heads))))
+        let automerge = self.replica.automerge();
+        self.deep("read it", &[&heads], || json::value(&automerge.hydrate(Some(&heads))))
     }
 
     /// The document at a point as Automerge saves it, with its history up to there.
@@ -217,12 +247,12 @@ impl History {
     /// [`HistoryError`].
     pub fn difference(&self, from: &At, to: &At) -> Result<Value, HistoryError> {
         let (from, to) = (self.heads(from)?, self.heads(to)?);
-        guarded(self.document(), "compare two states of it", || {
-            json::patches(&self.replica.automerge().diff(&from, &to))
-        })
+        let automerge = self.replica.automerge();
+        let compare = || json::patches(&automerge.diff(&from, &to));
+        self.deep("compare two states of it", &[&from, &to], compare)
     }
 
-    /// A change by `actor` that makes the document what it was at a position. It builds upon everything that the
+    /// A change by `actor` that makes the document what it was at a point. It builds upon everything that the
     /// document has, and becomes part of it once it is pushed like any other; nothing is rewritten, and
     /// what others write meanwhile merges with it. Texts and lists keep the elements that both states have; what
     /// was deleted since is written anew.
@@ -234,17 +264,18 @@ impl History {
     /// [`HistoryError`]; [`HistoryError::Unchanged`] if there is nothing to do.
     pub fn restoring_change(
         &self,
-        position: u64,
+        at: &At,
         actor: &[u8],
         message: &str,
         time_s: i64,
     ) -> Result<Vec<u8>, HistoryError> {
-        let heads = self.heads(&At::Position(position))?;
+        let heads = self.heads(at)?;
         let automerge = self.replica.automerge();
         let action = "bring that state back";
         let document = self.document();
-        let made = guarded(document, action, || {
-            let patches = automerge.diff(&automerge.get_heads(), &heads);
+        let now = automerge.get_heads();
+        let made = self.deep(action, &[&now, &heads], || {
+            let patches = automerge.diff(&now, &heads);
             let mut copy = automerge.clone().with_actor(ActorId::from(actor));
             let mut transaction = copy.transaction();
             patch::apply(&mut transaction, patches).map_err(|error| error.to_string())?;
@@ -259,9 +290,24 @@ impl History {
         let document = document.clone();
         match made {
             Ok(Some(change)) => Ok(change),
-            Ok(None) => Err(HistoryError::Unchanged { document, position }),
+            Ok(None) => {
+                let position = match at {
+                    At::Position(position) => *position,
+                    At::Heads(_) => self.last_position_of(&heads),
+                };
+                Err(HistoryError::Unchanged { document, position })
+            }
             Err(what) => Err(HistoryError::Automerge { document, action, what }),
         }
+    }
+
+    fn deep<T: Send>(
+        &self,
+        action: &'static str,
+        heads: &[&[ChangeHash]],
+        work: impl FnOnce() -> T + Send,
+    ) -> Result<T, HistoryError> {
+        deep(self.document(), self.replica.automerge(), action, heads, work)
     }
 
     fn known(&self, position: u64) -> Result<(), HistoryError> {
@@ -281,6 +327,24 @@ impl History {
             what: error.to_string(),
         })
     }
+}
+
+/// What reads a document's values at some heads, which recurses as deep as they are nested.
+fn deep<T: Send>(
+    document: &DocumentId,
+    automerge: &Automerge,
+    action: &'static str,
+    heads: &[&[ChangeHash]],
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, HistoryError> {
+    let failed = |what| HistoryError::Automerge { document: document.clone(), action, what };
+    for heads in heads {
+        let is_within = guarded(document, action, || depth::is_within(automerge, heads, Depth::Document))?;
+        if !is_within.map_err(|error| failed(error.to_string()))? {
+            return Err(HistoryError::TooDeep { document: document.clone() });
+        }
+    }
+    depth::contained(work).map_err(failed)
 }
 
 /// Automerge panics on some documents.

@@ -171,7 +171,7 @@ fn an_old_state_comes_back_as_one_more_change() {
     let last = history.last_position();
     for position in 0..last {
         let wanted = history.json(&At::Position(position)).unwrap();
-        let made = history.restoring_change(position, &[9; 16], "back", 1_700_000_001);
+        let made = history.restoring_change(&At::Position(position), &[9; 16], "back", 1_700_000_001);
         if wanted == history.json(&At::Position(last)).unwrap() {
             assert_eq!(made.unwrap_err().code(), "history_unchanged");
             continue;
@@ -184,7 +184,10 @@ fn an_old_state_comes_back_as_one_more_change() {
         assert_eq!(json::value(&restored.hydrate(None)), wanted, "position {position}");
         assert_eq!(restored.get_changes(&[]).len(), changes.len() + 1);
     }
-    assert_eq!(history.restoring_change(last, &[9; 16], "", 0).unwrap_err().code(), "history_unchanged");
+    assert_eq!(
+        history.restoring_change(&At::Position(last), &[9; 16], "", 0).unwrap_err().code(),
+        "history_unchanged"
+    );
 }
 
 #[test]
@@ -205,4 +208,33 @@ fn what_is_not_there_is_said() {
     let strange = At::Heads(vec![automerge::ChangeHash([7; 32])]);
     assert_eq!(history.automerge(&strange).unwrap_err().code(), "history_no_such_change");
     assert_eq!(history.entries(last + 1, 1).unwrap_err().code(), "history_no_such_position");
+}
+
+#[test]
+fn objects_nested_too_deep_are_an_error_and_nothing_recurses_into_them() {
+    let mut doc = AutoCommit::new();
+    let mut object = doc.put_object(ROOT, "in", ObjType::Map).unwrap();
+    doc.commit();
+    for _ in 0..20_000 {
+        object = doc.put_object(&object, "in", ObjType::Map).unwrap();
+    }
+    doc.commit();
+    doc.delete(ROOT, "in").unwrap();
+    doc.commit();
+    let folder = tempfile::tempdir().unwrap();
+    let log = store(folder.path(), &doc.get_changes(&[]));
+    let history = open(&log);
+    let (before, deep, after) = (At::Position(1), At::Position(2), At::Position(3));
+    assert_eq!(history.json(&deep).unwrap_err().code(), "history_too_deep");
+    assert_eq!(history.difference(&before, &deep).unwrap_err().code(), "history_too_deep");
+    assert_eq!(history.difference(&deep, &after).unwrap_err().code(), "history_too_deep");
+    let restored = history.restoring_change(&At::Position(2), &[9; 16], "", 0);
+    assert_eq!(restored.unwrap_err().code(), "history_too_deep");
+    // The others are read as always, and the file holds it.
+    assert_eq!(history.json(&before).unwrap(), json!({ "in": {} }));
+    assert_eq!(history.json(&after).unwrap(), json!({}));
+    assert_eq!(
+        Automerge::load(&history.automerge(&deep).unwrap()).unwrap().get_heads(),
+        history.heads(&deep).unwrap()
+    );
 }

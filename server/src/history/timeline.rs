@@ -34,8 +34,7 @@ impl Timeline {
             let after = changes.len() as u64;
             let page = reader.index(document, cursor.epoch, after, cursor.seq, INDEX_ROWS_MAX)?;
             if page.is_empty() {
-                let what = "the log ends before the document does".to_owned();
-                return Err(LogError::Damaged { document: document.clone(), seq: after + 1, what });
+                return Err(LogError::damaged(document, after + 1, "the log ends before the document does"));
             }
             for record in page {
                 let hash = ChangeHash(record.hash.0);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use automerge::Automerge;
 use etherply_engine::document::recover;
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, FIRST_EPOCH, Log};
+use etherply_engine::log::{Append, FIRST_EPOCH, Log, LogReader as _};
 use etherply_engine::record::Record;
 use etherply_engine::snapshot::SnapshotRequest;
 
@@ -278,7 +278,7 @@ fn verify_and_repair_know_what_a_snapshot_covers() {
     drop(log);
     let report = whole_report(&data).unwrap();
     assert!(report.whole && report.records == 1_500, "{report}");
-    let repaired = repair(&data, &to, &mut |_| {}).unwrap();
+    let repaired = repair(&data, &to, crate::materialise::whole::unpack, &mut |_| {}).unwrap();
     assert!(repaired.kept_all && repaired.written.records == 1_500);
     assert_whole(open(&to).reader(), &records);
     // Without its snapshot, nothing of the document is whole.

@@ -55,6 +55,7 @@ pub struct Due {
     gate: Arc<Gate>,
     room: Room,
     gather_cold: Duration,
+    records_max: u64,
 }
 
 #[derive(Default)]
@@ -76,9 +77,10 @@ impl std::fmt::Debug for Due {
 }
 
 impl Due {
-    /// An empty table.
-    pub fn new(gate: Arc<Gate>, room: Room) -> Self {
-        Self { inner: Mutex::default(), wake: Condvar::new(), gate, room, gather_cold: GATHER_COLD }
+    /// An empty table, for which `records_max` changes may wait before commits are held back.
+    pub fn new(gate: Arc<Gate>, room: Room, records_max: u64) -> Self {
+        let (inner, wake, gather_cold) = (Mutex::default(), Condvar::new(), GATHER_COLD);
+        Self { inner, wake, gate, room, gather_cold, records_max }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -109,7 +111,7 @@ impl Due {
                 self.wake.notify_one();
             }
         }
-        if inner.records > LAG_RECORDS_MAX || inner.documents.len() > LAG_DOCUMENTS_MAX {
+        if inner.records > self.records_max || inner.documents.len() > LAG_DOCUMENTS_MAX {
             self.gate.set_closed(!inner.is_stopped);
         }
     }
@@ -121,6 +123,23 @@ impl Due {
             inner.records = inner.records.saturating_sub(waiting.records);
         }
         inner.given_away.insert(document.clone());
+        self.open_gate(inner);
+    }
+
+    /// Commits are held back no longer if enough is done.
+    fn open_gate(&self, inner: MutexGuard<'_, Inner>) {
+        let has_room =
+            inner.records <= self.records_max / 4 * 3 && inner.documents.len() <= LAG_DOCUMENTS_MAX / 4 * 3;
+        if has_room && self.gate.is_closed() {
+            self.gate.set_closed(false);
+            drop(inner);
+            (self.room)();
+        }
+    }
+
+    /// How often commits were held back, by whatever table.
+    pub fn holds(&self) -> u64 {
+        self.gate.closings()
     }
 
     /// It is again; if `looks`, all that has come meanwhile is its next work, otherwise what comes next.
@@ -183,19 +202,13 @@ impl Due {
                 }
             }
         }
-        let has_room =
-            inner.records <= LAG_RECORDS_MAX / 4 * 3 && inner.documents.len() <= LAG_DOCUMENTS_MAX / 4 * 3;
-        if has_room && self.gate.is_closed() {
-            self.gate.set_closed(false);
-            drop(inner);
-            (self.room)();
-        }
+        self.open_gate(inner);
     }
 
     /// Whether so much waits that it should be worked on without pauses.
     pub fn is_pressing(&self) -> bool {
         let inner = self.lock();
-        inner.records > LAG_RECORDS_MAX / 4 || inner.documents.len() > LAG_DOCUMENTS_MAX / 4
+        inner.records > self.records_max / 4 || inner.documents.len() > LAG_DOCUMENTS_MAX / 4
     }
 
     /// Changes that wait, and since when the oldest does.

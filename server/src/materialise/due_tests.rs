@@ -34,7 +34,7 @@ fn table() -> Table {
     let room: Room = Arc::new(move || {
         told.fetch_add(1, Ordering::Relaxed);
     });
-    Table { due: Due::new(Arc::clone(&gate), room), gate, rooms }
+    Table { due: Due::new(Arc::clone(&gate), room, LAG_RECORDS_MAX), gate, rooms }
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -110,6 +110,15 @@ fn too_many_changes_hold_commits_back_until_a_quarter_is_done() {
     due.done(second, waiting, 2, false);
     assert!(!gate.is_closed());
     assert_eq!(rooms.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_document_that_was_given_away_holds_nobody_back() {
+    let Table { due, gate, rooms } = table();
+    due.told(&append(1, 1..=LAG_RECORDS_MAX + 1));
+    assert!(gate.is_closed() && due.holds() == 1);
+    due.give_away(&document(1));
+    assert!(!gate.is_closed() && rooms.load(Ordering::Relaxed) == 1);
 }
 
 #[test]

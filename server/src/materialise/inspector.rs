@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, LogError, Past};
+use etherply_engine::log::{Append, LogError, LogReader as _, Past};
 use etherply_engine::record::Record;
 use flume::Receiver;
 
 use super::due::Due;
 use super::passage::{Culprit, Passage};
-use super::quarantine::{Exclusion, QUARANTINE_BYTES_MAX, Quarantine};
+use super::quarantine::{Exclusion, QUARANTINE_BYTES_MAX, QUARANTINE_DESCRIPTIONS_MAX, Quarantine};
 use super::squash::{SquashError, Squashed, squash};
 use super::table_of;
 use crate::metrics::Metrics;
@@ -27,11 +27,14 @@ use crate::storage::{Anew, Committer, Reader, Turn};
 pub const CULPRITS_MAX: usize = 1_000;
 /// How often a document in which nothing was found is built again before it changes.
 pub const SPARED_MAX: u32 = 3;
-/// Most documents that wait to be inspected; others are found again when they change.
+/// Most documents that wait to be inspected, and most of which it is known what breaks them and whose homes were told;
+/// others are found again when they change.
 pub const INSPECTIONS_MAX: usize = 1_024;
-
 /// Most documents that wait to be squashed.
 pub const SQUASHES_MAX: usize = 64;
+/// Most tasks that wait for the inspector: those inspections, and what the homes that were told ask for. Beyond,
+/// whoever asks is refused.
+pub const TASKS_MAX: usize = 2 * INSPECTIONS_MAX + 2 * SQUASHES_MAX;
 
 /// Tells a document's home core that it has to begin anew.
 pub type Quarantining = Arc<dyn Fn(DocumentId) + Send + Sync>;
@@ -51,6 +54,18 @@ pub enum Task {
     Squash(DocumentId, SquashAnswer),
     /// End.
     Stop,
+}
+
+impl Task {
+    /// Says to whoever waits for it that it is not done.
+    pub(super) fn refuse(self, why: &str) {
+        let error = LogError::Unavailable { why: why.to_owned() };
+        match self {
+            Self::Rebuild(_, rebuilt) => rebuilt(Err(error)),
+            Self::Squash(_, answer) => answer(Err(error.into())),
+            Self::Inspect(_) | Self::Stop => {}
+        }
+    }
 }
 
 /// What the thread works with.
@@ -181,6 +196,11 @@ impl Inspector {
             self.give_back(document, looks);
             return Ok(());
         };
+        if self.known.len() >= INSPECTIONS_MAX {
+            let why =
+                "too many documents are to begin anew: it is inspected again when it changes".to_owned();
+            return Err(LogError::Unavailable { why });
+        }
         tracing::error!(
             "{document} begins anew without change {} of actor {}, which breaks it: {}. Members take the new \\
              document by themselves. `etherply quarantine list` shows what was taken out.",
@@ -253,9 +273,11 @@ impl Inspector {
             Ok::<(), LogError>(())
         })?;
         let exclusion = excluding.finish().map_err(failed)?;
-        match self.quarantine.trim(QUARANTINE_BYTES_MAX) {
+        match self.quarantine.trim(QUARANTINE_BYTES_MAX, QUARANTINE_DESCRIPTIONS_MAX) {
             Ok(0) => {}
-            Ok(gone) => tracing::warn!("excluded changes of {gone} earlier times were removed to make room"),
+            Ok(gone) => {
+                tracing::warn!("{gone} files of changes that were excluded earlier were removed to make room")
+            }
             Err(error) => tracing::warn!("cannot make room for excluded changes: {error}"),
         }
         Ok(exclusion)

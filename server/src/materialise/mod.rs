@@ -5,18 +5,19 @@
 //! cut         a snapshot is made of a document
 //! squash      a document without its history
 //! whole       the log as if no snapshot covered any of it
+//! depth       how deep objects are nested, and a stack that is deep enough
 //! due         which documents have changes that their replica lacks
 //! resident    replicas in memory, under a budget
 //! worker      a thread that keeps them up to date, and so validates every change for good
+//! verify      changes are held against their document before they are stored, where that is asked for
 //! passage     a log without some of its changes, and what of it breaks Automerge
 //! inspector   the thread that finds what breaks a document, and gives it an epoch without that
 //! quarantine  what was taken out, kept for operators
-//! command     `etherply quarantine`
 //! faults      panics on purpose, for tests
 //! ```
 
-pub mod command;
 pub mod cut;
+pub mod depth;
 pub mod due;
 mod faults;
 pub mod inspector;
@@ -29,6 +30,7 @@ mod resident;
 pub mod squash;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod verify;
 pub mod whole;
 mod worker;
 
@@ -38,15 +40,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, LogError};
-use flume::Sender;
+use etherply_engine::log::Append;
+use flume::{Sender, TrySendError};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::metrics::Metrics;
 use crate::priority;
 use crate::storage::{Committer, Gate, Reader};
 use due::{Due, Room};
-use inspector::{Inspector, Quarantining, Rebuilt, SquashAnswer, Task};
+use inspector::{Inspector, Quarantining, Rebuilt, SquashAnswer, TASKS_MAX, Task};
 pub use quarantine::Quarantine;
 pub use replica::{Opening, OpeningError, Poison, Replica};
 use resident::Residents;
@@ -64,6 +66,8 @@ pub struct Settings {
     pub threads: u16,
     /// Bytes of memory that replicas may take together.
     pub bytes_max: u64,
+    /// Changes that may wait before commits are held back.
+    pub lag_records_max: u64,
 }
 
 /// What is told of commits, before there is anything to tell it to.
@@ -74,7 +78,7 @@ pub struct Tables {
 impl Tables {
     /// A table for each thread. `gate` is closed while too much waits, and `room` called when it opens again.
     pub fn new(settings: Settings, gate: &Arc<Gate>, room: &Room) -> Self {
-        let table = |_| Arc::new(Due::new(Arc::clone(gate), Arc::clone(room)));
+        let table = |_| Arc::new(Due::new(Arc::clone(gate), Arc::clone(room), settings.lag_records_max));
         Self { tables: (0..settings.threads).map(table).collect() }
     }
 
@@ -103,30 +107,27 @@ pub struct Rebuilds(Option<Sender<Task>>);
 
 impl Rebuilds {
     /// Gives a document a new epoch without what breaks it. Nothing of it may be on its way to the disk until
-    /// `rebuilt` is called, on another thread.
+    /// `rebuilt` is called, on another thread, or at once if that is not possible.
     pub fn rebuild(&self, document: DocumentId, rebuilt: Rebuilt) {
-        let task = Task::Rebuild(document, rebuilt);
-        let unsent = match &self.0 {
-            Some(tasks) => tasks.send(task).err().map(flume::SendError::into_inner),
-            None => Some(task),
-        };
-        if let Some(Task::Rebuild(_, rebuilt)) = unsent {
-            rebuilt(Err(LogError::Unavailable { why: "the server stops".to_owned() }));
-        }
+        self.ask(Task::Rebuild(document, rebuilt));
     }
 
     /// Gives a document an epoch that holds what it says now and nothing of how it came to be: see
     /// [`squash::squash`]. Its members' streams end with [`etherply_wire::ErrorCode::DocumentReset`], and they open
-    /// it again. `answer` is called on another thread.
+    /// it again. `answer` is called on another thread, or at once if that is not possible.
     pub fn squash(&self, document: DocumentId, answer: SquashAnswer) {
-        let task = Task::Squash(document, answer);
-        let unsent = match &self.0 {
-            Some(tasks) => tasks.send(task).err().map(flume::SendError::into_inner),
-            None => Some(task),
-        };
-        if let Some(Task::Squash(_, answer)) = unsent {
-            let why = "the server stops, or runs without materialisers".to_owned();
-            answer(Err(LogError::Unavailable { why }.into()));
+        self.ask(Task::Squash(document, answer));
+    }
+
+    /// Never blocks: executors ask.
+    fn ask(&self, task: Task) {
+        let Some(tasks) = &self.0 else { return task.refuse("the server runs without materialisers") };
+        match tasks.try_send(task) {
+            Ok(()) => {}
+            Err(TrySendError::Full(task)) => {
+                task.refuse("too many documents are to begin anew: try again later")
+            }
+            Err(TrySendError::Disconnected(task)) => task.refuse("the server stops"),
         }
     }
 }
@@ -154,7 +155,7 @@ impl Materialisers {
         tell_home: Quarantining,
     ) -> io::Result<Self> {
         let Tables { tables } = tables;
-        let (inspections, tasks) = flume::unbounded();
+        let (inspections, tasks) = flume::bounded(TASKS_MAX);
         let mut threads = Vec::new();
         let bytes_max = settings.bytes_max / u64::from(settings.threads.max(1));
         for (number, due) in tables.iter().enumerate() {

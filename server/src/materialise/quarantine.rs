@@ -2,7 +2,7 @@
 //!
 //! `quarantine/<document>-<epoch>.json` says which changes they are and why, `….changes` has the changes themselves,
 //! one behind the other, as Automerge loads them. Both are on disk before the document begins anew. When all
-//! together are too large, the oldest changes go, and their descriptions stay.
+//! together are too large, the oldest changes go, and their descriptions stay until these are too many.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
@@ -18,6 +18,8 @@ use xxhash_rust::xxh3::xxh3_128;
 pub const DIRECTORY: &str = "quarantine";
 /// Bytes that all files together may take.
 pub const QUARANTINE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Descriptions that are kept; the oldest go with their changes. Each poisoning is one.
+pub const QUARANTINE_DESCRIPTIONS_MAX: usize = 10_000;
 /// Changes that a description names; it counts those beyond.
 pub const DESCRIBED_CHANGES_MAX: usize = 10_000;
 
@@ -69,6 +71,22 @@ pub struct Quarantine {
     directory: PathBuf,
 }
 
+/// What is kept.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Each exclusion with the file of its changes, the oldest first.
+    pub exclusions: Vec<(PathBuf, Exclusion)>,
+    /// Descriptions that are not what was written.
+    pub unreadable: Vec<PathBuf>,
+}
+
+/// The two files of one exclusion.
+struct Files {
+    description: PathBuf,
+    /// Those of the description, and of the changes if they are there.
+    bytes: [u64; 2],
+}
+
 /// An exclusion that is being written.
 #[derive(Debug)]
 pub struct Excluding {
@@ -111,51 +129,81 @@ impl Quarantine {
         Ok(Excluding { exclusion, path, file })
     }
 
-    /// All exclusions, the oldest first.
+    /// All that is kept.
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn list(&self) -> io::Result<Vec<(PathBuf, Exclusion)>> {
+    pub fn list(&self) -> io::Result<Kept> {
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Kept::default()),
             Err(error) => return Err(error),
         };
-        let mut found = Vec::new();
+        let mut kept = Kept::default();
         for entry in entries {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
-                let exclusion: Exclusion = serde_json::from_slice(&fs::read(&path)?)?;
-                found.push((path.with_extension("changes"), exclusion));
+                match serde_json::from_slice(&fs::read(&path)?) {
+                    Ok(exclusion) => kept.exclusions.push((path.with_extension("changes"), exclusion)),
+                    Err(_) => kept.unreadable.push(path),
+                }
             }
         }
-        found.sort_by(|(_, one), (_, other)| {
+        kept.unreadable.sort();
+        kept.exclusions.sort_by(|(_, one), (_, other)| {
             (one.time_ms, &one.document).cmp(&(other.time_ms, &other.document))
         });
-        Ok(found)
+        Ok(kept)
     }
 
-    /// Lets the oldest changes go until all together are within `bytes_max`. How many files went.
+    /// Lets the oldest go: changes until all files together are within `bytes_max`, then descriptions until they are
+    /// that and no more than `descriptions_max`. How many files went. The newest description stays.
     ///
     /// # Errors
     /// The directory cannot be read or written.
-    pub fn trim(&self, bytes_max: u64) -> io::Result<u64> {
-        let all = self.list()?;
-        let stored = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let mut bytes: u64 = all.iter().map(|(path, _)| stored(path)).sum();
-        let mut gone = 0;
-        for (path, _) in all {
-            let own = stored(&path);
-            if bytes <= bytes_max {
-                break;
-            }
-            if own > 0 {
-                fs::remove_file(&path)?;
-                bytes -= own;
+    pub fn trim(&self, bytes_max: u64, descriptions_max: usize) -> io::Result<u64> {
+        let files = self.files()?;
+        let mut bytes: u64 = files.iter().map(|files| files.bytes[0] + files.bytes[1]).sum();
+        let (mut gone, mut descriptions) = (0, files.len());
+        let mut remove = |path: &Path, own: u64| match own {
+            0 => Ok(0),
+            own => {
                 gone += 1;
+                fs::remove_file(path).map(|()| own)
+            }
+        };
+        for Files { description, bytes: [_, changes] } in &files {
+            let is_too_old = descriptions > descriptions_max;
+            descriptions -= usize::from(is_too_old);
+            if bytes > bytes_max || is_too_old {
+                bytes -= remove(&description.with_extension("changes"), *changes)?;
+            }
+        }
+        descriptions = files.len();
+        for Files { description, bytes: [own, _] } in &files {
+            if descriptions > 1 && (bytes > bytes_max || descriptions > descriptions_max) {
+                bytes -= remove(description, *own)?;
+                descriptions -= 1;
             }
         }
         Ok(gone)
+    }
+
+    /// What is there, the oldest first, by when it was written: nothing of it is read.
+    fn files(&self) -> io::Result<Vec<Files>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let description = entry.path();
+            if description.extension().is_some_and(|extension| extension == "json") {
+                let metadata = entry.metadata()?;
+                let changes = fs::metadata(description.with_extension("changes"));
+                let bytes = [metadata.len(), changes.map_or(0, |metadata| metadata.len())];
+                found.push((metadata.modified()?, Files { description, bytes }));
+            }
+        }
+        found.sort_by(|(one, a), (other, b)| (one, &a.description).cmp(&(other, &b.description)));
+        Ok(found.into_iter().map(|(_, files)| files).collect())
     }
 }
 
@@ -209,3 +257,7 @@ impl Excluding {
 fn hex(hash: &ChangeHash) -> String {
     hash.to_string()
 }
+
+#[cfg(test)]
+#[path = "quarantine_tests.rs"]
+mod tests;

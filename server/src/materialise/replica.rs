@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use automerge::{Automerge, Change, ChangeHash, ReadDoc};
 use etherply_engine::chain::chain_start;
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{FIRST_EPOCH, LogError};
+use etherply_engine::log::{FIRST_EPOCH, LogError, LogReader as _};
 use etherply_engine::record::Record;
 use etherply_wire::kinds::Cursor;
 

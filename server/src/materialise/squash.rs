@@ -13,9 +13,10 @@ use automerge::{
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::{ChangeHash, ChangeLimits, parse};
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::{Append, LogError, Past};
+use etherply_engine::log::{Append, LogError, LogReader as _, Past};
 use etherply_engine::record::Record;
 
+use super::depth::{self, DEPTH_MAX, Depth};
 use super::replica::Opening;
 use crate::storage::{Anew, Committer, Reader, Turn};
 
@@ -76,9 +77,7 @@ pub fn squash(
         }
     };
     let changes =
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| fresh_changes(replica.automerge(), &actor)))
-            .map_err(|panic| failed(crate::storage::database::panic_text(&*panic)))?
-            .map_err(failed)?;
+        depth::contained(|| fresh_changes(replica.automerge(), &actor)).map_err(failed)?.map_err(failed)?;
     let epoch = reader.free_epoch(document)?;
     let mut chain = chain_start(document, epoch);
     let mut records = Vec::with_capacity(changes.len());
@@ -106,6 +105,9 @@ pub fn squash(
 
 /// The changes of a new document that says what another one says.
 fn fresh_changes(from: &Automerge, actor: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    if !depth::is_within(from, &from.get_heads(), Depth::Blocks).map_err(|error| error.to_string())? {
+        return Err(format!("a block of a text has objects nested deeper than {DEPTH_MAX}"));
+    }
     let to = AutoCommit::new().with_actor(ActorId::from(actor));
     let mut rewriting = Rewriting { from, to, ops: 0, bytes: 0, objects: vec![(ROOT, ROOT)] };
     rewriting.run().map_err(|error| error.to_string())?;

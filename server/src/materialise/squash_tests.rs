@@ -143,7 +143,7 @@ fn a_running_server_squashes_when_the_home_is_ready_and_one_at_a_time() {
     let (_, records) = history(500);
     let log = store(directory.path(), &records);
     let reader = log.reader().clone();
-    let settings = Settings { threads: 1, bytes_max: 1 << 30 };
+    let settings = Settings { threads: 1, bytes_max: 1 << 30, lag_records_max: u64::MAX };
     let tables = Tables::new(settings, &Arc::default(), &(Arc::new(|| {}) as _));
     let stats = Arc::clone(log.stats());
     let (committer, thread) = spawn_committer(log, stats, Listeners::default(), || {}).unwrap();
@@ -174,4 +174,16 @@ fn a_running_server_squashes_when_the_home_is_ready_and_one_at_a_time() {
     running.join();
     drop(reader);
     thread.join();
+}
+
+#[test]
+fn a_block_of_a_text_that_is_nested_too_deep_is_an_error() {
+    let mut doc = AutoCommit::new();
+    let text = doc.put_object(&ROOT, "text", ObjType::Text).unwrap();
+    let mut object = doc.split_block(&text, 0).unwrap();
+    for _ in 0..20_000 {
+        object = doc.put_object(&object, "in", ObjType::Map).unwrap();
+    }
+    let error = fresh_changes(doc.document(), &[9; 16]).unwrap_err();
+    assert!(error.contains("nested deeper than"), "{error}");
 }

@@ -1,7 +1,8 @@
 //! A document's log as if nothing of it were covered: what a snapshot holds is taken out of it again, change by
 //! change, and put together with what the index rows know.
 //!
-//! For whoever needs every record: backups, repairs, a new epoch. It builds the whole document for that.
+//! For whoever needs every record: backups, repairs, a new epoch. It builds the document for that, and holds those of
+//! its snapshot's changes that were not yet handed out: as much memory as one document of the largest size takes.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,8 +11,9 @@ use bytes::Bytes;
 use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::{ChangeHash, ChangeLimits, parse_header};
 use etherply_engine::ids::{ChainHash, DocumentId};
-use etherply_engine::log::LogError;
+use etherply_engine::log::{LogError, LogReader as _};
 use etherply_engine::record::Record;
+use etherply_wire::kinds::Cursor;
 
 use super::replica::Replica;
 use crate::storage::Reader;
@@ -106,18 +108,7 @@ impl WholeLog {
         let Some((anchor, bytes)) = reader.snapshot(&self.document, self.epoch)? else {
             return Err(damaged("what ties it to its snapshot is missing".to_owned()));
         };
-        let cursor = anchor.anchor.snapshot.cursor;
-        let replica = Replica::from_saved(self.document.clone(), cursor, &bytes)
-            .map_err(|poison| damaged(poison.to_string()))?;
-        let unpack = || {
-            let changes = replica.automerge().get_changes(&[]);
-            let each = |change: automerge::Change| {
-                (ChangeHash(change.hash().0), Bytes::copy_from_slice(change.raw_bytes()))
-            };
-            changes.into_iter().map(each).collect()
-        };
-        catch_unwind(AssertUnwindSafe(unpack))
-            .map_err(|_| damaged("Automerge panicked while it took its snapshot apart".to_owned()))
+        unpack(&self.document, anchor.anchor.snapshot.cursor, &bytes).map_err(damaged)
     }
 
     fn record(&self, change: Option<Bytes>, row: IndexRow, before: &ChainHash) -> Result<Record, LogError> {
@@ -136,6 +127,28 @@ impl WholeLog {
     }
 
     fn damaged(&self, seq: u64, what: String) -> LogError {
-        LogError::Damaged { document: self.document.clone(), seq, what }
+        LogError::damaged(&self.document, seq, what)
     }
+}
+
+/// Takes a snapshot's changes out of it again.
+///
+/// # Errors
+/// In words, what Automerge says.
+pub fn unpack(
+    document: &DocumentId,
+    cursor: Cursor,
+    bytes: &[u8],
+) -> Result<HashMap<ChangeHash, Bytes>, String> {
+    let replica =
+        Replica::from_saved(document.clone(), cursor, bytes).map_err(|poison| poison.to_string())?;
+    let unpack = || {
+        let changes = replica.automerge().get_changes(&[]);
+        let each = |change: automerge::Change| {
+            (ChangeHash(change.hash().0), Bytes::copy_from_slice(change.raw_bytes()))
+        };
+        changes.into_iter().map(each).collect()
+    };
+    catch_unwind(AssertUnwindSafe(unpack))
+        .map_err(|_| "Automerge panicked while it took its snapshot apart".to_owned())
 }

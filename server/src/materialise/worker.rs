@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::LogError;
+use etherply_engine::log::{LogError, LogReader as _};
 use flume::Sender;
 
 use super::due::{Due, Next, Waiting};
@@ -33,7 +33,7 @@ const TURN_MAX: Duration = Duration::from_millis(5);
 /// Replicas that are being built at once: they are not let go before they are whole.
 const OPENINGS_MAX: usize = 4;
 /// A document may take so many times the budget before it is left alone.
-const BUDGETS_PER_DOCUMENT_MAX: u64 = 8;
+pub(super) const BUDGETS_PER_DOCUMENT_MAX: u64 = 8;
 
 /// What the thread works with.
 pub struct Worker {
@@ -215,12 +215,13 @@ impl Worker {
 
     fn give_away(&mut self, document: DocumentId, poison: &Poison) {
         tracing::warn!("{poison}: looking for the change that is to blame");
-        if self.inspections.len() >= INSPECTIONS_MAX {
-            tracing::warn!("too many documents wait to be inspected: {document} is when it changes again");
-            return;
-        }
+        // Before it is asked for, because the answer gives it back.
         self.due.give_away(&document);
-        drop(self.inspections.send(Task::Inspect(document)));
+        let has_room = self.inspections.len() < INSPECTIONS_MAX;
+        if !has_room || self.inspections.try_send(Task::Inspect(document.clone())).is_err() {
+            tracing::warn!("too many documents wait to be inspected: {document} is when it changes again");
+            self.due.give_back(&document, false);
+        }
     }
 
     /// Brings the gauges up to date.
@@ -233,6 +234,11 @@ impl Worker {
         let lags = self.tables.iter().map(|table| table.lag());
         let (records, oldest) =
             lags.fold((0, Duration::ZERO), |(sum, oldest), (records, age)| (sum + records, oldest.max(age)));
+        // The gate is everybody's: one of them tells of it.
+        if self.tables.first().is_some_and(|first| Arc::ptr_eq(first, &self.due)) {
+            let told = self.metrics.materialiser_holds.get();
+            self.metrics.materialiser_holds.inc_by(self.due.holds().saturating_sub(told));
+        }
         self.metrics.materialiser_lag_records.set(signed(records));
         self.metrics.materialiser_lag_seconds.set(oldest.as_secs_f64());
     }

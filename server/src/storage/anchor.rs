@@ -84,17 +84,15 @@ impl Reader {
     ///
     /// # Errors
     /// [`LogError::Damaged`] if the row is not what was written.
-    pub fn anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<AnchorRow>, LogError> {
+    pub fn anchor_row(&self, document: &DocumentId, epoch: u64) -> Result<Option<AnchorRow>, LogError> {
         let view = self.view()?;
         let key = anchor_key(document, epoch);
         let stored = fjall::Readable::get(&view.committed, &view.opened.keyspaces.meta, key);
         let Some(stored) = stored.map_err(|error| document_read_failed(document, 0, &error))? else {
             return Ok(None);
         };
-        AnchorRow::decode(document, epoch, &stored).map(Some).ok_or_else(|| LogError::Damaged {
-            document: document.clone(),
-            seq: 0,
-            what: "the row that ties it to its snapshot is not what was written".to_owned(),
+        AnchorRow::decode(document, epoch, &stored).map(Some).ok_or_else(|| {
+            LogError::damaged(document, 0, "the row that ties it to its snapshot is not what was written")
         })
     }
 }

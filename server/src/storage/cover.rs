@@ -8,7 +8,7 @@
 
 use etherply_engine::document::{Anchor, Summary};
 use etherply_engine::ids::DocumentId;
-use etherply_engine::log::LogError;
+use etherply_engine::log::{LogError, LogReader as _};
 use etherply_engine::snapshot::Snapshot;
 
 use super::anchor::AnchorRow;
@@ -86,7 +86,7 @@ impl Cover {
     /// What the log says.
     pub fn resume(reader: &Reader, document: &DocumentId) -> Result<Option<Self>, LogError> {
         let Some(epoch) = reader.epoch(document)? else { return Ok(None) };
-        let Some(anchor) = reader.anchor(document, epoch)? else { return Ok(None) };
+        let Some(anchor) = reader.anchor_row(document, epoch)? else { return Ok(None) };
         let gone = anchor.anchor.snapshot.log_after_seq;
         let is_done = gone == 0 || reader.is_covered(document, epoch, gone)?;
         let state = State::Rows { through_seq: 0 };
@@ -126,12 +126,8 @@ impl Cover {
                     }
                     through_seq += 1;
                     if let LogRow::Record(record) = row {
-                        let damaged = |what| LogError::Damaged {
-                            document: self.document.clone(),
-                            seq: record.seq,
-                            what,
-                        };
-                        let row = IndexRow::of(&record).map_err(damaged)?;
+                        let row = IndexRow::of(&record)
+                            .map_err(|what| LogError::damaged(&self.document, record.seq, what))?;
                         let key = change_key(&self.document, epoch, record.seq);
                         piece.set(KeyspaceId::Changes, key, row.encode(&self.document, epoch));
                     }

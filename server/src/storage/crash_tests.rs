@@ -47,7 +47,7 @@ fn assert_there(log: &FjallLog, round: u64, commits: usize) {
     for appends in commits_of(round).take(commits) {
         for append in appends {
             let (first, last) = (append.records[0].seq, append.records[append.records.len() - 1].seq);
-            let read = log.read(&append.document, FIRST_EPOCH, first - 1, last, usize::MAX).unwrap();
+            let read = log.reader().read(&append.document, FIRST_EPOCH, first - 1, last, usize::MAX).unwrap();
             assert_eq!(read, append.records);
         }
     }

@@ -20,6 +20,7 @@ use super::inspect::report::Report;
 use super::inspect::walk::Nobody;
 use super::testing::{RealAuthor, document, files, unlocked};
 use super::*;
+use crate::materialise::whole::unpack;
 
 /// Set it to try every byte instead of a sample.
 const ALL: &str = "ETHERPLY_TEST_ALL";
@@ -97,6 +98,15 @@ impl Made {
         }
     }
 
+    /// Makes the directory anew in `root`, with one flipped bit in a file, at the byte that `at` gives for its length.
+    pub(super) fn write_flipped(&self, root: &Path, file: &str, at: impl FnOnce(usize) -> usize) {
+        let index = self.files.iter().position(|(path, _)| path == Path::new(file)).unwrap();
+        let mut bad = self.files[index].1.clone();
+        let at = at(bad.len());
+        bad[at] ^= 4;
+        self.write(root, index, Some(&bad));
+    }
+
     fn names(&self) -> Vec<String> {
         let mut names: Vec<String> =
             self.acknowledged.iter().map(|append| append.document.to_string()).collect();
@@ -112,7 +122,7 @@ impl Made {
 }
 
 /// Lets a snapshot take over what a document has so far.
-fn cut_and_cover(log: &mut FjallLog, name: &str) {
+pub(super) fn cut_and_cover(log: &mut FjallLog, name: &str) {
     use crate::materialise::cut::Cut;
     let (id, reader) = (document(name), log.reader().clone());
     let end = recover(&reader, &id).unwrap().committed();
@@ -123,7 +133,7 @@ fn cut_and_cover(log: &mut FjallLog, name: &str) {
 }
 
 /// All records of a document, covered ones too.
-fn whole(log: &FjallLog, id: &DocumentId) -> Result<Vec<Record>, LogError> {
+pub(super) fn whole(log: &FjallLog, id: &DocumentId) -> Result<Vec<Record>, LogError> {
     let mut whole = crate::materialise::whole::WholeLog::new(id.clone(), FIRST_EPOCH);
     let mut records = Vec::new();
     loop {
@@ -207,11 +217,11 @@ fn judge(root: &Path, made: &Made, case: &str) -> Outcome {
 
 /// Everything that was acknowledged of a document, by all ways to ask; panics if it is less and nothing says so.
 fn served(log: &FjallLog, id: &DocumentId, records: &[Record]) -> Result<(), LogError> {
-    let document = recover(log, id)?;
+    let document = recover(log.reader(), id)?;
     assert_eq!(document.committed().seq, records.len() as u64, "{id} is shorter, and nothing says so");
     assert_eq!(whole(log, id)?, records, "{id}");
     for record in records {
-        let found = log.find(id, FIRST_EPOCH, &record.hash)?;
+        let found = log.reader().find(id, FIRST_EPOCH, &record.hash)?;
         assert_eq!(found.map(|found| found.seq), Some(record.seq), "{id}");
     }
     Ok(())
@@ -220,15 +230,24 @@ fn served(log: &FjallLog, id: &DocumentId, records: &[Record]) -> Result<(), Log
 /// Repairs a damaged directory: every document keeps a prefix, the undamaged ones all, and the result is whole.
 fn repair_and_check(root: &Path, made: &Made, case: &str) {
     let to = root.with_extension("repaired");
-    let repaired =
-        unlocked(|| repair::repair(root, &to, &mut |_| {})).unwrap_or_else(|error| panic!("{case}: {error}"));
+    let repaired = unlocked(|| repair::repair(root, &to, unpack, &mut |_| {}))
+        .unwrap_or_else(|error| panic!("{case}: {error}"));
     assert!(verify(&to).whole, "{case}");
     let log = unlocked(|| open(&to)).unwrap();
     for name in made.names() {
         let records = made.records(&name);
         let kept = whole(&log, &document(&name)).unwrap();
-        assert_eq!(kept, records[..kept.len()], "{case}: {name}");
         let damage = repaired.found.damaged_documents.iter().find(|damaged| damaged.document == name);
+        let made_anew =
+            kept.iter().zip(&records).filter(|(kept, record)| kept != record).map(|(kept, record)| {
+                // Only who sent it when is not known any more.
+                let expected = Record { time_ms: 0, pusher: std::sync::Arc::from(""), ..record.clone() };
+                assert_eq!(*kept, expected, "{case}: {name}");
+            });
+        assert_eq!(made_anew.count() as u64, damage.map_or(0, |damage| damage.made_anew), "{case}: {name}");
+        // As a server does when the document is opened.
+        let end = recover(log.reader(), &document(&name)).unwrap().committed();
+        assert_eq!(end.seq, kept.len() as u64, "{case}: {name}");
         if damage.is_none_or(|damage| !damage.lost_changes()) && repaired.found.commits.missing.is_empty() {
             assert_eq!(kept.len(), records.len(), "{case}: {name} lost changes, and nothing says so");
         }

@@ -11,6 +11,7 @@ use fjall::{
     AbstractTree, CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, Snapshot,
 };
 
+use super::directory::sync_directory;
 use super::error::{DAMAGE_ADVICE, Damage, OpenError, advice};
 use super::keys::{COMMIT_KEY, KeyspaceId};
 
@@ -156,10 +157,20 @@ pub fn open(path: &Path) -> Result<(Database, Keyspaces), OpenError> {
             .open()
             .map_err(|error| open_failed(path, &error))?;
         let keyspaces = Keyspaces::open(&database, path)?;
+        sync_names(path)?;
         Ok((database, keyspaces))
     }));
     opened
         .unwrap_or_else(|panic| Err(OpenError::Database { path: path.to_owned(), what: panic_text(&*panic) }))
+}
+
+/// fjall makes a directory for each keyspace and does not sync the one that they stand in: after a power loss they, and
+/// all that was stored, could be without a name.
+fn sync_names(path: &Path) -> Result<(), OpenError> {
+    for directory in [path.join("keyspaces"), path.to_owned()] {
+        sync_directory(&directory).map_err(OpenError::io(&directory, "sync the directory"))?;
+    }
+    Ok(())
 }
 
 /// fjall wants its lock's file to be there; it holds nothing that could be missing.

@@ -128,20 +128,12 @@ impl DataDirectory {
     /// Takes the directory to look at it: nothing is written, not even the lock's text, so it may lie on a file
     /// system that cannot be written. Others may look at the same time, but no server may run.
     pub fn inspect(path: &Path) -> Result<Inspected, OpenError> {
-        if !path.is_dir() {
-            let what = "there is no such directory".to_owned();
-            return Err(OpenError::NoData { path: path.to_owned(), what });
-        }
+        expect_data(path)?;
         let lock = lock_shared(path)?;
         let format_path = path.join(FORMAT_FILE);
-        let is_there = [LEDGER_DIRECTORY, DATABASE_DIRECTORY].iter().any(|name| path.join(name).is_dir());
         let bytes = match fs::read(&format_path) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && is_there => Vec::new(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let what = "there is no data of etherply in it".to_owned();
-                return Err(OpenError::NoData { path: path.to_owned(), what });
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(OpenError::io(&format_path, "read the format")(error)),
         };
         let (id, is_complete, damage) = match FormatFile::parse(&format_path, &bytes) {
@@ -195,13 +187,26 @@ impl DataDirectory {
     }
 }
 
+/// Looks whether there is data of etherply, whole or not.
+pub fn expect_data(path: &Path) -> Result<(), OpenError> {
+    let none = |what: &str| Err(OpenError::NoData { path: path.to_owned(), what: what.to_owned() });
+    if !path.is_dir() {
+        return none("there is no such directory");
+    }
+    let is_there = |name: &&str| path.join(name).exists();
+    match [FORMAT_FILE, LEDGER_DIRECTORY, DATABASE_DIRECTORY].iter().any(is_there) {
+        true => Ok(()),
+        false => none("there is no data of etherply in it"),
+    }
+}
+
 /// Makes a directory and those above it, so that they survive a power loss.
 pub fn make_directory(path: &Path) -> Result<(), OpenError> {
     let missing = path.ancestors().take_while(|part| !part.as_os_str().is_empty() && !part.is_dir());
     let missing: Vec<&Path> = missing.collect();
     fs::create_dir_all(path).map_err(OpenError::io(path, "create the directory"))?;
     for made in missing {
-        let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let above = above(made);
         sync_directory(above).map_err(OpenError::io(above, "sync the directory"))?;
     }
     Ok(())
@@ -312,6 +317,24 @@ pub fn write_new_file(path: &Path, bytes: &[u8]) -> Result<(), OpenError> {
         sync_directory(path.parent().unwrap_or(path))
     };
     write().map_err(OpenError::io(path, "write the file"))
+}
+
+/// Where something is made that gets its name when it is whole: beside it.
+pub fn beside(to: &Path, suffix: &str) -> PathBuf {
+    let mut name = to.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    to.with_file_name(name)
+}
+
+/// Gives what was made beside it its name, so that it survives a power loss.
+pub fn put_in_place(made: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(made, to)?;
+    sync_directory(above(to))
+}
+
+/// The directory that names a path.
+fn above(path: &Path) -> &Path {
+    path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes names in a directory survive a power loss.

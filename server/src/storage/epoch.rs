@@ -4,14 +4,15 @@
 //! The records may be more than one commit should hold, so they are *staged* in as many commits as it takes: a
 //! reader looks only at the epoch that the document's head names. Staged records of a server that stopped half way
 //! belong to no epoch, and the next attempt takes one of which nothing is stored ([`super::Reader::free_epoch`]).
-//! The records of the epoch before stay where they are until somebody removes them; nobody reads them either.
+//! The records of the epoch before stay where they are until [`super::retire`] removes them; nobody reads them either.
 
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Append, LogError, Past};
 
-use super::keys::{Head, KeyspaceId, encode_past, past_key};
+use super::keys::{Head, KeyspaceId, Retired, encode_past, past_key, retired_key};
 use super::log::Writer;
 use super::piece::{Expect, Piece};
+use super::retire::now_ms;
 
 /// The step into a new epoch.
 #[derive(Debug, Clone)]
@@ -65,12 +66,16 @@ impl Epochs for Writer {
         }
         let last_seq = append.records.last().map_or(0, |record| record.seq);
         self.guarded(|writer| {
-            let mut rows = writer.begin(append.records.len() + 1)?;
+            let mut rows = writer.begin(append.records.len() + 2)?;
             for record in &append.records {
                 writer.add_record(&mut rows, document, append.epoch, record);
             }
             writer.add_head(&mut rows, document, Head { epoch: append.epoch, last_seq, ..head });
             writer.add_past(&mut rows, document, past);
+            let (first_epoch, last_epoch, time_ms) = (head.epoch, append.epoch - 1, now_ms());
+            let retired = Retired { document: document.clone(), first_epoch, last_epoch, time_ms };
+            let key = retired_key(document, first_epoch);
+            writer.set(&mut rows, KeyspaceId::Meta, &key, &retired.encode());
             writer.finish(rows)
         })
     }

@@ -15,7 +15,7 @@ fn turn(append: Append, from: u64) -> Turn {
 }
 
 fn seqs(log: &FjallLog, epoch: u64) -> Vec<u64> {
-    let records = log.read(&document("a"), epoch, 0, u64::MAX, usize::MAX).unwrap();
+    let records = log.reader().read(&document("a"), epoch, 0, u64::MAX, usize::MAX).unwrap();
     records.iter().map(|record| record.seq).collect()
 }
 
@@ -31,26 +31,26 @@ fn a_document_begins_anew_in_as_many_commits_as_it_takes() {
     let mut author = Author::default();
     let mut log = open(directory.path()).unwrap();
     log.commit(&[author.append("a", 5), author.append("ab", 2)]).unwrap();
-    assert_eq!(log.past(&document("a")), Ok(Past::default()));
+    assert_eq!(log.reader().past(&document("a")), Ok(Past::default()));
     for _ in 0..2 {
         log.stage(&author.append_sized("a", 2, 2, 48)).unwrap();
         log = reopened(directory.path(), log);
         assert_eq!((seqs(&log, 1).len(), seqs(&log, 2).len()), (5, 0), "nobody reads what is staged");
-        assert_eq!(log.epoch(&document("a")), Ok(Some(1)));
+        assert_eq!(log.reader().epoch(&document("a")), Ok(Some(1)));
     }
     log.turn(&turn(author.append_sized("a", 2, 1, 48), 5)).unwrap();
     for _ in 0..2 {
-        assert_eq!(log.epoch(&document("a")), Ok(Some(2)));
+        assert_eq!(log.reader().epoch(&document("a")), Ok(Some(2)));
         assert_eq!((seqs(&log, 1), seqs(&log, 2)), (vec![], vec![1, 2, 3, 4, 5]));
-        assert_eq!(log.past(&document("a")), Ok(past(2)));
-        assert_eq!(log.past(&document("ab")), Ok(Past::default()));
+        assert_eq!(log.reader().past(&document("a")), Ok(past(2)));
+        assert_eq!(log.reader().past(&document("ab")), Ok(Past::default()));
         let page = log.reader().documents("", None, 10).unwrap();
-        assert_eq!(page.iter().map(|entry| entry.epoch).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(page.iter().map(|entry| entry.head.as_ref().unwrap().epoch).collect::<Vec<_>>(), [2, 1]);
         log = reopened(directory.path(), log);
     }
     log.commit(&[author.append_sized("a", 2, 1, 48)]).unwrap();
     assert_eq!(seqs(&log, 2).len(), 6);
-    assert_eq!(log.past(&document("a")), Ok(past(2)), "an append changes nothing about it");
+    assert_eq!(log.reader().past(&document("a")), Ok(past(2)), "an append changes nothing about it");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_document_may_begin_anew_without_any_record() {
     let empty = Append { document: document("a"), epoch: 2, records: Vec::new() };
     log.turn(&turn(empty, 1)).unwrap();
     let mut log = reopened(directory.path(), log);
-    assert_eq!((log.epoch(&document("a")), seqs(&log, 2)), (Ok(Some(2)), vec![]));
+    assert_eq!((log.reader().epoch(&document("a")), seqs(&log, 2)), (Ok(Some(2)), vec![]));
     log.commit(&[author.append_sized("a", 2, 1, 48)]).unwrap();
     assert_eq!(seqs(&log, 2), [1]);
 }

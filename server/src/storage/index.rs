@@ -13,15 +13,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use etherply_engine::chain::{chain_next, chain_start};
 use etherply_engine::change::{ActorId, ChangeHash, ChangeLimits, parse_header};
 use etherply_engine::ids::{ChainHash, DocumentId};
 use etherply_engine::log::LogError;
-use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
+use etherply_engine::record::{PUSHER_BYTES_MAX, Record, checksum};
 
 use super::fields::Fields;
-use super::keys::{change_key, parse_change_key};
-use super::log::document_read_failed;
 use super::reader::Reader;
 
 /// Version of the row's layout; records count from 1.
@@ -129,14 +126,6 @@ impl IndexRow {
     }
 }
 
-fn checksum(document: &DocumentId, epoch: u64, bytes: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(document.as_str().as_bytes());
-    crc.update(&epoch.to_le_bytes());
-    crc.update(bytes);
-    crc.finalize()
-}
-
 /// A row of the log: the whole record, or what stayed of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogRow {
@@ -231,35 +220,13 @@ impl Reader {
         count_max: usize,
     ) -> Result<Vec<IndexRow>, LogError> {
         let rows = self.rows(document, epoch, after_seq, through_seq, count_max.min(INDEX_ROWS_MAX))?;
-        let damaged = |seq, what| LogError::Damaged { document: document.clone(), seq, what };
-        rows.into_iter()
-            .map(|row| match row {
-                LogRow::Covered(row) => Ok(row),
-                LogRow::Record(record) => IndexRow::of(&record).map_err(|what| damaged(record.seq, what)),
-            })
-            .collect()
-    }
-
-    /// The chain at a position of a document's log, `None` if there is no such position.
-    pub fn chain_at(
-        &self,
-        document: &DocumentId,
-        epoch: u64,
-        seq: u64,
-    ) -> Result<Option<ChainHash>, LogError> {
-        if seq == 0 {
-            return Ok(Some(chain_start(document, epoch)));
-        }
-        if self.head(document)?.is_none_or(|head| head.epoch != epoch || head.last_seq < seq) {
-            return Ok(None);
-        }
-        // From the last row before it that is sure to say it.
-        let from = (seq - 1) / CHAIN_EVERY * CHAIN_EVERY;
-        let mut chain = (from == 0).then(|| chain_start(document, epoch));
-        for (at, row) in (from.max(1)..).zip(self.rows(document, epoch, from.max(1) - 1, seq, usize::MAX)?) {
-            chain = row.chain().or_else(|| chain.map(|before| chain_next(&before, at, row.hash())));
-        }
-        Ok(chain)
+        let known = |row| match row {
+            LogRow::Covered(row) => Ok(row),
+            LogRow::Record(record) => {
+                IndexRow::of(&record).map_err(|what| LogError::damaged(document, record.seq, what))
+            }
+        };
+        rows.into_iter().map(known).collect()
     }
 
     /// The rows behind position `after_seq` up to `through_seq`, at most `count_max`, of any epoch.
@@ -274,26 +241,6 @@ impl Reader {
         through_seq: u64,
         count_max: usize,
     ) -> Result<Vec<LogRow>, LogError> {
-        let view = self.view()?;
-        let Some(first) = after_seq.checked_add(1).filter(|first| *first <= through_seq) else {
-            return Ok(Vec::new());
-        };
-        let range = change_key(document, epoch, first)..=change_key(document, epoch, through_seq);
-        let mut rows = Vec::new();
-        for (seq, row) in
-            (first..).zip(fjall::Readable::range(&view.committed, &view.opened.keyspaces.changes, range))
-        {
-            if rows.len() >= count_max {
-                break;
-            }
-            let damaged = |what| LogError::Damaged { document: document.clone(), seq, what };
-            let (key, stored) =
-                row.into_inner().map_err(|error| document_read_failed(document, seq, &error))?;
-            if parse_change_key(&key).map(|(_, _, at)| at) != Some(seq) {
-                return Err(damaged("the row is missing".to_owned()));
-            }
-            rows.push(LogRow::decode(&stored, document, epoch, seq).map_err(damaged)?);
-        }
-        Ok(rows)
+        self.view()?.rows(document, epoch, after_seq, through_seq).take(count_max).collect()
     }
 }

@@ -22,7 +22,7 @@ pub enum KeyspaceId {
     Hashes = 2,
     /// document → [`Head`], and document, 0, `past` → what [`encode_past`] makes, where there is something.
     Documents = 3,
-    /// [`COMMIT_KEY`] → [`CommitRow`]; [`anchor_key`]s; [`deleted_key`]s.
+    /// [`COMMIT_KEY`] → [`CommitRow`]; [`anchor_key`]s; [`deleted_key`]s; [`retired_key`] → [`Retired`].
     Meta = 4,
 }
 
@@ -43,6 +43,8 @@ impl KeyspaceId {
 
 /// Key of the row that every batch writes.
 pub const COMMIT_KEY: &[u8] = b"commit";
+/// How keys of [`retired_key`] begin.
+pub const RETIRED_PREFIX: &[u8] = b"retired\0";
 /// Key of a row without a meaning, by which a batch that has nothing else for a keyspace writes to it. It
 /// stands before every document's rows.
 pub const FILLER_KEY: &[u8] = &[0];
@@ -56,6 +58,7 @@ pub const COMMIT_ROW_BYTES: usize = 1 + 8 + 8 + 8 + 8 + 4 + 4;
 const COMMIT_ROW_VERSION: u8 = 1;
 const HEAD_VERSION: u8 = 1;
 const PAST_VERSION: u8 = 1;
+const RETIRED_VERSION: u8 = 1;
 const PAST_SUFFIX: &[u8] = b"past";
 const HEAD_BYTES: usize = 1 + 1 + 8 + 8 + 4;
 const FOUND_BYTES: usize = 8 + 8 + 4;
@@ -172,6 +175,51 @@ pub fn past_key(document: &DocumentId) -> Vec<u8> {
 /// Whether a key of [`KeyspaceId::Documents`] is one of [`past_key`], or [`FILLER_KEY`], and no document's name.
 pub fn is_past_key(key: &[u8]) -> bool {
     key.contains(&0)
+}
+
+/// Key of the row that names epochs which a document has left behind, by the first of them, in [`KeyspaceId::Meta`].
+pub fn retired_key(document: &DocumentId, first_epoch: u64) -> Vec<u8> {
+    let name = document.as_str().as_bytes();
+    [RETIRED_PREFIX, name, &[0], &first_epoch.to_be_bytes()].concat()
+}
+
+/// Epochs that a document has left behind: all from the first to the last one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retired {
+    /// The document.
+    pub document: DocumentId,
+    /// The first of them.
+    pub first_epoch: u64,
+    /// The last of them.
+    pub last_epoch: u64,
+    /// When the document got the next one, in milliseconds since 1970.
+    pub time_ms: u64,
+}
+
+impl Retired {
+    /// The value at [`retired_key`]: `u8 version | u64 last epoch | u64 time | u32 crc32`.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![RETIRED_VERSION];
+        out.extend_from_slice(&self.last_epoch.to_le_bytes());
+        out.extend_from_slice(&self.time_ms.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        seal(&mut out, &retired_key(&self.document, self.first_epoch));
+        out
+    }
+
+    /// Reads a row; `None` if it is not what was written.
+    pub fn decode(key: &[u8], stored: &[u8]) -> Option<Self> {
+        let (rest, first_epoch) = key.strip_prefix(RETIRED_PREFIX)?.split_last_chunk::<8>()?;
+        let (&0, name) = rest.split_last()? else { return None };
+        let document = DocumentId::new(std::str::from_utf8(name).ok()?).ok()?;
+        let (body, crc) = stored.split_last_chunk::<4>()?;
+        (u32::from_le_bytes(*crc) == checksum(key, body)).then_some(())?;
+        let mut fields = Fields::new(body);
+        (fields.u8()? == RETIRED_VERSION).then_some(())?;
+        let (last_epoch, time_ms) = (fields.u64()?, fields.u64()?);
+        let first_epoch = u64::from_be_bytes(*first_epoch);
+        (fields.left() == 0).then_some(Self { document, first_epoch, last_epoch, time_ms })
+    }
 }
 
 /// The value at [`past_key`]: `u8 version | u64 reset epoch | u16 actors | each: u8 length, bytes | u32 crc32`.

@@ -10,9 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use etherply_engine::change::ChangeHash;
-use etherply_engine::document::Anchor;
-use etherply_engine::ids::{ChainHash, DocumentId};
-use etherply_engine::log::{Append, Deleted, Found, Log, LogError, LogReader, Past};
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{Append, Deleted, Found, Log, LogError, Past};
 use etherply_engine::record::{PUSHER_BYTES_MAX, Record};
 use fjall::{Database, Keyspace, PersistMode, Readable, Snapshot};
 
@@ -25,7 +24,7 @@ use super::keys::{
     hash_key, is_record, past_key,
 };
 use super::ledger::{Ledger, Mark};
-use super::piece::{Piece, StorePiece, Stored};
+use super::piece::{Expect, Piece, StorePiece, Stored};
 use super::reader::{Opened, Reader};
 use super::snapshot::Snapshots;
 use super::stats::{StorageStats, add};
@@ -165,39 +164,6 @@ impl StorePiece for FjallLog {
     }
 }
 
-impl LogReader for FjallLog {
-    fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
-        self.reader.epoch(document)
-    }
-
-    fn read(
-        &self,
-        document: &DocumentId,
-        epoch: u64,
-        after_seq: u64,
-        through_seq: u64,
-        bytes_max: usize,
-    ) -> Result<Vec<Record>, LogError> {
-        self.reader.read(document, epoch, after_seq, through_seq, bytes_max)
-    }
-
-    fn past(&self, document: &DocumentId) -> Result<Past, LogError> {
-        self.reader.past(document)
-    }
-
-    fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
-        self.reader.find(document, epoch, hash)
-    }
-
-    fn anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<Anchor>, LogError> {
-        LogReader::anchor(&self.reader, document, epoch)
-    }
-
-    fn chain_at(&self, document: &DocumentId, epoch: u64, seq: u64) -> Result<Option<ChainHash>, LogError> {
-        self.reader.chain_at(document, epoch, seq)
-    }
-}
-
 impl Epochs for FjallLog {
     fn stage(&mut self, append: &Append) -> Result<(), LogError> {
         self.with_writer(|writer| writer.stage(append), || vec![append.document.clone()])
@@ -270,7 +236,11 @@ impl Writer {
 
     /// Stores a piece: see [`StorePiece::store`].
     pub fn store(&mut self, piece: &Piece) -> Result<Stored, LogError> {
-        self.guarded(|writer| writer.try_store(piece))
+        // Outside of what may end all writing: that one document's head cannot be read is no reason.
+        if piece.expect != Expect::Anything && !piece.expect.is_met(self.head(&piece.document)?.as_ref()) {
+            return Ok(Stored::Superseded);
+        }
+        self.guarded(|writer| writer.write_piece(piece))
     }
 
     /// Does what writes. A failure ends all writing.
@@ -462,8 +432,7 @@ impl Writer {
     fn check_follows(&self, append: &Append, record: &Record, before: Option<Head>) -> Result<(), LogError> {
         let document = &append.document;
         let refuse = |what: &str| {
-            let what = format!("a record that was to be stored {what}");
-            Err(LogError::Damaged { document: document.clone(), seq: record.seq, what })
+            Err(LogError::damaged(document, record.seq, format!("a record that was to be stored {what}")))
         };
         if record.pusher.len() > PUSHER_BYTES_MAX {
             return refuse("has a pusher with a longer name than a record takes");
@@ -517,7 +486,7 @@ pub(super) fn document_read_failed(document: &DocumentId, seq: u64, error: &fjal
     if !is_damage(error) {
         return read_failed(error);
     }
-    LogError::Damaged { document: document.clone(), seq, what: advice_for(error) }
+    LogError::damaged(document, seq, advice_for(error))
 }
 
 pub(super) fn head(
@@ -528,11 +497,12 @@ pub(super) fn head(
     let stored = committed.get(documents, document.as_str());
     let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
     let Some(stored) = stored else { return Ok(None) };
-    Head::decode(document, &stored).map(Some).ok_or_else(|| LogError::Damaged {
-        document: document.clone(),
-        seq: 0,
-        what: "the row that names its epoch is not what was written".to_owned(),
-    })
+    decode_head(document, &stored).map(Some)
+}
+
+pub(super) fn decode_head(document: &DocumentId, stored: &[u8]) -> Result<Head, LogError> {
+    let what = "the row that names its epoch is not what was written";
+    Head::decode(document, stored).ok_or_else(|| LogError::damaged(document, 0, what))
 }
 
 #[cfg(test)]

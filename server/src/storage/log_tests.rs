@@ -1,13 +1,13 @@
 use std::sync::atomic::Ordering;
 
-use etherply_engine::log::{FIRST_EPOCH, MemoryLog};
+use etherply_engine::log::{FIRST_EPOCH, LogReader as _, MemoryLog};
 
 use super::super::testing::{Author, document};
 use super::super::{DocumentEntry, open};
 use super::*;
 
-fn read_all(log: &impl LogReader, name: &str) -> Vec<Record> {
-    log.read(&document(name), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap()
+fn read_all(log: &FjallLog, name: &str) -> Vec<Record> {
+    log.reader().read(&document(name), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap()
 }
 
 #[test]
@@ -25,8 +25,8 @@ fn what_was_committed_is_there_after_a_reopen() {
         drop(log);
         let log = open(directory.path()).unwrap();
         for name in ["a", "ab", "b"] {
-            assert_eq!(read_all(&log, name), read_all(&memory, name));
-            assert_eq!(log.epoch(&document(name)), memory.epoch(&document(name)));
+            assert_eq!(read_all(&log, name), memory.records(&document(name)));
+            assert_eq!(log.reader().epoch(&document(name)), memory.epoch(&document(name)));
         }
     }
 }
@@ -45,7 +45,7 @@ fn reads_agree_with_the_log_in_memory_at_every_bound() {
         for after in (0..14).chain([u64::MAX - 1, u64::MAX]) {
             for through in (0..14).chain([u64::MAX]) {
                 for bytes_max in [0, 1, 9, 10, 11, 19, 20, 21, 119, 120, 121, usize::MAX] {
-                    let read = log.read(&a, epoch, after, through, bytes_max).unwrap();
+                    let read = log.reader().read(&a, epoch, after, through, bytes_max).unwrap();
                     let expected = memory.read(&a, epoch, after, through, bytes_max).unwrap();
                     assert_eq!(read, expected, "{epoch} {after} {through} {bytes_max}");
                 }
@@ -53,9 +53,9 @@ fn reads_agree_with_the_log_in_memory_at_every_bound() {
         }
     }
     for record in &appends[0].records {
-        assert_eq!(log.find(&a, 1, &record.hash), memory.find(&a, 1, &record.hash));
-        assert_eq!(log.find(&a, 2, &record.hash), Ok(None));
-        assert_eq!(log.find(&document("a!"), 1, &record.hash), Ok(None));
+        assert_eq!(log.reader().find(&a, 1, &record.hash), memory.find(&a, 1, &record.hash));
+        assert_eq!(log.reader().find(&a, 2, &record.hash), Ok(None));
+        assert_eq!(log.reader().find(&document("a!"), 1, &record.hash), Ok(None));
     }
 }
 
@@ -102,9 +102,7 @@ fn documents_are_listed_in_pages_below_a_prefix() {
     let expected: Vec<_> = (0..10)
         .map(|i| DocumentEntry {
             document: document(&format!("room/{i}")),
-            epoch: 1,
-            last_seq: i + 1,
-            is_deleted: false,
+            head: Ok(Head { epoch: 1, last_seq: i + 1, flags: 0 }),
         })
         .collect();
     assert_eq!(all, expected);
@@ -119,12 +117,12 @@ fn a_new_epoch_replaces_the_one_before() {
     let mut author = Author::default();
     let mut log = open(directory.path()).unwrap();
     let a = document("a");
-    assert_eq!(log.epoch(&a), Ok(None));
+    assert_eq!(log.reader().epoch(&a), Ok(None));
     log.commit(&[author.append("a", 3)]).unwrap();
     log.commit(&[author.append_sized("a", 7, 2, 10)]).unwrap();
-    assert_eq!(log.epoch(&a), Ok(Some(7)));
-    assert_eq!(log.read(&a, 7, 0, u64::MAX, usize::MAX).unwrap().len(), 2);
-    assert_eq!(log.read(&a, 1, 0, u64::MAX, usize::MAX).unwrap(), []);
+    assert_eq!(log.reader().epoch(&a), Ok(Some(7)));
+    assert_eq!(log.reader().read(&a, 7, 0, u64::MAX, usize::MAX).unwrap().len(), 2);
+    assert_eq!(log.reader().read(&a, 1, 0, u64::MAX, usize::MAX).unwrap(), []);
 }
 
 #[test]
@@ -168,7 +166,7 @@ fn an_empty_commit_is_none() {
     log.commit(&[]).unwrap();
     log.commit(&[Append { document: document("a"), epoch: 1, records: Vec::new() }]).unwrap();
     assert_eq!(log.stats().fsyncs.load(Ordering::Relaxed), 0);
-    assert_eq!(log.epoch(&document("a")), Ok(None));
+    assert_eq!(log.reader().epoch(&document("a")), Ok(None));
 }
 
 #[test]
@@ -189,7 +187,7 @@ fn damage_of_a_document_is_named_and_leaves_the_others_alone() {
         }
         log.writer().publish();
     };
-    let damaged_at = |after: u64, through: u64| match log.read(&a, 1, after, through, usize::MAX) {
+    let damaged_at = |after: u64, through: u64| match log.reader().read(&a, 1, after, through, usize::MAX) {
         Err(LogError::Damaged { document, seq, .. }) if document == a => Some(seq),
         Ok(_) => None,
         other => panic!("{other:?}"),
@@ -228,10 +226,11 @@ fn rows_beside_the_records_are_checked_as_well() {
     log.writer().keyspaces.hashes.insert(hash_key(&a, 1, &hash), [1; 20]).unwrap();
     log.writer().keyspaces.documents.insert(a.as_str(), [1; 22]).unwrap();
     log.writer().publish();
-    assert!(matches!(log.find(&a, 1, &hash), Err(LogError::Damaged { .. })));
-    assert!(matches!(log.epoch(&a), Err(LogError::Damaged { .. })));
-    assert!(matches!(log.read(&a, 1, 0, 1, 1), Err(LogError::Damaged { .. })));
-    assert!(matches!(log.reader().documents("", None, 10), Err(LogError::Damaged { .. })));
+    assert!(matches!(log.reader().find(&a, 1, &hash), Err(LogError::Damaged { .. })));
+    assert!(matches!(log.reader().epoch(&a), Err(LogError::Damaged { .. })));
+    assert!(matches!(log.reader().read(&a, 1, 0, 1, 1), Err(LogError::Damaged { .. })));
+    let listed = log.reader().documents("", None, 10).unwrap();
+    assert!(matches!(&listed[..], [entry] if matches!(entry.head, Err(LogError::Damaged { .. }))));
 }
 
 #[test]
@@ -328,7 +327,7 @@ fn a_commit_that_the_ledger_could_not_note_is_not_acknowledged_and_not_read() {
     let error = log.commit(&[author.append("b", 1)]).unwrap_err();
     assert!(error.to_string().contains("writes stopped after an earlier failure"), "{error}");
     assert_eq!(read_all(&log, "a").len(), 1);
-    assert_eq!(log.epoch(&document("b")), Ok(None));
+    assert_eq!(log.reader().epoch(&document("b")), Ok(None));
     // It was durable, and nobody was told otherwise than that it failed: it may be there later, whole.
     drop(log);
     let mut log = open(directory.path()).unwrap();

@@ -10,6 +10,7 @@
 //! log         commit
 //! reader      read, find
 //! epoch       a document begins anew
+//! listing     the list of documents
 //! index       what stays of a record that a snapshot covers
 //! anchor      what ties a document to its snapshot
 //! snapshot    snapshots: files beside the database
@@ -20,6 +21,8 @@
 //! inspect     a data directory, looked at from outside: what `verify` and `repair` see
 //! repair      what is proven, in a new data directory
 //! reopen      the log, opened again in the same process after a failure
+//! versions    states of documents with names, as files
+//! retire      epochs that documents have left behind, and how their rows go
 //! tombstone   deleted documents, and how their rows go
 //! thread      group commit, questions from other threads
 //! ```
@@ -40,6 +43,7 @@ pub mod inspect;
 mod journal;
 pub mod keys;
 pub mod ledger;
+pub mod listing;
 pub mod log;
 mod manifest;
 pub mod piece;
@@ -47,6 +51,7 @@ mod proof;
 pub mod reader;
 pub mod reopen;
 pub mod repair;
+pub mod retire;
 mod scan;
 pub mod scrub;
 pub mod snapshot;
@@ -55,14 +60,16 @@ pub mod stats;
 pub(crate) mod testing;
 pub mod thread;
 pub mod tombstone;
+pub mod versions;
 
 use std::fs;
 use std::path::Path;
 
 pub use epoch::{Epochs, Turn};
 pub use error::{Damage, OpenError};
+pub use listing::DocumentEntry;
 pub use log::{FjallLog, Writer};
-pub use reader::{DocumentEntry, Reader};
+pub use reader::Reader;
 pub use reopen::Reopen;
 pub use snapshot::SnapshotError;
 pub use stats::StorageStats;
@@ -90,6 +97,15 @@ pub fn open(path: &Path) -> Result<FjallLog, OpenError> {
     let directory = DataDirectory::open(path, |database| database::open(database).map(drop))?;
     let ready = open_in(&directory)?;
     Ok(FjallLog::new(ready, directory))
+}
+
+/// As [`open`], but never begins a new directory: for commands that only read what is there.
+///
+/// # Errors
+/// As [`open`], and [`OpenError::NoData`].
+pub fn open_existing(path: &Path) -> Result<FjallLog, OpenError> {
+    directory::expect_data(path)?;
+    open(path)
 }
 
 /// Opens what is in a data directory that this process holds.

@@ -31,7 +31,7 @@ pub enum Expect {
 }
 
 impl Expect {
-    fn is_met(&self, head: Option<&Head>) -> bool {
+    pub(super) fn is_met(&self, head: Option<&Head>) -> bool {
         match self {
             Self::Epoch(epoch) => head.is_some_and(|head| head.epoch == *epoch && !head.is_deleted()),
             Self::Head(expected) => head == Some(expected),
@@ -112,11 +112,7 @@ pub trait StorePiece {
 }
 
 impl Writer {
-    pub(super) fn try_store(&mut self, piece: &Piece) -> Result<Stored, LogError> {
-        let found = self.head(&piece.document)?;
-        if !piece.expect.is_met(found.as_ref()) {
-            return Ok(Stored::Superseded);
-        }
+    pub(super) fn write_piece(&mut self, piece: &Piece) -> Result<Stored, LogError> {
         let mut rows = self.begin(piece.rows.len())?;
         for Row { keyspace, key, value } in &piece.rows {
             match value {

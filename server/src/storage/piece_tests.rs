@@ -4,7 +4,7 @@ use etherply_engine::log::{FIRST_EPOCH, Log, LogReader};
 
 use super::super::keys::{anchor_key, change_key};
 use super::super::open;
-use super::super::testing::{Author, document};
+use super::super::testing::{Author, document, spoil_head};
 use super::*;
 
 #[test]
@@ -47,7 +47,7 @@ fn commits_go_on_behind_pieces_of_every_kind_and_open_again() {
             assert_eq!(log.store(piece).unwrap(), Stored::Durable);
             log.commit(&[author.append("a", 1), author.append("b", 1)]).unwrap();
         }
-        let read = log.read(&document("a"), 1, 0, u64::MAX, usize::MAX).unwrap();
+        let read = log.reader().read(&document("a"), 1, 0, u64::MAX, usize::MAX).unwrap();
         assert_eq!(read.len() as u64, 5 * (round + 1));
         // A row without a meaning is no document.
         let names: Vec<_> = log.reader().documents("", None, 10).unwrap();
@@ -69,4 +69,22 @@ fn a_piece_is_full_at_its_limits() {
     assert!(!piece.is_full());
     piece.set(KeyspaceId::Meta, vec![1], Vec::new());
     assert!(piece.is_full());
+}
+
+#[test]
+fn a_piece_for_a_document_whose_head_is_damaged_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut author = Author::default();
+    let mut log = open(directory.path()).unwrap();
+    log.commit(&[author.append("a", 1)]).unwrap();
+    spoil_head(&mut log, "a");
+    log.commit(&[author.append("b", 1)]).unwrap();
+    for expect in [Expect::Epoch(1), Expect::Head(Head { epoch: 1, last_seq: 1, flags: 0 })] {
+        let error = log.store(&Piece::new(document("a"), expect)).unwrap_err();
+        assert!(matches!(error, LogError::Damaged { .. }), "{error}");
+    }
+    log.commit(&[author.append("b", 1)]).unwrap();
+    for piece in [Piece::new(document("b"), Expect::Epoch(1)), Piece::new(document("a"), Expect::Anything)] {
+        assert_eq!(log.store(&piece).unwrap(), Stored::Durable);
+    }
 }

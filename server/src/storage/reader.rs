@@ -13,12 +13,12 @@ use etherply_engine::log::{FIRST_EPOCH, Found, LogError, LogReader, Past};
 use etherply_engine::record::Record;
 use fjall::{Database, Readable, Snapshot};
 
+use super::anchor::AnchorRow;
 use super::database::Keyspaces;
 use super::directory::DataDirectory;
-use super::index::LogRow;
+use super::index::{CHAIN_EVERY, LogRow};
 use super::keys::{
-    CommitRow, DirectoryId, Head, change_key, decode_found, decode_past, hash_key, is_past_key,
-    parse_change_key, past_key,
+    CommitRow, DirectoryId, Head, change_key, decode_found, decode_past, hash_key, parse_change_key, past_key,
 };
 use super::log::{document_read_failed, head, read_failed, unavailable};
 use super::snapshot::Snapshots;
@@ -28,19 +28,6 @@ pub(super) struct Opened {
     pub(super) keyspaces: Keyspaces,
     pub(super) committed: Arc<Mutex<Snapshot>>,
     pub(super) database: Database,
-}
-
-/// A document as [`Reader::documents`] lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DocumentEntry {
-    /// The document.
-    pub document: DocumentId,
-    /// Its current epoch.
-    pub epoch: u64,
-    /// Position of its last record.
-    pub last_seq: u64,
-    /// It was deleted: only its name is taken.
-    pub is_deleted: bool,
 }
 
 /// The half that reads: cheap to clone, usable from any thread. It sees whole, durable, acknowledged commits. While
@@ -58,6 +45,38 @@ pub struct Reader {
 pub(super) struct View {
     pub(super) opened: Arc<Opened>,
     pub(super) committed: Snapshot,
+}
+
+impl View {
+    /// Where a document stands.
+    pub(super) fn head(&self, document: &DocumentId) -> Result<Option<Head>, LogError> {
+        head(&self.opened.keyspaces.documents, &self.committed, document)
+    }
+
+    /// The rows of a document's log behind position `after_seq` up to `through_seq`, of any epoch, each proven to
+    /// stand where it should; an error is the last item. It ends where the log does.
+    pub(super) fn rows<'v>(
+        &'v self,
+        document: &'v DocumentId,
+        epoch: u64,
+        after_seq: u64,
+        through_seq: u64,
+    ) -> impl Iterator<Item = Result<LogRow, LogError>> + 'v {
+        let first = after_seq.checked_add(1).filter(|first| *first <= through_seq);
+        let stored = first.map(|first| {
+            let range = change_key(document, epoch, first)..=change_key(document, epoch, through_seq);
+            (first..=through_seq).zip(self.committed.range(&self.opened.keyspaces.changes, range))
+        });
+        stored.into_iter().flatten().map(move |(seq, row)| {
+            let (key, stored) =
+                row.into_inner().map_err(|error| document_read_failed(document, seq, &error))?;
+            if parse_change_key(&key).map(|(_, _, at)| at) != Some(seq) {
+                return Err(LogError::damaged(document, seq, "the record is missing"));
+            }
+            LogRow::decode(&stored, document, epoch, seq)
+                .map_err(|what| LogError::damaged(document, seq, what))
+        })
+    }
 }
 
 impl std::fmt::Debug for Reader {
@@ -103,14 +122,9 @@ impl Reader {
         Ok(View { opened, committed })
     }
 
-    /// See [`LogReader::epoch`].
-    pub fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
-        Ok(self.living(&self.view()?, document)?.map(|head| head.epoch))
-    }
-
     /// The head of a document that is not deleted.
     fn living(&self, view: &View, document: &DocumentId) -> Result<Option<Head>, LogError> {
-        match head(&view.opened.keyspaces.documents, &view.committed, document)? {
+        match view.head(document)? {
             Some(head) if head.is_deleted() => Err(LogError::Deleted { document: document.clone() }),
             head => Ok(head),
         }
@@ -118,151 +132,21 @@ impl Reader {
 
     /// Epoch and last position of a document, or its tombstone; `None` if nothing was ever stored for it.
     pub fn head(&self, document: &DocumentId) -> Result<Option<Head>, LogError> {
-        let View { opened, committed } = self.view()?;
-        head(&opened.keyspaces.documents, &committed, document)
-    }
-
-    /// See [`LogReader::past`].
-    pub fn past(&self, document: &DocumentId) -> Result<Past, LogError> {
-        let key = past_key(document);
-        let View { opened, committed } = self.view()?;
-        let stored = committed.get(&opened.keyspaces.documents, &key);
-        let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
-        let Some(stored) = stored else { return Ok(Past::default()) };
-        decode_past(&key, &stored).ok_or_else(|| LogError::Damaged {
-            document: document.clone(),
-            seq: 0,
-            what: "the row that says what its earlier epochs left behind is not what was written".to_owned(),
-        })
+        self.view()?.head(document)
     }
 
     /// The first epoch behind a document's current one of which nothing is stored: a server that stopped half way
     /// may have left records that belong to none.
     pub fn free_epoch(&self, document: &DocumentId) -> Result<u64, LogError> {
-        let View { opened, committed } = self.view()?;
-        let head = head(&opened.keyspaces.documents, &committed, document)?;
-        let mut epoch = head.map_or(FIRST_EPOCH, |head| head.epoch + 1);
+        let view = self.view()?;
+        let mut epoch = view.head(document)?.map_or(FIRST_EPOCH, |head| head.epoch + 1);
+        let View { opened, committed } = view;
         loop {
             let rows = change_key(document, epoch, 0)..=change_key(document, epoch, u64::MAX);
             let Some(row) = committed.range(&opened.keyspaces.changes, rows).next() else { return Ok(epoch) };
             row.into_inner().map_err(|error| read_failed(&error))?;
             epoch += 1;
         }
-    }
-
-    /// See [`LogReader::read`]. Answers for the current epoch; another one has no records. Each record's checksum,
-    /// its position and its link to the one before are checked, and that the log goes as far as it should.
-    pub fn read(
-        &self,
-        document: &DocumentId,
-        epoch: u64,
-        after_seq: u64,
-        through_seq: u64,
-        bytes_max: usize,
-    ) -> Result<Vec<Record>, LogError> {
-        let view = self.view()?;
-        let head = self.living(&view, document)?;
-        let View { opened, committed } = view;
-        let Some(head) = head.filter(|head| head.epoch == epoch) else { return Ok(Vec::new()) };
-        let through_seq = through_seq.min(head.last_seq);
-        if after_seq >= through_seq {
-            return Ok(Vec::new());
-        }
-        let damaged = |seq, what: String| LogError::Damaged { document: document.clone(), seq, what };
-        let range = change_key(document, epoch, after_seq + 1)..=change_key(document, epoch, through_seq);
-        let mut records: Vec<Record> = Vec::new();
-        let mut seq = after_seq;
-        let mut chain = (after_seq == 0).then(|| chain_start(document, epoch));
-        let mut bytes = 0;
-        for row in committed.range(&opened.keyspaces.changes, range) {
-            let (key, stored) =
-                row.into_inner().map_err(|error| document_read_failed(document, seq + 1, &error))?;
-            seq += 1;
-            if parse_change_key(&key).map(|(_, _, seq)| seq) != Some(seq) {
-                return Err(damaged(seq, "the record is missing".to_owned()));
-            }
-            let row = LogRow::decode(&stored, document, epoch, seq).map_err(|what| damaged(seq, what))?;
-            let LogRow::Record(record) = row else {
-                return Err(LogError::Covered { document: document.clone(), seq });
-            };
-            let linked = chain.is_none_or(|chain| chain_next(&chain, seq, &record.hash) == record.chain);
-            if !linked {
-                return Err(damaged(seq, "the record does not follow the one before".to_owned()));
-            }
-            chain = Some(record.chain);
-            bytes += record.change.len();
-            if bytes > bytes_max && !records.is_empty() {
-                return Ok(records);
-            }
-            records.push(record);
-        }
-        if seq < through_seq {
-            return Err(damaged(seq + 1, format!("the log ends here, but should go to {}", head.last_seq)));
-        }
-        Ok(records)
-    }
-
-    /// See [`LogReader::find`].
-    pub fn find(
-        &self,
-        document: &DocumentId,
-        epoch: u64,
-        hash: &ChangeHash,
-    ) -> Result<Option<Found>, LogError> {
-        let key = hash_key(document, epoch, hash);
-        let View { opened, committed } = self.view()?;
-        let stored = committed.get(&opened.keyspaces.hashes, &key);
-        let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
-        let Some(stored) = stored else { return Ok(None) };
-        decode_found(&key, &stored).map(Some).ok_or_else(|| LogError::Damaged {
-            document: document.clone(),
-            seq: 0,
-            what: "the row that says where a change stands is not what was written".to_owned(),
-        })
-    }
-
-    /// Documents, deleted ones included, whose names begin with `prefix`, in the order of their bytes, at most `count_max` of them,
-    /// behind `after` if it is given: the next page begins behind the last one's end.
-    pub fn documents(
-        &self,
-        prefix: &str,
-        after: Option<&DocumentId>,
-        count_max: usize,
-    ) -> Result<Vec<DocumentEntry>, LogError> {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
-        let View { opened, committed } = self.view()?;
-        let from = match after {
-            Some(after) if after.as_str() >= prefix => Excluded(after.as_str()),
-            _ => Included(prefix),
-        };
-        let mut page = Vec::new();
-        for row in committed.range::<&str, _>(&opened.keyspaces.documents, (from, Unbounded)) {
-            if page.len() >= count_max {
-                break;
-            }
-            let (key, stored) = row.into_inner().map_err(|error| read_failed(&error))?;
-            if is_past_key(&key) {
-                continue;
-            }
-            if !key.starts_with(prefix.as_bytes()) {
-                break;
-            }
-            let document = std::str::from_utf8(&key).ok().and_then(|name| DocumentId::new(name).ok());
-            let document = document.ok_or_else(|| {
-                unavailable(format!(
-                    "the list of documents holds a name that is none: {}",
-                    key.escape_ascii()
-                ))
-            })?;
-            let head = Head::decode(&document, &stored).ok_or_else(|| LogError::Damaged {
-                document: document.clone(),
-                seq: 0,
-                what: "the row that names its epoch is not what was written".to_owned(),
-            })?;
-            let Head { epoch, last_seq, .. } = head;
-            page.push(DocumentEntry { document, epoch, last_seq, is_deleted: head.is_deleted() });
-        }
-        Ok(page)
     }
 
     /// The random id of the data directory.
@@ -294,9 +178,11 @@ impl Reader {
 
 impl LogReader for Reader {
     fn epoch(&self, document: &DocumentId) -> Result<Option<u64>, LogError> {
-        Self::epoch(self, document)
+        Ok(self.living(&self.view()?, document)?.map(|head| head.epoch))
     }
 
+    /// Answers for the current epoch; another one has no records. Each record's checksum, its position and its link
+    /// to the one before are checked, and that the log goes as far as it should.
     fn read(
         &self,
         document: &DocumentId,
@@ -305,22 +191,86 @@ impl LogReader for Reader {
         through_seq: u64,
         bytes_max: usize,
     ) -> Result<Vec<Record>, LogError> {
-        Self::read(self, document, epoch, after_seq, through_seq, bytes_max)
+        let view = self.view()?;
+        let head = self.living(&view, document)?;
+        let Some(head) = head.filter(|head| head.epoch == epoch) else { return Ok(Vec::new()) };
+        let through_seq = through_seq.min(head.last_seq);
+        let mut records: Vec<Record> = Vec::new();
+        let (mut seq, mut bytes) = (after_seq, 0);
+        let mut chain = (after_seq == 0).then(|| chain_start(document, epoch));
+        for row in view.rows(document, epoch, after_seq, through_seq) {
+            let record = match row? {
+                LogRow::Record(record) => record,
+                LogRow::Covered(row) => {
+                    return Err(LogError::Covered { document: document.clone(), seq: row.seq });
+                }
+            };
+            seq = record.seq;
+            let linked = chain.is_none_or(|chain| chain_next(&chain, seq, &record.hash) == record.chain);
+            if !linked {
+                return Err(LogError::damaged(document, seq, "the record does not follow the one before"));
+            }
+            chain = Some(record.chain);
+            bytes += record.change.len();
+            if bytes > bytes_max && !records.is_empty() {
+                return Ok(records);
+            }
+            records.push(record);
+        }
+        if seq < through_seq {
+            let what = format!("the log ends here, but should go to {}", head.last_seq);
+            return Err(LogError::damaged(document, seq + 1, what));
+        }
+        Ok(records)
     }
 
     fn past(&self, document: &DocumentId) -> Result<Past, LogError> {
-        Self::past(self, document)
+        let key = past_key(document);
+        let View { opened, committed } = self.view()?;
+        let stored = committed.get(&opened.keyspaces.documents, &key);
+        let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
+        let Some(stored) = stored else { return Ok(Past::default()) };
+        decode_past(&key, &stored).ok_or_else(|| {
+            let what = "the row that says what its earlier epochs left behind is not what was written";
+            LogError::damaged(document, 0, what)
+        })
     }
 
     fn find(&self, document: &DocumentId, epoch: u64, hash: &ChangeHash) -> Result<Option<Found>, LogError> {
-        Self::find(self, document, epoch, hash)
+        let key = hash_key(document, epoch, hash);
+        let View { opened, committed } = self.view()?;
+        let stored = committed.get(&opened.keyspaces.hashes, &key);
+        let stored = stored.map_err(|error| document_read_failed(document, 0, &error))?;
+        let Some(stored) = stored else { return Ok(None) };
+        decode_found(&key, &stored).map(Some).ok_or_else(|| {
+            let what = "the row that says where a change stands is not what was written";
+            LogError::damaged(document, 0, what)
+        })
     }
 
     fn anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<Anchor>, LogError> {
-        Ok(self.checked_anchor(document, epoch)?.map(|stored| stored.anchor))
+        let Some(AnchorRow { anchor, .. }) = self.checked_anchor(document, epoch)? else { return Ok(None) };
+        let head = self.head(document)?;
+        if head.is_some_and(|head| head.epoch == epoch && head.last_seq < anchor.snapshot.cursor.seq) {
+            return Err(LogError::damaged(document, 0, "its snapshot goes further than its log"));
+        }
+        Ok(Some(anchor))
     }
 
     fn chain_at(&self, document: &DocumentId, epoch: u64, seq: u64) -> Result<Option<ChainHash>, LogError> {
-        Self::chain_at(self, document, epoch, seq)
+        if seq == 0 {
+            return Ok(Some(chain_start(document, epoch)));
+        }
+        if self.head(document)?.is_none_or(|head| head.epoch != epoch || head.last_seq < seq) {
+            return Ok(None);
+        }
+        // From the last row before it that is sure to say it.
+        let from = (seq - 1) / CHAIN_EVERY * CHAIN_EVERY;
+        let mut chain = (from == 0).then(|| chain_start(document, epoch));
+        for row in self.view()?.rows(document, epoch, from.max(1) - 1, seq) {
+            let row = row?;
+            chain = row.chain().or_else(|| chain.map(|before| chain_next(&before, row.seq(), row.hash())));
+        }
+        Ok(chain)
     }
 }

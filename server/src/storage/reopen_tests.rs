@@ -37,7 +37,7 @@ fn a_failed_log_takes_writes_again_and_names_what_it_does_not_know() {
     assert_eq!(reader.head(&document("a")).unwrap().unwrap().last_seq, 2);
     assert_eq!(reader.head(&document("c")).unwrap(), None);
     log.commit(&[author.append("a", 1)]).unwrap();
-    assert_eq!(log.read(&document("a"), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap().len(), 3);
+    assert_eq!(log.reader().read(&document("a"), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap().len(), 3);
     assert_eq!(reader.head(&document("a")).unwrap().unwrap().last_seq, 3);
     drop((log, reader));
     assert_eq!(last_seq(&open(directory.path()).unwrap(), "a"), 3);
@@ -78,7 +78,7 @@ fn what_was_damaged_meanwhile_is_not_opened_and_the_directory_stays_ours() {
     assert_eq!(log.reopen(|| {}).unwrap_err().code(), "storage_damaged");
     assert!(log.has_failed());
     assert!(matches!(log.commit(&[author.append("x", 1)]), Err(LogError::Unavailable { .. })));
-    let error = log.epoch(&document("a")).unwrap_err();
+    let error = log.reader().epoch(&document("a")).unwrap_err();
     assert!(error.to_string().contains("could not be opened again yet"), "{error}");
     assert_eq!(open(directory.path()).unwrap_err().code(), "storage_locked");
     // An operator has mended it.

@@ -162,16 +162,17 @@ impl Sample {
         drop(log);
         let log = open(self.root.path()).unwrap();
         assert_eq!(self.commits_found(&log), found);
-        assert!(log.epoch(&document("new")).unwrap().is_some());
+        assert!(log.reader().epoch(&document("new")).unwrap().is_some());
         Some(found)
     }
 
     /// How many commits are there; panics if it is not a prefix.
-    fn commits_found(&self, log: &impl LogReader) -> u64 {
+    fn commits_found(&self, log: &super::super::FjallLog) -> u64 {
         let found = |append: &Append| {
             append.records.iter().all(|record| {
-                let read = log.read(&append.document, FIRST_EPOCH, record.seq - 1, record.seq, 1).unwrap();
-                let found = log.find(&append.document, FIRST_EPOCH, &record.hash).unwrap();
+                let read =
+                    log.reader().read(&append.document, FIRST_EPOCH, record.seq - 1, record.seq, 1).unwrap();
+                let found = log.reader().find(&append.document, FIRST_EPOCH, &record.hash).unwrap();
                 assert_eq!(read.is_empty(), found.is_none());
                 read.first() == Some(record)
             })

@@ -13,9 +13,9 @@ use etherply_engine::ids::DocumentId;
 use etherply_engine::log::LogError;
 use flume::{Receiver, RecvTimeoutError, Sender};
 
-use super::index::LogRow;
+use super::listing::DocumentEntry;
 use super::proof::{Anchor, Proof};
-use super::reader::{DocumentEntry, Reader};
+use super::reader::Reader;
 use super::stats::{StorageStats, add};
 use super::thread::StorageThread;
 
@@ -62,7 +62,8 @@ impl Scrub {
     /// Goes on.
     ///
     /// # Errors
-    /// That the log cannot be read, or the list of documents is damaged: then the cycle begins anew.
+    /// That the log cannot be read, or the list of documents is damaged where no document tells of it: then the cycle
+    /// begins anew.
     pub fn step(&mut self) -> Result<Step, LogError> {
         match self.proof.take() {
             Some((document, proof)) => self.prove(document, proof),
@@ -77,10 +78,11 @@ impl Scrub {
             add(&self.stats.scrub_cycles, 1);
             return Ok(Step::CycleEnds);
         };
-        let DocumentEntry { document, epoch, .. } = entry;
+        let DocumentEntry { document, head } = entry;
         self.last = Some(document.clone());
-        let bytes = match self.reader.snapshot(&document, epoch) {
-            Ok(snapshot) => snapshot.map_or(0, |(_, bytes)| bytes.len() as u64),
+        let read = head.and_then(|head| Ok((head.epoch, self.reader.snapshot(&document, head.epoch)?)));
+        let (epoch, bytes) = match read {
+            Ok((epoch, snapshot)) => (epoch, snapshot.map_or(0, |(_, bytes)| bytes.len() as u64)),
             Err(damage @ LogError::Damaged { .. }) => {
                 self.ended(Some(damage));
                 return Ok(Step::Read(DOCUMENT_BYTES));
@@ -94,41 +96,41 @@ impl Scrub {
     }
 
     fn prove(&mut self, document: DocumentId, mut proof: Proof) -> Result<Step, LogError> {
-        let Anchor { epoch, seq, .. } = proof.through();
-        let rows = self.reader.rows(&document, epoch, seq, u64::MAX, SCRUB_STEP_ROWS_MAX);
-        let damaged = |seq, what| LogError::Damaged { document: document.clone(), seq, what };
-        let damage = match rows {
-            Ok(rows) if rows.is_empty() => match self.reader.head(&document) {
-                Ok(Some(head)) if head.epoch == epoch && head.last_seq > seq => {
-                    Some(damaged(seq + 1, format!("the log ends here, but should go to {}", head.last_seq)))
-                }
-                // All of it; or it began anew meanwhile, and will be read in the next cycle.
-                Ok(_) => None,
-                Err(damage @ LogError::Damaged { .. }) => Some(damage),
-                Err(error) => {
-                    self.proof = Some((document, proof));
-                    return Err(error);
-                }
-            },
-            Ok(rows) => {
-                let bytes: usize = rows.iter().map(LogRow::change_bytes).sum();
-                add(&self.stats.scrub_bytes, bytes as u64);
-                match rows.iter().try_for_each(|row| proof.take_row(row)) {
-                    Ok(()) => {
-                        self.proof = Some((document, proof));
-                        return Ok(Step::Read(bytes as u64));
-                    }
-                    Err(what) => Some(damaged(proof.through().seq + 1, what)),
-                }
+        match self.take_rows(&document, &mut proof) {
+            Ok(Some(bytes)) => {
+                self.proof = Some((document, proof));
+                return Ok(Step::Read(bytes));
             }
-            Err(damage @ LogError::Damaged { .. }) => Some(damage),
+            Ok(None) => self.ended(None),
+            Err(damage @ LogError::Damaged { .. }) => self.ended(Some(damage)),
             Err(error) => {
                 self.proof = Some((document, proof));
                 return Err(error);
             }
-        };
-        self.ended(damage);
+        }
         Ok(Step::Read(0))
+    }
+
+    /// Proves the next rows of a document; how many bytes of changes they have, or that there are no more.
+    fn take_rows(&self, document: &DocumentId, proof: &mut Proof) -> Result<Option<u64>, LogError> {
+        let Anchor { epoch, seq, .. } = proof.through();
+        let rows = self.reader.rows(document, epoch, seq, u64::MAX, SCRUB_STEP_ROWS_MAX)?;
+        if rows.is_empty() {
+            return match self.reader.head(document)? {
+                Some(head) if head.epoch == epoch && head.last_seq > seq => {
+                    let what = format!("the log ends here, but should go to {}", head.last_seq);
+                    Err(LogError::damaged(document, seq + 1, what))
+                }
+                // All of it; or it began anew meanwhile, and will be read in the next cycle.
+                _ => Ok(None),
+            };
+        }
+        let bytes = rows.iter().map(|row| row.change_bytes() as u64).sum();
+        add(&self.stats.scrub_bytes, bytes);
+        for row in &rows {
+            proof.take_row(row).map_err(|what| LogError::damaged(document, row.seq(), what))?;
+        }
+        Ok(Some(bytes))
     }
 
     /// A document is done.
@@ -203,7 +205,6 @@ mod tests {
     use super::super::testing::RealAuthor;
     use super::*;
     use etherply_engine::log::Log;
-    use std::path::Path;
 
     fn cycle(scrub: &mut Scrub) -> usize {
         let mut steps = 1;
@@ -239,12 +240,7 @@ mod tests {
     fn damage_is_counted_and_the_other_documents_are_proven() {
         let scratch = scratch();
         let root = scratch.path().join("data");
-        let path = Path::new("fjall/keyspaces/1/tables/1");
-        let index = MADE.files.iter().position(|(file, _)| file == path).unwrap();
-        let mut bad = MADE.files[index].1.clone();
-        let at = bad.len() / 2;
-        bad[at] ^= 4;
-        MADE.write(&root, index, Some(&bad));
+        MADE.write_flipped(&root, "fjall/keyspaces/1/tables/1", |bytes| bytes / 2);
         // It finds what a look from outside finds.
         let damaged = verify(&root).documents_damaged;
         assert!(damaged > 0);

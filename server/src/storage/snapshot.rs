@@ -32,6 +32,7 @@ use super::error::advice;
 use super::fields::Fields;
 use super::keys::DirectoryId;
 use super::reader::Reader;
+use super::versions::Versions;
 
 /// The directory of snapshots in a data directory.
 pub const SNAPSHOTS_DIRECTORY: &str = "snapshots";
@@ -69,9 +70,7 @@ impl SnapshotError {
     /// As the log says it of a document.
     fn of(self, document: &DocumentId) -> LogError {
         match self {
-            Self::Damaged { .. } => {
-                LogError::Damaged { document: document.clone(), seq: 1, what: self.to_string() }
-            }
+            Self::Damaged { .. } => LogError::damaged(document, 1, self.to_string()),
             Self::Io { .. } => LogError::Unavailable { why: self.to_string() },
         }
     }
@@ -106,6 +105,11 @@ impl Snapshots {
     /// Those of the data directory at `path`. Nothing is read or made yet.
     pub fn new(path: &Path, id: DirectoryId) -> Self {
         Self { directory: path.join(SNAPSHOTS_DIRECTORY), id, hold: Arc::default() }
+    }
+
+    /// The named versions beside them.
+    pub(super) fn versions(&self) -> Versions {
+        Versions::new(self.directory.parent().unwrap_or(&self.directory))
     }
 
     /// Keeps every file as it is until this is let go, for whoever reads many of them as of one commit: meanwhile
@@ -310,11 +314,11 @@ impl Reader {
     /// # Errors
     /// [`LogError::Damaged`] if the row or the file is not what was written.
     pub fn checked_anchor(&self, document: &DocumentId, epoch: u64) -> Result<Option<AnchorRow>, LogError> {
-        let Some(anchor) = self.anchor(document, epoch)? else { return Ok(None) };
+        let Some(anchor) = self.anchor_row(document, epoch)? else { return Ok(None) };
         match self.snapshots().open(document, &anchor) {
             Ok(_) => Ok(Some(anchor)),
             // Between the look at the row and the one at the file, another one may have taken its place.
-            Err(error) => match self.anchor(document, epoch)? {
+            Err(error) => match self.anchor_row(document, epoch)? {
                 Some(newer) if newer != anchor => self.checked_anchor(document, epoch),
                 _ => Err(error.of(document)),
             },
@@ -330,10 +334,10 @@ impl Reader {
         document: &DocumentId,
         epoch: u64,
     ) -> Result<Option<(AnchorRow, Vec<u8>)>, LogError> {
-        let Some(anchor) = self.anchor(document, epoch)? else { return Ok(None) };
+        let Some(anchor) = self.anchor_row(document, epoch)? else { return Ok(None) };
         match self.snapshots().read_whole(document, &anchor) {
             Ok(bytes) => Ok(Some((anchor, bytes))),
-            Err(error) => match self.anchor(document, epoch)? {
+            Err(error) => match self.anchor_row(document, epoch)? {
                 Some(newer) if newer != anchor => self.snapshot(document, epoch),
                 _ => Err(error),
             },
@@ -346,10 +350,9 @@ impl Reader {
     /// See [`Snapshots::read_whole`]; then no chunk is handed out, not even those before the damage.
     pub fn read_snapshot(&self, handle: u32, request: &SnapshotRequest) -> Result<SnapshotRead, LogError> {
         let SnapshotRequest { document, snapshot, offset, bytes_max } = request;
-        let stored = self.anchor(document, snapshot.cursor.epoch)?;
+        let stored = self.anchor_row(document, snapshot.cursor.epoch)?;
         let Some(anchor) = stored else {
-            let what = "what ties it to its snapshot is missing".to_owned();
-            return Err(LogError::Damaged { document: document.clone(), seq: 1, what });
+            return Err(LogError::damaged(document, 1, "what ties it to its snapshot is missing"));
         };
         if anchor.anchor.snapshot != *snapshot {
             return Ok(SnapshotRead::Replaced(anchor.anchor.snapshot));
@@ -358,7 +361,7 @@ impl Reader {
         let each = |offset, chunk: &[u8]| chunks.push(Chunk::new(handle, snapshot, offset, chunk));
         match self.snapshots().for_each_chunk(document, &anchor, (*offset, *bytes_max), each) {
             Ok(()) => Ok(SnapshotRead::Chunks(chunks)),
-            Err(error) => match self.anchor(document, snapshot.cursor.epoch)? {
+            Err(error) => match self.anchor_row(document, snapshot.cursor.epoch)? {
                 Some(newer) if newer != anchor => Ok(SnapshotRead::Replaced(newer.anchor.snapshot)),
                 _ => Err(error.of(document)),
             },

@@ -71,6 +71,8 @@ counters! {
     deleted,
     /// Rows of deleted documents removed.
     purged_rows,
+    /// Rows of epochs that documents have left behind, removed.
+    retired_rows,
     /// Gauge: jobs that wait for a commit.
     queued_jobs,
     /// Gauge: bytes of changes that wait for a commit.

@@ -89,6 +89,16 @@ pub fn journal_paths(root: &Path) -> Vec<PathBuf> {
     super::scan::all_journals(&root.join("fjall"))
 }
 
+/// Puts something else in the place of the row that says where a document stands, in a commit of its own.
+pub fn spoil_head(log: &mut super::FjallLog, name: &str) {
+    let spoilt = log.write(|writer| {
+        let mut rows = writer.begin(0)?;
+        writer.set(&mut rows, super::keys::KeyspaceId::Documents, name.as_bytes(), &[1; 22]);
+        writer.finish(rows)
+    });
+    spoilt.unwrap();
+}
+
 /// Gives out records whose changes are Automerge's, as clients make them.
 #[derive(Default)]
 pub struct RealAuthor {

@@ -10,7 +10,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -120,35 +120,45 @@ pub enum Anew {
     Turn(Box<Turn>),
 }
 
-/// Gets what became of a piece. Called on the commit thread: it must not block and not panic.
-type StoreAnswer = Box<dyn FnOnce(Result<Stored, LogError>) + Send>;
-
-/// Gets the outcome of an [`Anew`]. Called on the commit thread: it must not block and not panic.
-type Answer = Box<dyn FnOnce(Result<(), LogError>) + Send>;
-
-/// Gets the outcome of a deletion. Called on the commit thread: it must not block and not panic.
-type DeletionAnswer = Box<dyn FnOnce(Result<Deleted, LogError>) + Send>;
+/// Gets an outcome. Called on the commit thread: it must not block and not panic.
+type Answer<T> = Box<dyn FnOnce(Result<T, LogError>) + Send>;
 
 enum Work {
     Job(Queued),
-    Delete(DocumentId, DeletionAnswer),
-    Anew(Anew, Answer),
-    Piece(Piece, StoreAnswer),
+    Alone(Alone),
+}
+
+/// What is a commit of its own, and who hears of it.
+enum Alone {
+    Delete(DocumentId, Answer<Deleted>),
+    Anew(Anew, Answer<()>),
+    Piece(Piece, Answer<Stored>),
 }
 
 /// Holds commits back while somebody who follows the log is too far behind it.
 #[derive(Debug, Default)]
-pub struct Gate(AtomicBool);
+pub struct Gate {
+    is_closed: AtomicBool,
+    closings: AtomicU64,
+}
 
 impl Gate {
     /// Holds jobs back, or no longer. Who had a job refused meanwhile has to be told.
     pub fn set_closed(&self, is_closed: bool) {
-        self.0.store(is_closed, Ordering::Release);
+        let was_closed = self.is_closed.swap(is_closed, Ordering::AcqRel);
+        if is_closed && !was_closed {
+            add(&self.closings, 1);
+        }
     }
 
     /// Whether jobs are held back.
     pub fn is_closed(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// How often it was closed.
+    pub fn closings(&self) -> u64 {
+        self.closings.load(Ordering::Relaxed)
     }
 }
 
@@ -200,9 +210,11 @@ impl Committer {
         document: DocumentId,
         answer: impl FnOnce(Result<Deleted, LogError>) + Send + 'static,
     ) -> Result<(), Refused<DocumentId>> {
-        match self.queue.try_send(Work::Delete(document, Box::new(answer))) {
-            Err(TrySendError::Full(Work::Delete(document, _))) => Err(Refused::Full(document)),
-            Err(TrySendError::Disconnected(Work::Delete(document, _))) => Err(Refused::Ended(document)),
+        match self.queue.try_send(Work::Alone(Alone::Delete(document, Box::new(answer)))) {
+            Err(TrySendError::Full(Work::Alone(Alone::Delete(document, _)))) => Err(Refused::Full(document)),
+            Err(TrySendError::Disconnected(Work::Alone(Alone::Delete(document, _)))) => {
+                Err(Refused::Ended(document))
+            }
             // What comes back is what was sent.
             _ => Ok(()),
         }
@@ -214,11 +226,7 @@ impl Committer {
     /// # Errors
     /// What the log says, or that the thread has ended.
     pub fn begin_anew(&self, step: Anew) -> Result<(), LogError> {
-        let (send, outcome) = flume::bounded(1);
-        let answer: Answer = Box::new(move |outcome| drop(send.try_send(outcome)));
-        let ended = || LogError::Unavailable { why: "the storage thread has ended".to_owned() };
-        self.queue.send(Work::Anew(step, answer)).map_err(|_| ended())?;
-        outcome.recv().map_err(|_| ended())?
+        self.ask(|answer| Alone::Anew(step, answer))
     }
 
     /// Stores a piece, behind what waits for a commit; waits for the outcome, which no executor may. Whoever has
@@ -227,10 +235,14 @@ impl Committer {
     /// # Errors
     /// What the log says, or that the thread has ended.
     pub fn store(&self, piece: Piece) -> Result<Stored, LogError> {
+        self.ask(|answer| Alone::Piece(piece, answer))
+    }
+
+    fn ask<T: Send + 'static>(&self, work: impl FnOnce(Answer<T>) -> Alone) -> Result<T, LogError> {
         let (send, outcome) = flume::bounded(1);
-        let answer: StoreAnswer = Box::new(move |outcome| drop(send.try_send(outcome)));
+        let answer: Answer<T> = Box::new(move |outcome| drop(send.try_send(outcome)));
         let ended = || LogError::Unavailable { why: "the storage thread has ended".to_owned() };
-        self.queue.send(Work::Piece(piece, answer)).map_err(|_| ended())?;
+        self.queue.send(Work::Alone(work(answer))).map_err(|_| ended())?;
         outcome.recv().map_err(|_| ended())?
     }
 }
@@ -391,40 +403,34 @@ impl<L: Log + Epochs + StorePiece + Tombstones + Reopen> CommitThread<L> {
             match work {
                 Work::Job(queued) if queued.job.era != self.era => self.refuse_stale(queued),
                 Work::Job(queued) if group.has_room_for(&queued) => group.add(queued),
+                Work::Alone(work) if group.replies.is_empty() => {
+                    self.do_alone(work);
+                    return None;
+                }
                 // In its place among the others: behind what was to be committed before it.
-                work if !group.replies.is_empty() => return Some(work),
-                Work::Job(queued) => group.add(queued),
-                Work::Delete(document, answer) => {
-                    let outcome = self.log.delete(&document);
-                    if self.reopening.is_none() && self.log.has_failed() {
-                        self.failed(outcome.as_ref().err());
-                    }
-                    answer(outcome);
-                    return None;
-                }
-                Work::Anew(step, answer) => {
-                    let outcome = match &step {
-                        Anew::Stage(append) => self.log.stage(append),
-                        Anew::Turn(turn) => self.log.turn(turn),
-                    };
-                    if self.reopening.is_none() && self.log.has_failed() {
-                        self.failed(outcome.as_ref().err());
-                    }
-                    answer(outcome);
-                    return None;
-                }
-                Work::Piece(piece, answer) => {
-                    let outcome = self.log.store(&piece);
-                    if self.reopening.is_none() && self.log.has_failed() {
-                        self.failed(outcome.as_ref().err());
-                    }
-                    answer(outcome);
-                    return None;
-                }
+                work => return Some(work),
             }
             next = jobs.try_recv().ok();
         }
         None
+    }
+
+    fn do_alone(&mut self, work: Alone) {
+        match work {
+            Alone::Delete(document, answer) => answer(self.write(|log| log.delete(&document))),
+            Alone::Anew(Anew::Stage(append), answer) => answer(self.write(|log| log.stage(&append))),
+            Alone::Anew(Anew::Turn(turn), answer) => answer(self.write(|log| log.turn(&turn))),
+            Alone::Piece(piece, answer) => answer(self.write(|log| log.store(&piece))),
+        }
+    }
+
+    /// Writes. That writing has failed is noted before anybody hears of it: who does may look at the metrics.
+    fn write<T>(&mut self, write: impl FnOnce(&mut L) -> Result<T, LogError>) -> Result<T, LogError> {
+        let outcome = write(&mut self.log);
+        if self.reopening.is_none() && self.log.has_failed() {
+            self.failed(outcome.as_ref().err());
+        }
+        outcome
     }
 
     fn refuse_stale(&self, queued: Queued) {
@@ -442,10 +448,7 @@ impl<L: Log + Epochs + StorePiece + Tombstones + Reopen> CommitThread<L> {
         if group.replies.is_empty() {
             return;
         }
-        let outcome = self.log.commit(&group.appends);
-        if self.reopening.is_none() && self.log.has_failed() {
-            self.failed(outcome.as_ref().err());
-        }
+        let outcome = self.write(|log| log.commit(&group.appends));
         if outcome.is_ok() {
             (self.listeners.durable)(&group.appends);
             add(&self.stats.jobs, group.replies.len() as u64);
@@ -459,7 +462,6 @@ impl<L: Log + Epochs + StorePiece + Tombstones + Reopen> CommitThread<L> {
         (group.records, group.bytes) = (0, 0);
     }
 
-    /// Before anybody hears of it: who does may look at the metrics.
     fn failed(&self, error: Option<&LogError>) {
         self.stats.failed.store(1, Ordering::Release);
         let why = error.map(ToString::to_string).unwrap_or_default();

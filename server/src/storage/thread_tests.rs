@@ -1,11 +1,7 @@
 use std::sync::Mutex;
 use std::sync::mpsc;
 
-use etherply_engine::change::ChangeHash;
-use etherply_engine::document::Anchor;
-use etherply_engine::ids::{ChainHash, DocumentId};
-use etherply_engine::log::{Found, LogReader, Past};
-use etherply_engine::record::Record;
+use etherply_engine::ids::DocumentId;
 
 use super::super::error::OpenError;
 use super::super::testing::{Author, document};
@@ -38,28 +34,6 @@ impl StorePiece for GatedLog {
     fn store(&mut self, _: &Piece) -> Result<Stored, LogError> {
         self.commits.lock().unwrap().push(0);
         Ok(Stored::Durable)
-    }
-}
-
-impl LogReader for GatedLog {
-    fn anchor(&self, _: &DocumentId, _: u64) -> Result<Option<Anchor>, LogError> {
-        unreachable!()
-    }
-    fn chain_at(&self, _: &DocumentId, _: u64, _: u64) -> Result<Option<ChainHash>, LogError> {
-        unreachable!()
-    }
-
-    fn epoch(&self, _: &DocumentId) -> Result<Option<u64>, LogError> {
-        unreachable!()
-    }
-    fn read(&self, _: &DocumentId, _: u64, _: u64, _: u64, _: usize) -> Result<Vec<Record>, LogError> {
-        unreachable!()
-    }
-    fn past(&self, _: &DocumentId) -> Result<Past, LogError> {
-        unreachable!()
-    }
-    fn find(&self, _: &DocumentId, _: u64, _: &ChangeHash) -> Result<Option<Found>, LogError> {
-        unreachable!()
     }
 }
 
@@ -409,8 +383,8 @@ fn a_piece_goes_between_the_commits_before_and_behind_it() {
     let committer = gated.committer.clone();
     let piece = Piece::new(document("a"), super::super::piece::Expect::Anything);
     let (send, stored) = flume::bounded(1);
-    let answer: StoreAnswer = Box::new(move |outcome| send.send(outcome).unwrap());
-    committer.queue.send(Work::Piece(piece, answer)).unwrap();
+    let answer: Answer<Stored> = Box::new(move |outcome| send.send(outcome).unwrap());
+    committer.queue.send(Work::Alone(Alone::Piece(piece, answer))).unwrap();
     gated.submit(2, 3, 10).unwrap();
     gated.open_gate.send(()).unwrap();
     assert_eq!(stored.recv().unwrap(), Ok(Stored::Durable));

@@ -52,15 +52,24 @@ impl Purge {
 
 impl Tombstones for Writer {
     fn delete(&mut self, document: &DocumentId) -> Result<Deleted, LogError> {
-        match self.head(document)? {
-            None => Ok(Deleted::Absent),
-            Some(head) if head.is_deleted() => Ok(Deleted::Before),
-            Some(head) => self.bury(document, head).map(|()| Deleted::Now),
-        }
+        let head = match self.head(document) {
+            Ok(None) => return Ok(Deleted::Absent),
+            Ok(Some(head)) if head.is_deleted() => return Ok(Deleted::Before),
+            Ok(Some(head)) => head,
+            // Nobody can use it any more, so nobody should be kept from deleting it.
+            Err(LogError::Damaged { .. }) => Head { epoch: 0, last_seq: 0, flags: 0 },
+            Err(error) => return Err(error),
+        };
+        self.bury(document, head).map(|()| Deleted::Now)
     }
 
     fn tidy(&mut self) -> bool {
         let Some(mut purge) = self.purges.pop_front() else { return false };
+        if purge.keyspace.is_none()
+            && let Err(error) = self.snapshots.versions().delete_all(&purge.document)
+        {
+            tracing::error!("versions of deleted {} stay where they are: {error}", purge.document);
+        }
         if purge.keyspace.is_none() && !self.remove_snapshots(&purge.document) {
             // Held by a backup: some time later, with the next work that comes.
             self.purges.push_back(purge);

@@ -2,14 +2,14 @@ use etherply_engine::log::{Append, FIRST_EPOCH, Log, LogReader};
 
 use super::super::damage_tests::verify;
 use super::super::repair::repair;
-use super::super::testing::{Author, RealAuthor, document, journal_paths};
+use super::super::testing::{Author, RealAuthor, document, journal_paths, spoil_head};
 use super::super::{FjallLog, open};
 use super::*;
 
 fn is_deleted(log: &FjallLog, name: &str) -> bool {
     let deleted = |error| matches!(error, LogError::Deleted { .. });
-    let read = log.read(&document(name), FIRST_EPOCH, 0, u64::MAX, usize::MAX);
-    log.epoch(&document(name)).is_err_and(deleted) && read.is_err_and(deleted)
+    let read = log.reader().read(&document(name), FIRST_EPOCH, 0, u64::MAX, usize::MAX);
+    log.reader().epoch(&document(name)).is_err_and(deleted) && read.is_err_and(deleted)
 }
 
 /// Rows of a document that are left.
@@ -32,7 +32,7 @@ fn tidy(log: &mut FjallLog) -> usize {
 }
 
 fn assert_whole(log: &FjallLog, append: &Append) {
-    let read = log.read(&append.document, append.epoch, 0, u64::MAX, usize::MAX).unwrap();
+    let read = log.reader().read(&append.document, append.epoch, 0, u64::MAX, usize::MAX).unwrap();
     assert_eq!(read, append.records);
 }
 
@@ -62,9 +62,25 @@ fn a_deleted_document_stays_deleted_and_its_neighbours_stay() {
         assert_whole(&log, append);
     }
     let page = log.reader().documents("", None, 10).unwrap();
-    let listed: Vec<_> = page.iter().map(|entry| (entry.document.as_str(), entry.is_deleted)).collect();
+    let listed: Vec<_> = page.iter().map(|entry| (entry.document.as_str(), entry.is_deleted())).collect();
     assert_eq!(listed, [("a", false), ("a/b", true), ("a/b ", false), ("a/bb", false)]);
     log.commit(&[author.append("a", 1)]).unwrap();
+}
+
+#[test]
+fn a_document_whose_head_is_damaged_can_be_deleted() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(directory.path()).unwrap();
+    let mut author = Author::default();
+    let neighbours = [author.append("a", 3), author.append("c", 2)];
+    log.commit(&neighbours).unwrap();
+    log.commit(&[author.append("b", 5)]).unwrap();
+    spoil_head(&mut log, "b");
+    assert_eq!(log.delete(&document("b")).unwrap(), Deleted::Now);
+    assert_eq!(log.delete(&document("b")).unwrap(), Deleted::Before);
+    assert_eq!(tidy(&mut log), 1);
+    assert!(is_deleted(&log, "b") && rows(&log, "b") == 0);
+    neighbours.iter().for_each(|append| assert_whole(&log, append));
 }
 
 #[test]
@@ -132,7 +148,7 @@ fn removed_rows_that_compactions_forget_do_not_look_like_missing_tables() {
     log.commit(&[author.append("kept", 1)]).unwrap();
     drop(log);
     let log = open(directory.path()).unwrap();
-    assert_eq!(log.read(&document("kept"), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap().len(), 3);
+    assert_eq!(log.reader().read(&document("kept"), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap().len(), 3);
 }
 
 #[test]
@@ -172,11 +188,11 @@ fn verify_and_repair_know_deleted_documents() {
             _ => log.reader().keyspaces().flush_and_compact().unwrap(),
         }
     }
-    let repaired = repair(&data, &to, &mut |_| {}).unwrap();
+    let repaired = repair(&data, &to, crate::materialise::whole::unpack, &mut |_| {}).unwrap();
     assert!(repaired.kept_all && repaired.written.whole, "{}", repaired.found);
     let log = open(&to).unwrap();
     assert!(is_deleted(&log, "gone"));
-    assert_eq!(log.read(&document("kept"), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap().len(), 3);
+    assert_eq!(log.reader().read(&document("kept"), FIRST_EPOCH, 0, u64::MAX, usize::MAX).unwrap().len(), 3);
 }
 
 #[test]

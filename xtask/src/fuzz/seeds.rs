@@ -26,6 +26,7 @@ pub fn corpus(root: &Path, target: &str) -> anyhow::Result<PathBuf> {
         "frame" => frames()?,
         "upgrade" => upgrades()?,
         "websocket" => streams()?,
+        "reconcile" => clocks()?,
         _ => Vec::new(),
     };
     for (name, bytes) in seeds {
@@ -39,6 +40,14 @@ type Seeds = Vec<(String, Vec<u8>)>;
 fn frames() -> anyhow::Result<Seeds> {
     let vectors = samples()?;
     Ok(vectors.into_iter().map(|vector| (format!("vector-{}", vector.name), vector.bytes)).collect())
+}
+
+/// The first byte of the `reconcile` target's input says that frames follow.
+fn clocks() -> anyhow::Result<Seeds> {
+    let vectors = samples()?.into_iter().filter(|vector| vector.name.starts_with("reconcile"));
+    Ok(vectors
+        .map(|vector| (format!("vector-{}", vector.name), [&[0], &vector.bytes[..]].concat()))
+        .collect())
 }
 
 /// The first byte of the `upgrade` target's input is how many bytes arrive at a time.

@@ -8,6 +8,7 @@
 //! journals   what can be read of the journals
 //! merge      all rows of a keyspace, in order
 //! walk       every document, proven
+//! mend       what a log lacks and its snapshot has
 //! report     what was found
 //! ```
 

@@ -99,8 +99,11 @@ pub struct DocumentDamage {
     pub whole_through: u64,
     /// Where its log should end, if that is known.
     pub expected_through: Option<u64>,
-    /// What was found behind that.
+    /// What was found behind that, or before it if what was lost there can be made anew.
     pub what: String,
+    /// Positions whose rows are damaged or missing, and whose changes are in the document's snapshot: a repair makes
+    /// the rows anew, without who sent the changes when.
+    pub made_anew: u64,
     /// Records that are there and cannot be proven, because one before them is damaged or missing.
     pub records_behind: u64,
     /// Their bytes, as stored.

@@ -1,8 +1,10 @@
 //! Every document of a data directory, proven from its beginning, held against all that speaks of it.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
+use etherply_engine::change::ChangeHash;
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Found, LogError, Past};
 use etherply_wire::kinds::Cursor;
@@ -15,11 +17,16 @@ use crate::storage::anchor::AnchorRow;
 use crate::storage::error::{Damage, OpenError};
 use crate::storage::index::LogRow;
 use crate::storage::keys::{
-    COMMIT_KEY, CommitRow, FILLER_KEY, Head, KeyspaceId, decode_found, decode_past, document_of_deleted_key,
-    encode_found, hash_key, is_past_key, parse_anchor_key, parse_change_key, parse_hash_key,
+    COMMIT_KEY, CommitRow, FILLER_KEY, Head, KeyspaceId, RETIRED_PREFIX, decode_found, decode_past,
+    document_of_deleted_key, encode_found, hash_key, is_past_key, parse_anchor_key, parse_change_key,
+    parse_hash_key,
 };
 use crate::storage::proof::{Anchor, Proof};
 use crate::storage::snapshot::Snapshots;
+
+#[path = "mend.rs"]
+mod mend;
+pub use mend::Missing;
 
 /// Rows between two reports of progress.
 const PROGRESS_EACH_ROWS: u64 = 10_000;
@@ -32,6 +39,11 @@ pub trait Taker {
     /// A record, or what stayed of it, in the order of epochs and positions. Epochs that are not the document's now
     /// are among them.
     fn row(&mut self, document: &DocumentId, epoch: u64, row: LogRow) -> Result<(), OpenError>;
+    /// Rows of the document's epoch of now that are damaged or missing, in order, whose changes are in the snapshot that
+    /// was told.
+    fn missing(&mut self, document: &DocumentId, rows: Vec<Missing>) -> Result<(), OpenError>;
+    /// Nothing of the document can be kept, whatever was told of it.
+    fn lost(&mut self, document: &DocumentId) -> Result<(), OpenError>;
     /// The document's records are all told. `head` names its epoch of now, and how far that is proven; `past` is
     /// what the epochs before left behind.
     fn end(&mut self, document: &DocumentId, head: Head, past: Option<Past>) -> Result<(), OpenError>;
@@ -47,6 +59,14 @@ impl Taker for Nobody {
     }
 
     fn row(&mut self, _: &DocumentId, _: u64, _: LogRow) -> Result<(), OpenError> {
+        Ok(())
+    }
+
+    fn missing(&mut self, _: &DocumentId, _: Vec<Missing>) -> Result<(), OpenError> {
+        Ok(())
+    }
+
+    fn lost(&mut self, _: &DocumentId) -> Result<(), OpenError> {
         Ok(())
     }
 
@@ -131,7 +151,8 @@ impl Inspection {
         let mut rows = self.rows(KeyspaceId::Meta)?;
         let (mut stored, mut anchors) = (None, Anchors::new());
         while let Some(row) = rows.next_row().map_err(OpenError::io(&path, "read the tables"))? {
-            if document_of_deleted_key(&row.key).is_some() {
+            // A note that is damaged keeps old rows from being removed, and harms nothing else.
+            if document_of_deleted_key(&row.key).is_some() || row.key.starts_with(RETIRED_PREFIX) {
                 continue;
             }
             if let Some(place) = parse_anchor_key(&row.key) {
@@ -219,6 +240,33 @@ struct Counted {
 /// Rows that tie epochs of documents to their snapshots.
 type Anchors = BTreeMap<(DocumentId, u64), Bytes>;
 
+/// What can be kept of a document.
+enum Verdict {
+    /// All up to here.
+    Whole(Head),
+    /// Nothing: what is whole of it means nothing without what is not.
+    Lost,
+    /// Nothing is there but its name.
+    OnlyName,
+}
+
+/// What is seen of one document.
+#[derive(Default)]
+struct Seen {
+    head: Option<Head>,
+    epochs: Vec<Epoch>,
+    /// Rows that should say where a change stands, and are not what was written.
+    bad_places: u64,
+}
+
+impl Seen {
+    /// The document's epoch: the one that its head names, or else the latest of which there is anything.
+    fn current(&self) -> Option<u64> {
+        let latest = self.epochs.iter().map(|epoch| epoch.epoch).max();
+        self.head.map(|head| head.epoch).or(latest)
+    }
+}
+
 struct Walk<'w> {
     anchors: Anchors,
     snapshots: Snapshots,
@@ -252,6 +300,10 @@ struct Epoch {
     is_served: bool,
     /// What is wrong with its snapshot, or where that ends.
     snapshot: Option<Result<Cursor, String>>,
+    /// Positions that its log lacks and its snapshot has, and what was found there.
+    mended: Option<(RangeInclusive<u64>, String)>,
+    /// It cannot even be kept up to where it is whole.
+    is_lost: bool,
     records: u64,
     record_bytes: u64,
     records_behind: u64,
@@ -283,6 +335,8 @@ impl Epoch {
             damage: None,
             is_served: false,
             snapshot: None,
+            mended: None,
+            is_lost: false,
             records: 0,
             record_bytes: 0,
             records_behind: 0,
@@ -294,15 +348,15 @@ impl Epoch {
 
     /// Takes a row if it can be proven.
     fn row(&mut self, document: &DocumentId, seq: u64, stored: &Bytes) -> Option<LogRow> {
+        if self.mended.is_some() && seq <= self.proof.through().seq {
+            return None;
+        }
         if self.damage.is_none() {
             let before = self.proof.through();
             match self.proof.take(seq, stored).and_then(|row| self.check_snapshot(row)) {
                 Ok(row) => {
-                    self.records += 1;
                     self.record_bytes += stored.len() as u64;
-                    let key = hash_key(document, self.epoch, row.hash());
-                    let found = Found { seq, max_op: row.max_op() };
-                    self.rows.add(&key, &encode_found(&key, found));
+                    self.count(document, row.hash(), Found { seq, max_op: row.max_op() });
                     return Some(row);
                 }
                 Err(what) => {
@@ -314,6 +368,13 @@ impl Epoch {
         self.records_behind += 1;
         self.bytes_behind += stored.len() as u64;
         None
+    }
+
+    /// Counts a position of which all is known.
+    fn count(&mut self, document: &DocumentId, hash: &ChangeHash, found: Found) {
+        self.records += 1;
+        let key = hash_key(document, self.epoch, hash);
+        self.rows.add(&key, &encode_found(&key, found));
     }
 
     /// What a row without a record stands for has to be in a snapshot that is whole, and of this log.
@@ -369,13 +430,20 @@ impl<'w> Walk<'w> {
             return self.deleted(name, &document, tombstone);
         }
         self.counted.documents += 1;
-        let mut epochs = self.read_records(name, &document, head.ok())?;
-        let bad_rows = self.read_rows(name, &document, &mut epochs)?;
+        let mut seen = Seen { head: head.ok(), ..Seen::default() };
+        self.read_records(name, &document, &mut seen)?;
+        // Of an epoch whose last rows, or all of them, are missing.
+        self.mend_current(name, &document, &mut seen)?;
+        self.read_places(name, &document, &mut seen, |_, _| false)?;
+        // Of one that nothing told of before.
+        self.mend_current(name, &document, &mut seen)?;
         let is_past_damaged = past.as_ref().is_some_and(Option::is_none);
-        if let Some(proven) = self.judge(&document, head, epochs, bad_rows, is_past_damaged) {
-            self.taker.end(&document, proven, past.flatten()).map_err(Stopped::Taker)?;
+        match self.judge(&document, head, seen, is_past_damaged) {
+            Verdict::Whole(proven) => self.taker.end(&document, proven, past.flatten()),
+            Verdict::Lost => self.taker.lost(&document),
+            Verdict::OnlyName => Ok(()),
         }
-        Ok(())
+        .map_err(Stopped::Taker)
     }
 
     /// A deleted document: its rows are on their way out, and nobody serves them.
@@ -387,13 +455,7 @@ impl<'w> Walk<'w> {
         self.taker.end(document, tombstone, None).map_err(Stopped::Taker)
     }
 
-    fn read_records(
-        &mut self,
-        name: &Bytes,
-        document: &DocumentId,
-        head: Option<Head>,
-    ) -> Result<Vec<Epoch>, Stopped> {
-        let mut epochs: Vec<Epoch> = Vec::new();
+    fn read_records(&mut self, name: &Bytes, document: &DocumentId, seen: &mut Seen) -> Result<(), Stopped> {
         while let Some(row) = self.changes.take_if_of(name)? {
             self.count_row();
             let Some((_, number, seq)) = parse_change_key(&row.key) else {
@@ -401,20 +463,41 @@ impl<'w> Walk<'w> {
                 self.counted.damage.push(Damage { what, ..Damage::default() });
                 continue;
             };
-            if epochs.last().is_none_or(|last| last.epoch != number) {
-                let mut epoch = Epoch::new(document, number);
-                epoch.is_served = head.is_none_or(|head| head.epoch == number);
-                if epoch.is_served {
-                    self.begin_with_snapshot(document, &mut epoch)?;
-                }
-                epochs.push(epoch);
+            let epoch = self.epoch(document, number, seen)?;
+            let mut proven = epoch.row(document, seq, &row.value);
+            if proven.is_none() && epoch.lacks_what_its_snapshot_has() {
+                self.mend(name, document, number, seen)?;
+                // It may stand behind what was made anew.
+                proven = self.epoch(document, number, seen)?.row(document, seq, &row.value);
             }
-            let Some(epoch) = epochs.last_mut() else { continue };
-            if let Some(row) = epoch.row(document, seq, &row.value) {
+            if let Some(row) = proven {
                 self.taker.row(document, number, row).map_err(Stopped::Taker)?;
             }
         }
-        Ok(epochs)
+        Ok(())
+    }
+
+    /// What is seen of an epoch.
+    fn epoch<'s>(
+        &mut self,
+        document: &DocumentId,
+        number: u64,
+        seen: &'s mut Seen,
+    ) -> Result<&'s mut Epoch, Stopped> {
+        let index = match seen.epochs.iter().position(|epoch| epoch.epoch == number) {
+            Some(index) => index,
+            None => {
+                let mut epoch = Epoch::new(document, number);
+                epoch.is_served = seen.head.is_none_or(|head| head.epoch == number);
+                if epoch.is_served {
+                    self.begin_with_snapshot(document, &mut epoch)?;
+                }
+                seen.epochs.push(epoch);
+                seen.epochs.len() - 1
+            }
+        };
+        #[allow(clippy::indexing_slicing, reason = "it was found there, or put there")]
+        Ok(&mut seen.epochs[index])
     }
 
     /// Reads an epoch's snapshot, if it has one.
@@ -438,31 +521,29 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// Reads the rows that say where changes stand; how many of them are not what was written.
-    fn read_rows(
+    /// Reads the rows that say where changes stand, which can be done once; those that are wanted, by epoch and
+    /// position.
+    fn read_places(
         &mut self,
         name: &Bytes,
         document: &DocumentId,
-        epochs: &mut Vec<Epoch>,
-    ) -> Result<u64, Stopped> {
-        let mut bad = 0;
+        seen: &mut Seen,
+        is_wanted: impl Fn(u64, u64) -> bool,
+    ) -> Result<BTreeMap<u64, (ChangeHash, Found)>, Stopped> {
+        let mut wanted = BTreeMap::new();
         while let Some(row) = self.hashes.take_if_of(name)? {
             self.count_row();
             let place = parse_hash_key(&row.key).zip(decode_found(&row.key, &row.value));
-            let Some(((_, number, _), _)) = place else {
-                bad += 1;
+            let Some(((_, number, hash), found)) = place else {
+                seen.bad_places += 1;
                 continue;
             };
-            let index = epochs.iter().position(|epoch| epoch.epoch == number).unwrap_or_else(|| {
-                // All of the epoch's records are missing.
-                epochs.push(Epoch::new(document, number));
-                epochs.len() - 1
-            });
-            if let Some(epoch) = epochs.get_mut(index) {
-                epoch.rows_found.add(&row.key, &row.value);
+            self.epoch(document, number, seen)?.rows_found.add(&row.key, &row.value);
+            if is_wanted(number, found.seq) {
+                wanted.insert(found.seq, (hash, found));
             }
         }
-        Ok(bad)
+        Ok(wanted)
     }
 
     /// Holds a document's epoch of now against what else speaks of it; how far it is proven. Other epochs are
@@ -471,13 +552,12 @@ impl<'w> Walk<'w> {
         &mut self,
         document: &DocumentId,
         head: Result<Head, &'static str>,
-        epochs: Vec<Epoch>,
-        bad_rows: u64,
+        seen: Seen,
         is_past_damaged: bool,
-    ) -> Option<Head> {
-        let named = head.map(|head| head.epoch).ok();
-        let latest = epochs.iter().map(|epoch| epoch.epoch).max();
-        let Some(number) = named.or(latest) else {
+    ) -> Verdict {
+        let number = seen.current();
+        let Seen { epochs, bad_places, .. } = seen;
+        let Some(number) = number else {
             // Nothing but its name is left: it may have been empty, or deleted.
             self.counted.damaged.push(DocumentDamage {
                 document: document.to_string(),
@@ -485,10 +565,11 @@ impl<'w> Walk<'w> {
                 whole_through: 0,
                 expected_through: None,
                 what: head.err().unwrap_or_default().to_owned(),
+                made_anew: 0,
                 records_behind: 0,
                 bytes_behind: 0,
             });
-            return None;
+            return Verdict::OnlyName;
         };
         let mut current = Epoch::new(document, number);
         for epoch in epochs {
@@ -504,12 +585,16 @@ impl<'w> Walk<'w> {
         let what = current.damage.clone().or_else(|| match head {
             // Its records may all be proven, but whether more of them followed is not known.
             Err(what) => Some(what.to_owned()),
-            Ok(head) => what_is_wrong(&current, head, bad_rows),
+            Ok(head) => what_is_wrong(&current, head, bad_places),
         });
         let past = is_past_damaged.then(|| {
             "the row that says what its earlier epochs left behind is not what was written".to_owned()
         });
-        if let Some(what) = what.or(past) {
+        let mended = current.mended.as_ref().map(|(lacked, what)| {
+            let (from, through) = (lacked.start(), lacked.end());
+            format!("positions {from} to {through}: {what}; its snapshot has their changes, but not who sent them when")
+        });
+        if let Some(what) = what.or(mended).or(past) {
             // The rows of hashes know of changes that no record tells of any more.
             let indexed = (current.rows_found.count > through).then_some(current.rows_found.count);
             self.counted.damaged.push(DocumentDamage {
@@ -518,12 +603,16 @@ impl<'w> Walk<'w> {
                 whole_through: through,
                 expected_through: head.map(|head| head.last_seq).ok().max(indexed),
                 what,
+                made_anew: current.mended.as_ref().map_or(0, |(lacked, _)| lacked.end() - lacked.start() + 1),
                 records_behind: current.records_behind,
                 bytes_behind: current.bytes_behind,
             });
         }
         let flags = head.map_or(0, |head| head.flags);
-        Some(Head { epoch: number, last_seq: through, flags })
+        match current.is_lost {
+            true => Verdict::Lost,
+            false => Verdict::Whole(Head { epoch: number, last_seq: through, flags }),
+        }
     }
 
     fn count_row(&mut self) {
@@ -538,7 +627,7 @@ impl<'w> Walk<'w> {
 }
 
 /// What is wrong with a document's epoch whose records are all proven.
-fn what_is_wrong(epoch: &Epoch, head: Head, bad_rows: u64) -> Option<String> {
+fn what_is_wrong(epoch: &Epoch, head: Head, bad_places: u64) -> Option<String> {
     let (through, last) = (epoch.proof.through().seq, head.last_seq);
     if let Some(Err(what)) = &epoch.snapshot {
         return Some(what.clone());
@@ -549,6 +638,6 @@ fn what_is_wrong(epoch: &Epoch, head: Head, bad_rows: u64) -> Option<String> {
     if through > last {
         return Some(format!("the log goes on beyond its end, which is said to be {last}"));
     }
-    (epoch.rows != epoch.rows_found || bad_rows > 0)
+    (epoch.rows != epoch.rows_found || bad_places > 0)
         .then(|| "rows that say where its changes stand are missing, or not what was written".to_owned())
 }

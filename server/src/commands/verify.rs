@@ -1,34 +1,55 @@
-//! `etherply verify` and `etherply repair`: what they print, and how they exit.
+//! `etherply verify` and `etherply repair`. They exit with 0 if all is whole, 1 if something is damaged or stayed
+//! behind, 2 if they could not work.
 
-use std::io::{self, Write as _};
-use std::process::ExitCode;
+use std::path::PathBuf;
 
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::cli::{RepairArgs, VerifyArgs};
-use crate::storage::OpenError;
+use super::{Done, Failure, print};
+use crate::materialise::whole::unpack;
 use crate::storage::inspect::report::TEXT_ITEMS_MAX;
 use crate::storage::inspect::walk::Nobody;
 use crate::storage::inspect::{Inspection, Progress};
 use crate::storage::repair::{self, Repaired};
 
-/// The data is damaged, or not all of it could be kept.
-const EXIT_DAMAGED: u8 = 1;
-/// One could not look, or not write.
-const EXIT_FAILED: u8 = 2;
+/// What to look at.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The data directory, of a server that is not running; it may lie on a file system that cannot be written
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
-/// Looks at a data directory. Exits with 0 if it is whole, 1 if not, 2 if one could not look.
-pub fn verify(args: &VerifyArgs) -> ExitCode {
+/// What to repair.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// The damaged data directory, of a server that is not running
+    #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// The new data directory; it must not exist yet
+    #[arg(long, value_name = "NEW")]
+    pub to: PathBuf,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Looks at a data directory.
+///
+/// # Errors
+/// One cannot look.
+pub fn verify(args: &VerifyArgs) -> Result<Done, Failure> {
     let bar = Bar::new();
     let walked = Inspection::open(&args.data)
         .and_then(|inspection| inspection.walk(&mut Nobody, &mut |at| bar.show(at)));
     bar.finish();
-    let report = match walked {
-        Ok(report) => report,
-        Err(error) => return failed(&error, args.json),
-    };
-    print(args.json, &report, || {
+    let report = walked?;
+    say(args.json, &report, || {
         let advice =
             "\nKeep a copy of it. Restore the last backup, or keep what is whole:\n\x20 etherply repair";
         match report.whole {
@@ -36,21 +57,31 @@ pub fn verify(args: &VerifyArgs) -> ExitCode {
             false => format!("{report}{advice} --data {} --to NEW", args.data.display()),
         }
     });
-    exit(report.whole)
+    Ok(done(report.whole))
 }
 
-/// Writes what is whole to a new directory. Exits with 0 if that is everything, 1 if something stayed behind, 2 if
-/// nothing was written.
-pub fn repair(args: &RepairArgs) -> ExitCode {
+/// Writes what is whole to a new directory.
+///
+/// # Errors
+/// Nothing was written.
+pub fn repair(args: &RepairArgs) -> Result<Done, Failure> {
     let bar = Bar::new();
-    let repaired = repair::repair(&args.data, &args.to, &mut |at| bar.show(at));
+    let repaired = repair::repair(&args.data, &args.to, unpack, &mut |at| bar.show(at));
     bar.finish();
-    let repaired = match repaired {
-        Ok(repaired) => repaired,
-        Err(error) => return failed(&error, args.json),
-    };
-    print(args.json, &repaired, || text_of(&repaired));
-    exit(repaired.kept_all)
+    let repaired = repaired?;
+    say(args.json, &repaired, || text_of(&repaired));
+    Ok(done(repaired.kept_all))
+}
+
+fn done(is_whole: bool) -> Done {
+    if is_whole { Done::Whole } else { Done::Damaged(String::new()) }
+}
+
+fn say(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) {
+    print(&match json {
+        true => serde_json::to_string_pretty(value).unwrap_or_else(|error| error.to_string()),
+        false => text(),
+    });
 }
 
 fn text_of(repaired: &Repaired) -> String {
@@ -86,29 +117,6 @@ fn text_of(repaired: &Repaired) -> String {
         written.record_bytes,
         to.display()
     )
-}
-
-fn exit(is_good: bool) -> ExitCode {
-    if is_good { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DAMAGED) }
-}
-
-fn failed(error: &OpenError, json: bool) -> ExitCode {
-    if json {
-        let said = serde_json::json!({ "error": error.code(), "message": error.to_string() });
-        print(true, &said, String::new);
-    } else {
-        eprintln!("etherply: {error}");
-    }
-    ExitCode::from(EXIT_FAILED)
-}
-
-fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) {
-    let text = match json {
-        true => serde_json::to_string_pretty(value).unwrap_or_else(|error| error.to_string()),
-        false => text(),
-    };
-    // Whoever reads may be gone; the exit code still says it.
-    drop(writeln!(io::stdout(), "{text}"));
 }
 
 /// A progress bar on standard error, if that is a terminal.
