@@ -373,6 +373,12 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
+        if !knows_log(stream.access.rights) {
+            // They ended while the log was asked.
+            let (code, message) = stream.access.lack(ErrorCode::Forbidden);
+            self.end_stream(peer, handle, code, message, now, effects);
+            return;
+        }
         let Some(reconciling) = stream.reconcile.take() else { return };
         let missing: BTreeSet<ChangeHash> =
             found.iter().filter(|(_, found)| found.is_none()).map(|(hash, _)| *hash).collect();
