@@ -1,17 +1,15 @@
 //! Making keys, from the operating system's randomness.
 
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
-use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaKeyPair,
-};
 use base64::Engine as _;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::pkcs8::KeypairBytes;
+use rand::rngs::{OsRng, StdRng};
+use rand::{RngCore as _, SeedableRng as _};
+use rsa::RsaPrivateKey;
+use rsa::pkcs8::{EncodePrivateKey, EncodePublicKey, LineEnding};
 
-use crate::keys::{Algorithm, SECRET_BYTES_MIN};
-
-/// Characters of base64 in a line of PEM (RFC 7468, 2).
-const PEM_LINE_CHARS: usize = 64;
+use crate::keys::{Algorithm, RSA_BITS_MIN, SECRET_BYTES_MIN};
 
 /// A new key, as it is written to files.
 pub struct Generated {
@@ -21,59 +19,51 @@ pub struct Generated {
     pub public: Option<String>,
 }
 
-/// The cryptographic library failed.
+/// Why no key could be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no key could be made: the system gives no randomness")]
-pub struct GenerateError;
+pub enum GenerateError {
+    /// The system gives no randomness.
+    #[error("no key could be made: the system gives no randomness")]
+    Randomness,
+    /// The cryptographic library failed.
+    #[error("no key could be made: it could not be written down")]
+    Encoding,
+}
 
 /// Makes a key.
 ///
 /// # Errors
 /// [`GenerateError`]
 pub fn generate(algorithm: Algorithm) -> Result<Generated, GenerateError> {
-    let failed = |_| GenerateError;
-    let (private, public) = match algorithm {
+    // Asked once, where it can fail; what follows is drawn from it (ChaCha).
+    let mut random = StdRng::from_rng(OsRng).map_err(|_| GenerateError::Randomness)?;
+    match algorithm {
         Algorithm::Hs256 => {
             let mut secret = [0; SECRET_BYTES_MIN];
-            aws_lc_rs::rand::fill(&mut secret).map_err(failed)?;
-            return Ok(Generated { private: BASE64_URL_SAFE_NO_PAD.encode(secret) + "\n", public: None });
+            random.fill_bytes(&mut secret);
+            Ok(Generated { private: BASE64_URL_SAFE_NO_PAD.encode(secret) + "\n", public: None })
         }
         Algorithm::EdDsa => {
-            let pair = Ed25519KeyPair::generate().map_err(failed)?;
-            let public: PublicKeyX509Der<'_> = pair.public_key().as_der().map_err(failed)?;
-            (
-                pem("PRIVATE KEY", pair.to_pkcs8v1().map_err(failed)?.as_ref()),
-                pem("PUBLIC KEY", public.as_ref()),
-            )
+            let mut secret_key = [0; 32];
+            random.fill_bytes(&mut secret_key);
+            let public = SigningKey::from_bytes(&secret_key).verifying_key();
+            // Without the public half, which not every library reads there (RFC 5958 has it, RFC 5208 has not).
+            pair(&KeypairBytes { secret_key, public_key: None }, &public)
         }
         Algorithm::Es256 => {
-            let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(failed)?;
-            let public: PublicKeyX509Der<'_> = pair.public_key().as_der().map_err(failed)?;
-            (
-                pem("PRIVATE KEY", pair.to_pkcs8v1().map_err(failed)?.as_ref()),
-                pem("PUBLIC KEY", public.as_ref()),
-            )
+            let key = p256::SecretKey::random(&mut random);
+            pair(&key, &key.public_key())
         }
         Algorithm::Rs256 => {
-            let pair = RsaKeyPair::generate(KeySize::Rsa2048).map_err(failed)?;
-            let private: Pkcs8V1Der<'_> = pair.as_der().map_err(failed)?;
-            let public: PublicKeyX509Der<'_> = pair.public_key().as_der().map_err(failed)?;
-            (pem("PRIVATE KEY", private.as_ref()), pem("PUBLIC KEY", public.as_ref()))
+            let key = RsaPrivateKey::new(&mut random, RSA_BITS_MIN).map_err(|_| GenerateError::Encoding)?;
+            pair(&key, &key.to_public_key())
         }
-    };
-    Ok(Generated { private, public: Some(public) })
+    }
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
-    let text = BASE64_STANDARD.encode(der);
-    let mut out = format!("-----BEGIN {label}-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, behind) = rest.split_at(rest.len().min(PEM_LINE_CHARS));
-        out.push_str(line);
-        out.push('\n');
-        rest = behind;
-    }
-    out.push_str(&format!("-----END {label}-----\n"));
-    out
+/// Both halves in PEM.
+fn pair(private: &impl EncodePrivateKey, public: &impl EncodePublicKey) -> Result<Generated, GenerateError> {
+    let private = private.to_pkcs8_pem(LineEnding::LF).map_err(|_| GenerateError::Encoding)?;
+    let public = public.to_public_key_pem(LineEnding::LF).map_err(|_| GenerateError::Encoding)?;
+    Ok(Generated { private: private.to_string(), public: Some(public) })
 }

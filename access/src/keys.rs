@@ -5,7 +5,10 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use ed25519_dalek::VerifyingKey;
 use jsonwebtoken::DecodingKey;
+use rsa::pkcs1::DecodeRsaPublicKey as _;
+use rsa::{BigUint, RsaPublicKey};
 
 /// Most keys of a server.
 pub const KEYS_MAX: usize = 64;
@@ -13,8 +16,10 @@ pub const KEYS_MAX: usize = 64;
 pub const KEY_ID_BYTES_MAX: usize = 128;
 /// Shortest shared secret (RFC 7518, 3.2: at least as long as the hash).
 pub const SECRET_BYTES_MIN: usize = 32;
-/// Bytes of an uncompressed point of P-256, the one curve of ES256.
-const P256_POINT_BYTES: usize = 65;
+/// Shortest RSA key (RFC 7518, 3.3).
+pub const RSA_BITS_MIN: usize = 2_048;
+/// Longest RSA key: verifying takes the longer, the longer it is.
+pub const RSA_BITS_MAX: usize = 4_096;
 
 /// How a token is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +85,12 @@ pub enum KeyError {
     /// A private key where a public one belongs.
     #[error("this is a private key: give the server the public one, and keep this where tokens are made")]
     Private,
+    /// An RSA key of a length that is not taken.
+    #[error("an RSA key has {RSA_BITS_MIN} to {RSA_BITS_MAX} bits, this one has {bits}")]
+    RsaBits {
+        /// Its length.
+        bits: usize,
+    },
     /// Not a private key.
     #[error("this is no private key of Ed25519, P-256 or RSA in PEM (PKCS #8, BEGIN PRIVATE KEY)")]
     NotPrivate,
@@ -124,14 +135,9 @@ impl KeySet {
     /// # Errors
     /// [`KeyError`]
     pub fn add_public(&mut self, id: &str, pem: &[u8]) -> Result<Algorithm, KeyError> {
-        let is_p256 =
-            |key: &DecodingKey| key.try_get_as_bytes().is_ok_and(|key| key.len() == P256_POINT_BYTES);
         let (algorithm, decoding) = if let Ok(key) = DecodingKey::from_ed_pem(pem) {
             (Algorithm::EdDsa, key)
         } else if let Ok(key) = DecodingKey::from_ec_pem(pem) {
-            if !is_p256(&key) {
-                return Err(KeyError::Public);
-            }
             (Algorithm::Es256, key)
         } else if is_private(pem) {
             return Err(KeyError::Private);
@@ -140,6 +146,7 @@ impl KeySet {
         } else {
             return Err(KeyError::Public);
         };
+        check_public(algorithm, decoding.try_get_as_bytes().map_err(|_| KeyError::Public)?)?;
         self.add(id, algorithm, decoding)
     }
 
@@ -192,6 +199,28 @@ impl KeySet {
 pub(crate) fn check_id(id: &str) -> Result<(), KeyError> {
     let fits = (1..=KEY_ID_BYTES_MAX).contains(&id.len()) && !id.chars().any(char::is_control);
     fits.then_some(()).ok_or(KeyError::Id)
+}
+
+/// Whether a public key's bytes, taken out of its PEM, are a key that tokens can be verified with. Whoever reads the
+/// PEM looks at its frame only, and whoever verifies at the first token.
+fn check_public(algorithm: Algorithm, key: &[u8]) -> Result<(), KeyError> {
+    let is_key = match algorithm {
+        Algorithm::EdDsa => <[u8; 32]>::try_from(key)
+            .is_ok_and(|key| VerifyingKey::from_bytes(&key).is_ok_and(|key| !key.is_weak())),
+        Algorithm::Es256 => p256::PublicKey::from_sec1_bytes(key).is_ok(),
+        Algorithm::Rs256 => {
+            let read = rsa::pkcs1::RsaPublicKey::try_from(key).map_err(|_| KeyError::Public)?;
+            check_rsa_bits(&BigUint::from_bytes_be(read.modulus.as_bytes()))?;
+            RsaPublicKey::from_pkcs1_der(key).is_ok()
+        }
+        Algorithm::Hs256 => false,
+    };
+    is_key.then_some(()).ok_or(KeyError::Public)
+}
+
+pub(crate) fn check_rsa_bits(modulus: &BigUint) -> Result<(), KeyError> {
+    let bits = modulus.bits();
+    if (RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) { Ok(()) } else { Err(KeyError::RsaBits { bits }) }
 }
 
 pub(crate) fn read_secret(text: &str) -> Result<Vec<u8>, KeyError> {

@@ -3,9 +3,12 @@
 use std::fmt;
 
 use jsonwebtoken::{EncodingKey, Header};
+use rsa::RsaPrivateKey;
+use rsa::pkcs1::DecodeRsaPrivateKey as _;
+use rsa::traits::PublicKeyParts as _;
 
 use crate::claims::{Claims, Unusable};
-use crate::keys::{Algorithm, KeyError, check_id, read_secret};
+use crate::keys::{Algorithm, KeyError, check_id, check_rsa_bits, is_private, read_secret};
 
 /// A key that tokens are made with.
 pub struct SigningKey {
@@ -45,9 +48,11 @@ impl SigningKey {
             (Algorithm::EdDsa, key)
         } else if let Ok(key) = EncodingKey::from_ec_pem(pem) {
             (Algorithm::Es256, key)
-        } else if crate::keys::is_private(pem)
+        } else if is_private(pem)
             && let Ok(key) = EncodingKey::from_rsa_pem(pem)
         {
+            let read = RsaPrivateKey::from_pkcs1_der(key.as_bytes()).map_err(|_| KeyError::NotPrivate)?;
+            check_rsa_bits(read.n())?;
             (Algorithm::Rs256, key)
         } else {
             return Err(KeyError::NotPrivate);

@@ -246,6 +246,8 @@ mod tests {
         assert!(parses(&["verify", "b"]) && !parses(&["verify"]));
         assert!(!parses(&["--to", "b"]) && !parses(&["--data", "d"]));
         assert!(!parses(&["--control", "http://127.0.0.1:4181", "--data", "d", "--to", "b"]));
+        assert!(parses(&["--control", "http://127.0.0.1:4181", "--operator-key", "k", "--to", "b"]));
+        assert!(!parses(&["--data", "d", "--operator-key", "k", "--to", "b"]), "files ask for no key");
     }
 
     #[test]

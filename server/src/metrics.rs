@@ -257,6 +257,7 @@ mod tests {
             &metrics.failed,
             &metrics.panics,
             &metrics.refused,
+            &metrics.tokens_refused,
             &metrics.opened,
             &metrics.backups,
             &metrics.snapshots,

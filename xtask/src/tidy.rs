@@ -59,9 +59,9 @@ const INVARIANTS: &[Invariant] = &[
     },
     Invariant {
         folder: "access/src/",
-        except: &[],
+        except: &["access/src/generate.rs"],
         words: WORLD,
-        why: "tokens are verified without files, clock or runtime: the caller brings them",
+        why: "tokens are verified without files, clock, randomness or runtime: only keys are made by chance",
     },
     Invariant {
         folder: "client/src/",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 
 use clap::{Args, Subcommand};
-use etherply_access::{Algorithm, generate};
+use etherply_access::{Algorithm, GenerateError, generate};
 
 use super::{Done, Failure, print};
 use crate::access::keys::{PRIVATE, PUBLIC, SECRET};
@@ -64,7 +64,10 @@ pub fn run(args: &KeysArgs) -> Result<Done, Failure> {
         let message = "--name: a key's id becomes a file's name: no slashes, and no dot before it";
         return Err(Failure::new("usage", message));
     }
-    let made = generate(*algorithm).map_err(|error| Failure::new("no_randomness", error))?;
+    let made = generate(*algorithm).map_err(|error| match error {
+        GenerateError::Randomness => Failure::new("no_randomness", error),
+        GenerateError::Encoding => Failure::new("key_invalid", error),
+    })?;
     fs::create_dir_all(folder).map_err(|error| file_io(folder, &error))?;
     let path = |ending: &str| folder.join(format!("{name}{ending}"));
     let (private, public) = match &made.public {
