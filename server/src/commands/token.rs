@@ -202,7 +202,7 @@ fn judge(keys: KeySet, args: &InspectArgs, token: &str, now_s: u64) -> Option<Fa
             Some(Failure::new("token_expired", "the token is genuine, but its time is over"))
         }
         Err(Refused::Invalid(reason)) => {
-            Some(Failure::new("token_invalid", format!("a server would refuse the token: {reason}")))
+            Some(Failure::new("token_invalid", format!("a server with these keys refused the token: {reason}")))
         }
     }
 }
