@@ -8,6 +8,7 @@ mod fuzz;
 mod interop;
 mod process;
 mod reliability;
+mod sdk;
 mod sim;
 mod stages;
 mod suite;

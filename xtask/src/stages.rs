@@ -7,7 +7,7 @@
 
 use crate::chaos::Chaos;
 use crate::suite::{Stage, Work};
-use crate::{fuzz, interop, sim, system, tidy};
+use crate::{fuzz, interop, sdk, sim, system, tidy};
 
 /// Seconds for which CI runs each fuzz target; a release runs `cargo xtask fuzz --seconds` with far more.
 const FUZZ_SAMPLE_SECONDS: u32 = 10;
@@ -37,6 +37,7 @@ pub const STAGES: &[Stage] = &[
         budget_minutes: 6,
         work: Work::PreparedTests(interop::prepare, &["test", "--workspace", "--test", "interop"]),
     },
+    Stage { name: "sdk", budget_minutes: 5, work: Work::Counted(sdk::test) },
     Stage {
         name: "docs",
         budget_minutes: 4,

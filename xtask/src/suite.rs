@@ -31,15 +31,19 @@ pub enum Work {
     Program(&'static str, &'static [&'static str]),
     /// Cargo with these arguments, which print how many tests passed and failed.
     Tests(&'static [&'static str]),
-    /// The same, behind code of this program that provides what they need.
+    /// Code of this program that counts the tests which it runs.
+    Counted(fn(&Path) -> anyhow::Result<Count>),
+    /// Cargo's tests, behind code of this program that provides what they need.
     PreparedTests(fn(&Path) -> anyhow::Result<()>, &'static [&'static str]),
 }
 
 /// How many checks passed and failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Count {
-    passed: u64,
-    failed: u64,
+pub struct Count {
+    /// Those that passed.
+    pub passed: u64,
+    /// Those that failed.
+    pub failed: u64,
 }
 
 struct Outcome<'s> {
@@ -82,6 +86,7 @@ pub fn run(root: &Path, stages: &[Stage], wanted: &[String]) -> anyhow::Result<b
 fn perform(root: &Path, work: &Work) -> anyhow::Result<Count> {
     match work {
         Work::Task(task) => task(root)?,
+        Work::Counted(task) => return task(root),
         Work::Cargo(arguments, environment) => {
             process::run(process::cargo(root).args(*arguments).envs(environment.iter().copied()))?;
         }

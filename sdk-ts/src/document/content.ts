@@ -1,0 +1,402 @@
+/**
+ * A document's content on this side: the Automerge copy, own edits on their way to the server, and how the copy
+ * begins anew where the server says so.
+ *
+ * It knows the stream, and neither sockets nor who looks at the document.
+ * @module
+ */
+
+import type { Doc } from "@automerge/automerge/slim";
+import type { AutomergeModule } from "../automerge.js";
+import { randomBytes } from "../environment.js";
+import { localError, namedError } from "../errors.js";
+import type { EtherPlyError } from "../errors.js";
+import type { Kept } from "../store/keeper.js";
+import type { Row, Stored } from "../store/store.js";
+import type { Push } from "../protocol/outbox.js";
+import type { Stream } from "../protocol/stream.js";
+import { fromHex, toHex, utf8 } from "../wire/bytes.js";
+import type { ClockEntry, Cursor } from "../wire/kinds.js";
+import { CHANGE_MESSAGE_BYTES_MAX } from "../wire/limits.js";
+import { genesis, GENESIS_ACTOR } from "./genesis.js";
+import { Receipts } from "./receipts.js";
+import type { Receipt } from "./receipts.js";
+import { transplant } from "./transplant.js";
+import { reverse, UndoStacks } from "./undo.js";
+import type { Origin } from "./undo.js";
+
+/** Most operations that one change may have. */
+export const CHANGE_OPS_MAX = 262_144;
+
+/** A piece of the document that was received and is not applied yet. */
+type Piece = { readonly snapshot: Uint8Array } | { readonly changes: readonly Uint8Array[] };
+
+/** What the content tells whoever shows it. */
+export interface ContentEvents {
+  /** The copy is another one now. `edited`: by an edit that was made here. */
+  changed(edited: boolean): void;
+  /** The copy is not what it was and more, but something else. */
+  began(): void;
+  /** Something that nobody waits for went wrong. */
+  failed(error: EtherPlyError, changes?: readonly Uint8Array[]): void;
+}
+
+/** How an edit is made. */
+export interface EditOptions {
+  readonly message: string | undefined;
+  /** Most bytes of its change. */
+  readonly bytesMax: number;
+  /** Whether it is one of the user's own, or takes one back, or makes one again. */
+  readonly origin?: Origin;
+  readonly nowMs: number;
+}
+
+/** An edit that was made. */
+export interface Edit {
+  readonly receipt: Receipt;
+  readonly bytes: Uint8Array;
+}
+
+/** The copy of a document and what it owes the server. */
+export class Content<T extends object> implements Kept {
+  /** Own edits that are not on the server's disk. */
+  readonly receipts: Receipts = new Receipts();
+  /** Own edits that can be taken back. */
+  readonly undo: UndoStacks = new UndoStacks();
+  private copy: Doc<T>;
+  /** The copy that takes this one's place once it is whole. */
+  private next: Doc<T> | undefined;
+  private pieces: Piece[] = [];
+  /** The actors that this side is or was, as hexadecimal text. */
+  private readonly actors = new Set<string>();
+  /** A genesis that the server has not answered yet: until then nobody knows whether what it sends fits to it. */
+  private openGenesis: Uint8Array | undefined;
+  private isBroken = false;
+
+  constructor(
+    private readonly A: AutomergeModule,
+    private readonly stream: Stream,
+    private readonly events: ContentEvents,
+  ) {
+    this.copy = this.blank();
+  }
+
+  /** The document as it is shown. */
+  get doc(): Doc<T> {
+    return this.copy;
+  }
+
+  /** Whether there is nothing in the copy, not even history. */
+  get isEmpty(): boolean {
+    return this.A.getHeads(this.copy).length === 0;
+  }
+
+  /** Whether a new copy is on its way. */
+  get beginsAnew(): boolean {
+    return this.next !== undefined;
+  }
+
+  /** Goes on with what was kept: the copy, and edits that are not on the server yet. */
+  restore(stored: Stored): void {
+    const epoch = stored.cursor?.epoch;
+    // A row of epoch 0 was kept before the server was heard, and of another one it belongs to what was thrown away.
+    const fits = (row: Row): boolean => row.mine || epoch === undefined || row.epoch === 0n || row.epoch === epoch;
+    const rows = stored.rows.filter(fits);
+    let doc = this.copy;
+    if (stored.copy !== undefined) doc = this.A.loadIncremental(doc, stored.copy);
+    [doc] = this.A.applyChanges(doc, rows.map((row) => row.change));
+    this.copy = doc;
+    const mine = new Map(rows.flatMap((row) => (row.mine ? [[row.hash, row.change] as const] : [])));
+    const unsent: Uint8Array[] = [];
+    for (const { hash, actor } of this.A.getChangesMetaSince(doc, [])) {
+      const change = mine.get(hash);
+      if (change === undefined) continue;
+      this.receipts.add(hash, change);
+      if (actor === GENESIS_ACTOR) this.openGenesis = change;
+      else this.actors.add(actor);
+      unsent.push(change);
+    }
+    if (unsent.length > 0) this.stream.push(unsent);
+  }
+
+  since(heads: readonly string[]): ReturnType<Kept["since"]> {
+    const meta = this.A.getChangesMetaSince(this.copy, [...heads]);
+    const changes = this.A.getChangesSince(this.copy, [...heads]);
+    const rows = meta.flatMap(({ hash }, index) => {
+      const change = changes[index];
+      return change === undefined ? [] : [{ hash, change, mine: this.receipts.has(hash) }];
+    });
+    return { rows, heads: this.A.getHeads(this.copy) };
+  }
+
+  cursor(): Cursor | undefined {
+    return this.pieces.length === 0 && this.next === undefined ? this.stream.cursor : undefined;
+  }
+
+  join(copy: Uint8Array): void {
+    if (this.next === undefined && this.openGenesis === undefined) this.show(this.A.loadIncremental(this.copy, copy), false);
+  }
+
+  /** Gathers changes of others. */
+  receive(changes: readonly Uint8Array[]): void {
+    this.pieces.push({ changes });
+  }
+
+  /** Gathers the document as a whole. */
+  receiveSnapshot(snapshot: Uint8Array): void {
+    this.pieces.push({ snapshot });
+  }
+
+  /** Applies what was gathered. Whether there is nothing left that waits. */
+  apply(): boolean {
+    if (this.openGenesis !== undefined) return this.pieces.length === 0;
+    if (this.pieces.length === 0) return true;
+    const pieces = this.pieces;
+    this.pieces = [];
+    if (this.isBroken) return true;
+    const before = this.next ?? this.copy;
+    try {
+      let doc = before;
+      let gathered: Uint8Array[] = [];
+      const join = (): void => {
+        if (gathered.length > 0) [doc] = this.A.applyChanges(doc, gathered);
+        gathered = [];
+      };
+      for (const piece of pieces) {
+        if ("changes" in piece) gathered.push(...piece.changes);
+        else {
+          join();
+          doc = this.A.loadIncremental(doc, piece.snapshot);
+        }
+      }
+      join();
+      if (this.next !== undefined) this.next = doc;
+      else this.show(doc, false);
+    } catch (cause) {
+      // The server finds out as well, takes out what broke the document, and has everybody begin anew.
+      this.isBroken = true;
+      this.events.failed(localError("automerge_failed", "Automerge cannot apply what the server sent", cause));
+    }
+    return true;
+  }
+
+  /** Gives a new document its initial content, and pushes it if `pushes`. */
+  begin(initial: object, pushes: boolean): void {
+    const change = genesis(this.A, initial);
+    if (change === undefined) return;
+    const [doc] = this.A.applyChanges(this.copy, [change]);
+    if (pushes) {
+      this.openGenesis = change;
+      this.receipts.add(this.hashOf(change), change);
+      this.stream.push([change]);
+    }
+    this.show(doc, true);
+  }
+
+  /** Edits the document. `undefined` if nothing was changed. Throws what `edit` throws, with nothing changed. */
+  edit(edit: (doc: T) => void, { message, bytesMax, origin = "edit", nowMs }: EditOptions): Edit | undefined {
+    if (message !== undefined && utf8(message).length > CHANGE_MESSAGE_BYTES_MAX) {
+      throw localError("bad_argument", `a change's message may have ${CHANGE_MESSAGE_BYTES_MAX} bytes`);
+    }
+    const before = this.A.getHeads(this.copy);
+    const once = (doc: T): void => {
+      const returned: unknown = (edit as (doc: T) => unknown)(doc);
+      if (returned instanceof Promise) throw localError("bad_argument", "an edit cannot be asynchronous: await first");
+    };
+    const doc = this.A.change(this.copy, message === undefined ? {} : { message }, once);
+    if (same(before, this.A.getHeads(doc))) {
+      this.copy = doc;
+      return undefined;
+    }
+    const made = this.made(doc, before);
+    if (made === undefined) return undefined;
+    if (made.bytes.length > bytesMax || made.ops > CHANGE_OPS_MAX) {
+      this.without(doc, new Set([made.hash]));
+      throw namedError("change_too_large", `the edit makes a change of ${made.bytes.length} bytes and ${made.ops} operations`);
+    }
+    if (!this.stream.outbox.hasRoom(made.bytes.length)) {
+      this.without(doc, new Set([made.hash]));
+      throw localError("outbox_full", "too many edits wait for the server");
+    }
+    const receipt = this.receipts.add(made.hash, made.bytes);
+    this.undo.made({ before, after: [made.hash] }, origin, nowMs, message);
+    // What is edited while a new copy is on its way is made again in that one.
+    if (this.next === undefined) this.stream.push([made.bytes]);
+    this.show(doc, true);
+    return { receipt, bytes: made.bytes };
+  }
+
+  /** Takes the last own edit back, or makes it again. `undefined` if there is nothing to be done. */
+  reverse(origin: "undo" | "redo", options: Omit<EditOptions, "origin" | "message">): Edit | undefined {
+    const steps = this.undo.take(origin);
+    if (steps === undefined) return undefined;
+    return this.edit(reverse(this.A, this.copy, steps), { ...options, origin, message: undefined });
+  }
+
+  /** A push is on the server's disk. Gives the hashes of its changes. */
+  acked(push: Push): readonly string[] {
+    const hashes = push.changes.map((change) => this.hashOf(change));
+    if (this.openGenesis !== undefined && push.changes.includes(this.openGenesis)) this.openGenesis = undefined;
+    for (const hash of hashes) this.receipts.saved(hash);
+    return hashes;
+  }
+
+  /** Begins anew from what the server is about to send. */
+  beginAnew(): void {
+    if (this.next !== undefined) this.A.free(this.next);
+    this.next = this.blank();
+    this.pieces = [];
+    this.openGenesis = undefined;
+    this.isBroken = false;
+  }
+
+  /** The new copy is whole: makes own edits again that it lacks, and shows it. */
+  arrive(initial: object | undefined, pushes: boolean): void {
+    if (this.next === undefined) return;
+    const [old, arrived] = [this.copy, this.next];
+    this.next = undefined;
+    const lost = this.lost(old, arrived);
+    this.copy = arrived;
+    if (this.isEmpty && initial !== undefined) this.begin(initial, pushes);
+    const made: Uint8Array[] = [];
+    for (const { hash, message, time } of lost) {
+      const change = this.rewrite(old, hash, message, time);
+      if (change !== undefined) made.push(change);
+    }
+    if (made.length > 0) this.stream.push(made);
+    this.A.free(old);
+    this.undo.clear();
+    this.events.began();
+    this.show(this.copy, made.length > 0);
+  }
+
+  /** Tells the server what this side has, and pushes what it lacks. */
+  reconcile(clock: readonly ClockEntry[]): void {
+    this.apply();
+    const last = new Map<string, ClockEntry>();
+    for (const { actor, seq, hash } of this.A.getChangesMetaSince(this.copy, [])) {
+      const [actorBytes, hashBytes] = [fromHex(actor), fromHex(hash)];
+      if (actorBytes !== undefined && hashBytes !== undefined) {
+        last.set(actor, { actor: actorBytes, seq: BigInt(seq), hash: hashBytes });
+      }
+    }
+    this.stream.reconcile([...last.values()], this.lacking(clock));
+  }
+
+  /** The server lacks what a push builds upon: pushes everything that it does not have. Whether there is anything. */
+  supply(clock: readonly ClockEntry[]): boolean {
+    this.apply();
+    const lacking = this.lacking(clock);
+    if (lacking.length > 0) this.stream.supply(lacking);
+    return lacking.length > 0;
+  }
+
+  /** Takes these changes, and what is built upon them, out of the copy. Nobody else has them. */
+  discard(changes: readonly Uint8Array[], error: EtherPlyError): void {
+    const hashes = new Set(changes.map((change) => this.hashOf(change)));
+    for (const hash of hashes) this.receipts.lost(hash, error);
+    this.without(this.copy, hashes);
+    this.events.changed(false);
+  }
+
+  /** The document as Automerge saves it. */
+  save(): Uint8Array {
+    return this.A.save(this.copy);
+  }
+
+  private blank(): Doc<T> {
+    const actor = toHex(randomBytes(16));
+    this.actors.add(actor);
+    return this.A.init<T>({ actor });
+  }
+
+  private show(doc: Doc<T>, edited: boolean): void {
+    this.copy = doc;
+    this.events.changed(edited);
+  }
+
+  private hashOf(change: Uint8Array): string {
+    return this.receipts.hashOf(change) ?? this.A.decodeChange(change).hash;
+  }
+
+  /** The change that was just made. */
+  private made(doc: Doc<T>, before: readonly string[]): { hash: string; bytes: Uint8Array; ops: number } | undefined {
+    const [hash] = this.A.getHeads(doc);
+    const bytes = this.A.getLastLocalChange(doc);
+    const meta = this.A.getChangesMetaSince(doc, [...before]).at(-1);
+    if (hash === undefined || bytes === undefined || meta === undefined) return undefined;
+    return { hash, bytes, ops: meta.maxOp - meta.startOp + 1 };
+  }
+
+  /** Builds the copy again without some of its changes and all that depend on them, as a fresh actor. */
+  private without(doc: Doc<T>, hashes: ReadonlySet<string>): void {
+    const gone = new Set(hashes);
+    const kept: Uint8Array[] = [];
+    const meta = this.A.getChangesMetaSince(doc, []);
+    this.A.getAllChanges(doc).forEach((change, index) => {
+      const about = meta[index];
+      if (about === undefined) return;
+      if (gone.has(about.hash) || about.deps.some((dep) => gone.has(dep))) gone.add(about.hash);
+      else kept.push(change);
+    });
+    const [rebuilt] = this.A.applyChanges(this.blank(), kept);
+    this.A.free(doc);
+    this.copy = rebuilt;
+    this.undo.clear();
+    this.events.began();
+  }
+
+  /** The changes that a side with this clock lacks, in causal order. */
+  private lacking(clock: readonly ClockEntry[]): Uint8Array[] {
+    const has = new Map(clock.map(({ actor, seq }) => [toHex(actor), seq]));
+    const meta = this.A.getChangesMetaSince(this.copy, []);
+    return this.A.getAllChanges(this.copy).filter((_, index) => {
+      const about = meta[index];
+      return about !== undefined && BigInt(about.seq) > (has.get(about.actor) ?? 0n);
+    });
+  }
+
+  /** Own changes of the old copy that the new one lacks, in the order in which they were made. */
+  private lost(old: Doc<T>, arrived: Doc<T>): { hash: string; message: string | null; time: number }[] {
+    const has = new Set(this.A.getChangesMetaSince(arrived, []).map(({ hash }) => hash));
+    const all = this.A.getChangesMetaSince(old, []);
+    // A document of which nothing is left, and which is not empty, holds what was saved in another form (a squash),
+    // or began otherwise: then only what was not saved is lost.
+    const isOther = has.size > 0 && !all.some(({ hash }) => has.has(hash));
+    return all.filter(
+      ({ hash, actor }) => this.actors.has(actor) && !has.has(hash) && (!isOther || this.receipts.has(hash)),
+    );
+  }
+
+  /** Makes an own change of the old copy again in the new one. */
+  private rewrite(old: Doc<T>, hash: string, message: string | null, time: number): Uint8Array | undefined {
+    const A = this.A;
+    const original = A.inspectChange(old, hash);
+    const before = A.getHeads(this.copy);
+    let failed: string[] = [];
+    try {
+      const [from, to] = [original?.deps ?? [], [hash]];
+      const patches = A.diff(old as Doc<unknown>, from, to);
+      const [earlier, after] = [A.view(old, from), A.view(old, to)];
+      this.copy = A.change(this.copy, { time, ...(message === null ? {} : { message }) }, (target) => {
+        failed = transplant(A, patches, { before: earlier, after, target, keepsOthers: false });
+      });
+    } catch (cause) {
+      failed.push(cause instanceof Error ? cause.message : String(cause));
+    }
+    const made = same(before, A.getHeads(this.copy)) ? undefined : this.made(this.copy, before);
+    if (failed.length > 0 || made === undefined) {
+      const error = localError("edit_lost", failed[0] ?? "nothing of the edit is left to be done");
+      const bytes = A.getAllChanges(old)[A.getChangesMetaSince(old, []).findIndex((each) => each.hash === hash)];
+      if (failed.length > 0) this.events.failed(error, bytes === undefined ? [] : [bytes]);
+      if (made === undefined) this.receipts.lost(hash, error);
+    }
+    if (made === undefined) return undefined;
+    this.receipts.rewritten(hash, made.hash, made.bytes);
+    return made.bytes;
+  }
+}
+
+function same(one: readonly string[], other: readonly string[]): boolean {
+  return one.length === other.length && one.every((hash) => other.includes(hash));
+}

@@ -1,0 +1,58 @@
+/** The package as it is published, in plain Node, as a module and by `require`. */
+
+import { execFile } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { TestServer } from "../integration/server.js";
+import { unpack } from "./pack.js";
+
+const directory = mkdtempSync(join(tmpdir(), "etherply-node-"));
+const server = new TestServer();
+
+const program = (imports: string): string => `${imports}
+(async () => {
+  const store = fileStore({ directory: process.argv[3], subject: "ada" });
+  const client = createClient({ url: process.argv[2], webSocket: WebSocket, store });
+  const board = client.document("boards/node", { initial: { cards: [] } });
+  await board.ready();
+  await board.change((doc) => { doc.cards.push("hi"); }).durable();
+  const cards = board.current.cards.length;
+  await client.close();
+  console.log(JSON.stringify({ cards, hooks: typeof useDocument, error: typeof EtherPlyError }));
+})();
+`;
+
+beforeAll(async () => {
+  await server.start();
+  unpack(directory);
+  const names = "{ createClient, EtherPlyError }";
+  writeFileSync(
+    join(directory, "program.mjs"),
+    program(`import ${names} from "@etherply/sdk";
+import { fileStore } from "@etherply/sdk/node";
+import { useDocument } from "@etherply/sdk/react";
+import { WebSocket } from "ws";`),
+  );
+  writeFileSync(
+    join(directory, "program.cjs"),
+    program(`const ${names} = require("@etherply/sdk");
+const { fileStore } = require("@etherply/sdk/node");
+const { useDocument } = require("@etherply/sdk/react");
+const { WebSocket } = require("ws");`),
+  );
+});
+afterAll(async () => {
+  await server.remove();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+it.each([
+  ["program.mjs", 1],
+  ["program.cjs", 2],
+])("%s edits a document and ends by itself", async (file, cards) => {
+  const { stdout } = await promisify(execFile)(process.execPath, [file, server.url, join(directory, "kept")], { cwd: directory });
+  expect(JSON.parse(stdout)).toEqual({ cards, hooks: "function", error: "function" });
+});

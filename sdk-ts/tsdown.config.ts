@@ -1,0 +1,12 @@
+import { defineConfig } from "tsdown";
+
+export default defineConfig({
+  entry: { index: "src/index.ts", content: "src/document/content.ts", node: "src/node/index.ts", react: "src/react/index.ts" },
+  format: ["esm", "cjs"],
+  dts: true,
+  platform: "neutral",
+  target: "es2022",
+  external: [/^@automerge\//, /^node:/, "react"],
+  sourcemap: true,
+  fixedExtension: false,
+});
