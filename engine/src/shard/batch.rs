@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use etherply_wire::ErrorCode;
 use etherply_wire::kinds::Ack;
 
 use super::Shard;
@@ -157,17 +156,17 @@ impl Shard {
         }
     }
 
-    /// Tells a member what the server has, if it may know that now: its rights may have ended while the clock
-    /// waited. Then its stream ends, because it cannot go on without: the next open compares anew.
+    /// Tells a member what the server has, if it may know that now: its rights may have ended while the clock waited.
+    /// It is told then when it has rights again.
     fn answer_clock(&mut self, listener: &Listener, frames: Vec<Outgoing>, effects: &mut Vec<Effect>) {
         let &Listener { peer, handle, .. } = listener;
-        let hosted = self.hosted.get(&handle).filter(|hosted| hosted.listens(listener));
-        let Some(stream) = hosted.and_then(|hosted| hosted.streams.get(&peer)) else { return };
-        if !knows_log(stream.access.rights) {
-            let (code, message) = stream.access.lack(ErrorCode::Forbidden);
-            return self.end_stream(peer, handle, code, message, self.now, effects);
+        let hosted = self.hosted.get_mut(&handle).filter(|hosted| hosted.listens(listener));
+        let Some(stream) = hosted.and_then(|hosted| hosted.streams.get_mut(&peer)) else { return };
+        if knows_log(stream.access.rights) {
+            effects.extend(frames.into_iter().map(|frame| Effect::Reply { peer, handle, frame }));
+        } else if let Some(reconciling) = &mut stream.reconcile {
+            reconciling.untold = true;
         }
-        effects.extend(frames.into_iter().map(|frame| Effect::Reply { peer, handle, frame }));
     }
 
     /// Replies to a stream, if it is still there.

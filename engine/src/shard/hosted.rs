@@ -91,6 +91,8 @@ pub(super) struct Reconciling {
     pub(super) clock: BTreeMap<ActorId, (u64, ChangeHash)>,
     /// All of it is here, and the log is being asked.
     pub(super) asked: bool,
+    /// The server's clock is not told yet, because the member has no rights.
+    pub(super) untold: bool,
 }
 
 impl Reconciling {

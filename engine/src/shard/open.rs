@@ -373,12 +373,6 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
-        if !knows_log(stream.access.rights) {
-            // They ended while the log was asked.
-            let (code, message) = stream.access.lack(ErrorCode::Forbidden);
-            self.end_stream(peer, handle, code, message, now, effects);
-            return;
-        }
         let Some(reconciling) = stream.reconcile.take() else { return };
         let missing: BTreeSet<ChangeHash> =
             found.iter().filter(|(_, found)| found.is_none()).map(|(hash, _)| *hash).collect();
@@ -390,7 +384,12 @@ impl Shard {
             if differs || (missing.contains(&hash) && !pending) {
                 let message = "this copy holds changes of an actor that differ from the server's: open the \
                                document without a cursor and apply your own edits anew as a fresh actor";
-                self.end_stream(peer, handle, ErrorCode::ActorForked, message, now, effects);
+                let (code, message) = match knows_log(stream.access.rights) {
+                    true => (ErrorCode::ActorForked, message),
+                    // Its rights ended while the log was asked.
+                    false => stream.access.lack(ErrorCode::Forbidden),
+                };
+                self.end_stream(peer, handle, code, message, now, effects);
                 return;
             }
             known.insert(actor, seq + u64::from(planted!(ReconcileOffByOne)));

@@ -5,14 +5,17 @@
 //! is sent; the stream and its socket stay, so that a renewal goes on where it was.
 
 use std::collections::BTreeSet;
+use std::mem::{replace, take};
 use std::sync::Arc;
 
 use etherply_wire::kinds::RightsChanged;
 use etherply_wire::{ErrorCode, Rights};
 
+use super::batch::Listener;
 use super::effect::Effect;
+use super::hosted::Reconciling;
 use super::{Shard, refuse_request};
-use crate::access::{FORBIDDEN, Grant, Identity, Revocation};
+use crate::access::{FORBIDDEN, Grant, Identity, Revocation, knows_log};
 use crate::peer::{Now, Peer};
 
 /// What a stream may do.
@@ -136,8 +139,11 @@ impl Shard {
             refuse_request(peer, handle, request, code, 0, message, effects);
             return;
         }
-        let before = std::mem::replace(&mut stream.access, Access::new(wanted, grant));
+        let before = replace(&mut stream.access, Access::new(wanted, grant));
         let (rights, expires_ms) = (stream.access.rights, grant.expires_ms);
+        let is_untold = |reconciling: &mut Reconciling| knows_log(rights) && take(&mut reconciling.untold);
+        let number = stream.number;
+        let is_clock_due = stream.reconcile.as_mut().is_some_and(is_untold);
         self.expiries.remove(before.expires_ms, handle, peer);
         self.expiries.add(expires_ms, handle, peer);
         if !rights.has(Rights::PRESENCE) {
@@ -146,6 +152,9 @@ impl Shard {
         effects.push(Effect::Rights { peer, handle, rights, expires_ms });
         let changed = RightsChanged { request, rights: rights.0, code: 0, expires_at_ms: expires_ms };
         effects.push(Effect::reply(peer, handle, &changed));
+        if is_clock_due {
+            self.send_clock(Listener { peer, handle, stream: number });
+        }
     }
 
     /// Ends the rights of every stream that a revocation hits, and refuses the opens that wait.
