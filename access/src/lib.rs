@@ -25,7 +25,9 @@ mod verify;
 pub use cache::{TOKENS_CACHED_BYTES_MAX, TOKENS_CACHED_MAX};
 pub use claims::{Audience, Claims, GRANTS_MAX, Grants, Unusable, Verified};
 pub use generate::{GenerateError, Generated, generate};
-pub use keys::{Algorithm, KEY_ID_BYTES_MAX, KEYS_MAX, KeyError, KeySet, RSA_BITS_MAX, RSA_BITS_MIN, SECRET_BYTES_MIN};
+pub use keys::{
+    Algorithm, KEY_ID_BYTES_MAX, KEYS_MAX, KeyError, KeySet, RSA_BITS_MAX, RSA_BITS_MIN, SECRET_BYTES_MIN,
+};
 pub use sign::{SignError, SigningKey};
 pub use verify::{
     CLOCK_LEEWAY_S, Expected, Reason, Refused, TOKEN_LIFETIME_S, TOKEN_LIFETIME_S_MAX, Verifier, inspect,

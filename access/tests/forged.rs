@@ -496,8 +496,9 @@ fn public_keys_that_verify_nothing_are_refused() {
     use rsa::{BigUint, RsaPublicKey};
 
     let add = |pem: &str| KeySet::default().add_public("k", pem.as_bytes());
-    let pem =
-        |der: &[u8]| format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", BASE64_STANDARD.encode(der));
+    let pem = |der: &[u8]| {
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", BASE64_STANDARD.encode(der))
+    };
     const ED25519: [u8; 7] = [0x30, 5, 6, 3, 0x2b, 0x65, 0x70];
     // A sequence of the algorithm and a bit string, whose first byte says that no bits are unused.
     let ed = |key: &[u8]| {
@@ -513,7 +514,8 @@ fn public_keys_that_verify_nothing_are_refused() {
     for key in [&key[..31], &[0; 32][..], &longer[..], &[]] {
         assert_eq!(add(&ed(key)), Err(KeyError::Public), "{key:?}");
     }
-    let p256 = [0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+    let p256 =
+        [0x30, 0x13, 6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
     let point = [&[0x30, 0x59][..], &p256, &[3, 0x42, 0, 4], &[1; 64]].concat();
     assert_eq!(add(&pem(&point)), Err(KeyError::Public), "a point that is not on the curve");
     for (bits, is_taken) in [
@@ -524,7 +526,8 @@ fn public_keys_that_verify_nothing_are_refused() {
         (RSA_BITS_MAX + 1, false),
     ] {
         let modulus = (BigUint::from(1_u8) << (bits - 1)) + BigUint::from(1_u8);
-        let key = RsaPublicKey::new_with_max_size(modulus, BigUint::from(65_537_u32), 2 * RSA_BITS_MAX).unwrap();
+        let key =
+            RsaPublicKey::new_with_max_size(modulus, BigUint::from(65_537_u32), 2 * RSA_BITS_MAX).unwrap();
         let expected = if is_taken { Ok(Algorithm::Rs256) } else { Err(KeyError::RsaBits { bits }) };
         assert_eq!(add(&key.to_public_key_pem(LineEnding::LF).unwrap()), expected);
     }

@@ -278,7 +278,9 @@ fn a_clock_that_waited_is_told_when_its_member_may_know_it_again() {
             assert_eq!(told(&mut host, 1), [("rights", 0)], "presence alone tells nothing of the log");
             renew(&mut host, peer(1), READ);
             let answers = host.take(peer(1));
-            let [Told::RightsChanged(_), Told::Reconcile(clock)] = &answers[..] else { panic!("{answers:?}") };
+            let [Told::RightsChanged(_), Told::Reconcile(clock)] = &answers[..] else {
+                panic!("{answers:?}")
+            };
             let stored = matches!(fate, Fate::Verified | Fate::Stored);
             assert_eq!(clock.clock.len(), usize::from(stored), "what is durable, {end:?} {fate:?}");
             renew(&mut host, peer(1), MEMBER);

@@ -252,8 +252,8 @@ impl Written {
 /// Reads a file's lines; the number of the first that is damaged otherwise.
 fn read_all(bytes: &[u8]) -> Result<Vec<Revocation>, usize> {
     let mut all = Vec::new();
-    let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').enumerate();
-    while let Some((at, bytes)) = lines.next() {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n').enumerate();
+    for (at, bytes) in lines {
         let (last, rest) = bytes.split_last().unwrap_or((&0, &[]));
         match read_line(rest) {
             // The end of its line is not what it was; it says so itself that it is whole.

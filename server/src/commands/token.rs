@@ -107,8 +107,7 @@ pub fn run(args: &TokenArgs, now_s: u64) -> Result<Done, Failure> {
     }
     let TokenArgs { read, write, presence, import, admin, .. } = args;
     if [read, write, presence, import, admin].iter().all(|patterns| patterns.is_empty()) {
-        let message =
-            "the token would grant nothing: give --read, --write, --presence, --import or --admin";
+        let message = "the token would grant nothing: give --read, --write, --presence, --import or --admin";
         return Err(Failure::new("usage", message));
     }
     let key = signing_key(args)?;
@@ -201,9 +200,10 @@ fn judge(keys: KeySet, args: &InspectArgs, token: &str, now_s: u64) -> Option<Fa
         Err(Refused::Expired) => {
             Some(Failure::new("token_expired", "the token is genuine, but its time is over"))
         }
-        Err(Refused::Invalid(reason)) => {
-            Some(Failure::new("token_invalid", format!("a server with these keys refused the token: {reason}")))
-        }
+        Err(Refused::Invalid(reason)) => Some(Failure::new(
+            "token_invalid",
+            format!("a server with these keys refused the token: {reason}"),
+        )),
     }
 }
 
