@@ -21,7 +21,7 @@ pub struct BackupArgs {
     #[arg(long, value_name = "URL", required_unless_present = "data", conflicts_with = "data")]
     pub control: Option<String>,
     /// The file operator.key of the running server's data directory, which a server that asks for tokens asks for
-    #[arg(long, value_name = "FILE", requires = "control")]
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
     pub operator_key: Option<PathBuf>,
     /// The data directory of a server that is not running
     #[arg(long, value_name = "DIR")]
