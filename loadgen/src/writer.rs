@@ -12,6 +12,11 @@ use automerge::legacy::{Key, ObjectId, Op, OpId, OpType};
 use automerge::{ActorId, Change, ExpandedChange, ScalarValue};
 use etherply_client::change::{ChangeError, ChangeHash, ChangeView};
 
+use crate::random::Random;
+
+/// What values are filled with: 64 letters, so that a byte carries six bits.
+const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
 /// Shortest value: the stamp.
 pub const VALUE_BYTES_MIN: usize = Stamp::BYTES;
 /// Longest value.
@@ -30,10 +35,18 @@ pub struct Stamp {
 impl Stamp {
     const BYTES: usize = 16;
 
-    /// The stamp as text, filled up to `bytes`.
+    /// The stamp as text, filled up to `bytes` with letters that do not repeat: what compresses well would make
+    /// snapshots, and what a cold join is sent, smaller than anybody's documents are.
     pub fn text(self, bytes: usize) -> String {
         let mut text = format!("{:012x}{:04x}", self.due_us & 0xFFFF_FFFF_FFFF, self.writer);
-        text.extend(std::iter::repeat_n('.', bytes.saturating_sub(Self::BYTES)));
+        text.reserve(bytes.saturating_sub(Self::BYTES));
+        let mut random = Random::new(self.due_us << 16 | u64::from(self.writer));
+        while text.len() < bytes {
+            let letters =
+                random.next().to_le_bytes().map(|byte| LETTERS.get(usize::from(byte % 64)).copied());
+            let room = bytes - text.len();
+            text.extend(letters.into_iter().flatten().take(room).map(char::from));
+        }
         text
     }
 
@@ -138,6 +151,7 @@ mod tests {
     use super::*;
     use automerge::{AutoCommit, ROOT, ReadDoc};
     use proptest::prelude::*;
+    use std::io::Write as _;
 
     struct Member {
         heads: Heads,
@@ -173,6 +187,15 @@ mod tests {
             known[to].push(view.hash());
             members[to].has[from] += 1;
         }
+    }
+
+    #[test]
+    fn values_do_not_compress_to_much_less_than_their_letters_carry() {
+        let values: String = (0..100).map(|due_us| Stamp { due_us, writer: 3 }.text(400)).collect();
+        let mut packed = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+        packed.write_all(values.as_bytes()).unwrap();
+        let packed_bytes = packed.finish().unwrap().len();
+        assert!(packed_bytes * 10 > values.len() * 7, "{packed_bytes} of {}", values.len());
     }
 
     proptest! {
