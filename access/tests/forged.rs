@@ -353,11 +353,7 @@ fn shapes(server: &Server) -> Vec<(&'static str, String, Option<Reason>)> {
         ("claims no JSON", ed("sub=ada"), no_claims()),
         ("claims no object", ed("[]"), no_claims()),
         ("claims not UTF-8", signed_raw(&part(ED), &invalid_utf8), no_claims()),
-        (
-            "a claim nested deeply",
-            ed(&with("aud", json!("deep")).replace("\"deep\"", &deep)),
-            no_claims(),
-        ),
+        ("a claim nested deeply", ed(&with("aud", json!("deep")).replace("\"deep\"", &deep)), no_claims()),
         ("no sub", ed(&without("sub")), no_claims()),
         ("sub twice", ed(&claims.replacen('{', r#"{"sub":"eve","#, 1)), no_claims()),
         ("sub a number", ed(&with("sub", json!(7))), no_claims()),
