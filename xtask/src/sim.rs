@@ -9,7 +9,7 @@ use crate::process;
 /// Seeds of a run in CI.
 const SAMPLE_SEEDS: &str = "2000";
 /// Most seeds that CI gives a planted fault; a survivor fails the stage.
-const PLANTED_SAMPLE_SEEDS: &str = "400";
+const PLANTED_SAMPLE_SEEDS: &str = "1000";
 
 /// Runs seeds of the simulator with these arguments of `etherply-sim`.
 pub fn run(root: &Path, arguments: &[String]) -> anyhow::Result<()> {
