@@ -482,6 +482,28 @@ fn a_member_that_has_to_reconcile_and_may_not_read_any_more_is_closed() {
     assert_eq!(closed, Some(ErrorCode::TokenExpired as u16));
 }
 
+/// Whatever a stream may do or may do no longer: a clock that nobody asked for is a violation of the protocol, and
+/// not a question of rights. (The simulator found it answered as one, with a member that is only present.)
+#[test]
+fn a_clock_that_nobody_asked_for_is_a_violation_whatever_the_rights() {
+    for rights in [Rights::PRESENCE, READ, Rights::WRITE, MEMBER] {
+        for ended in [false, true] {
+            let (mut host, mut writer) = world();
+            host.open_as(grant("ada", rights, MS + 1_000), document(), peer(9), rights, None);
+            host.take(peer(9));
+            if ended {
+                host.now.wall_ms = MS + 1_000;
+            }
+            host.reconcile(peer(9), clock(&mut writer.doc));
+            let closed = host.take(peer(9)).into_iter().find_map(|told| match told {
+                Told::Close(close) => Some(close.code),
+                _ => None,
+            });
+            assert_eq!(closed, Some(ErrorCode::ProtocolViolation as u16), "{rights:?}, ended: {ended}");
+        }
+    }
+}
+
 #[test]
 fn a_push_that_waits_when_rights_end_is_refused() {
     let mut host = Host::default();

@@ -330,19 +330,18 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
-        if !knows_log(stream.access.rights) {
-            let (code, message) = stream.access.lack(ErrorCode::Forbidden);
-            self.end_stream(peer, handle, code, message, now, effects);
-            return;
-        }
+        // Whether it was asked is the stream's own: a clock out of turn is the same wrong whatever the rights are.
         let wrong = match &mut stream.reconcile {
             None => {
-                Some("this stream was not asked what it has: only `Opened` with the way `reconcile` asks")
+                let message =
+                    "this stream was not asked what it has: only `Opened` with the way `reconcile` asks";
+                Some((ErrorCode::ProtocolViolation, message))
             }
-            Some(collected) => collected.take(clock).err(),
+            Some(_) if !knows_log(stream.access.rights) => Some(stream.access.lack(ErrorCode::Forbidden)),
+            Some(asked) => asked.take(clock).err().map(|message| (ErrorCode::ProtocolViolation, message)),
         };
-        if let Some(message) = wrong {
-            self.end_stream(peer, handle, ErrorCode::ProtocolViolation, message, now, effects);
+        if let Some((code, message)) = wrong {
+            self.end_stream(peer, handle, code, message, now, effects);
             return;
         }
         let Some(collected) = stream.reconcile.as_mut().filter(|_| !more) else { return };
