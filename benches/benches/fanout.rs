@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use etherply_engine::access::Grant;
 use etherply_engine::change::ChangeLimits;
 use etherply_engine::document::{Document, Recovered};
 use etherply_engine::feed::{Feeds, QUANTUM_BYTES};
@@ -76,7 +77,9 @@ impl Room {
             let peer = Peer { core: u16::try_from(id % u64::from(cores)).unwrap(), id };
             let rights = Rights::READ.with(Rights::WRITE);
             let document = document.clone();
-            let open = OpenRequest { peer, session: [0; 16], request: 1, document, rights, cursor: None };
+            let grant = Grant::anonymous();
+            let open =
+                OpenRequest { peer, session: [0; 16], request: 1, document, rights, grant, cursor: None };
             room.step(Input::Open(open));
         }
         for number in 0..room.members.len() {

@@ -42,7 +42,8 @@ impl Room {
         feeds.start(HANDLE, start);
         let attach = |id| {
             let (peer, at) = (Peer { core: 0, id }, StartAt::Position(0));
-            let start = MemberStart { stream: id, session: session(id), rights: Rights::PRESENCE, at };
+            let rights = Rights::PRESENCE;
+            let start = MemberStart { stream: id, session: session(id), rights, expires_ms: 0, at };
             (feeds.attach(HANDLE, peer, start).unwrap(), peer)
         };
         let members = (0..MEMBERS).map(attach).collect();

@@ -62,7 +62,7 @@ impl Room {
         feeds.start(HANDLE, start);
         let attach = |id| {
             let peer = Peer { core: 0, id };
-            let start = MemberStart { stream: id, session: [0; 16], rights: Rights::READ, at };
+            let start = MemberStart { stream: id, session: [0; 16], rights: Rights::READ, expires_ms: 0, at };
             (feeds.attach(HANDLE, peer, start).unwrap(), peer)
         };
         let members = (0..members).map(attach).collect();

@@ -139,6 +139,9 @@ impl Core {
         }
         let rights = Rights(opened.rights.to_native());
         let Some(stream) = self.stream_mut(id) else { return Ok(()) };
+        if rights.has(Rights::WRITE) {
+            stream.outbox.may_write();
+        }
         if stream.carries_presence(now_ms) {
             self.presence_due.push(id);
         }
@@ -184,8 +187,18 @@ impl Core {
             _ => Err(ClientError::Violation("a frame that only clients send")),
         };
         let after = stream.outbox.in_flight();
-        let may_push = before != after && stream.outbox.wakes_at_ms().is_some();
+        let is_changed = before != after || kind == Kind::RightsChanged;
+        let may_push = is_changed && stream.outbox.wakes_at_ms().is_some();
+        // Its presence ended with its rights; they may be back.
+        let has_presence =
+            |body: &kinds::ArchivedRightsChanged| Rights(body.rights.to_native()).has(Rights::PRESENCE);
+        let is_present = kind == Kind::RightsChanged
+            && frame.body::<kinds::RightsChanged>().is_ok_and(has_presence)
+            && stream.carries_presence(now_ms);
         self.settle(before, after);
+        if is_present {
+            self.presence_due.push(id);
+        }
         if may_push {
             self.queue(id);
         }
@@ -362,10 +375,14 @@ impl Stream {
         on: OnEvent<'_>,
     ) -> Result<(), ClientError> {
         let body = frame.body::<kinds::RightsChanged>()?;
+        let rights = Rights(body.rights.to_native());
+        if rights.has(Rights::WRITE) {
+            self.outbox.may_write();
+        }
         on(Event::RightsChanged {
             stream: id,
             request: body.request.to_native(),
-            rights: Rights(body.rights.to_native()),
+            rights,
             code: body.code.to_native(),
             expires_at_ms: body.expires_at_ms.to_native(),
         });

@@ -217,6 +217,13 @@ impl Outbox {
         self.settle = false;
     }
 
+    /// The stream may write, again perhaps: a block for want of that right ends, and what it held is sent again.
+    pub fn may_write(&mut self) {
+        self.blocked.take_if(|code| {
+            matches!(code, ErrorCode::ReadOnly | ErrorCode::TokenExpired | ErrorCode::TokenRevoked)
+        });
+    }
+
     /// Ends a block by putting pushes, as lengths and bytes of changes that the server lacks, before everything
     /// else; with none, what is there is tried again as it is.
     pub fn supply(&mut self, tag: u64, pushes: Vec<(Vec<u32>, Vec<u8>)>) {
@@ -320,6 +327,24 @@ mod tests {
         assert_eq!(outbox.len(), 3);
         assert_eq!(outbox.give_back().iter().map(|push| push.number).collect::<Vec<_>>(), [2, 3]);
         assert_eq!((outbox.blocked(), outbox.len()), (None, 1));
+    }
+
+    #[test]
+    fn a_block_for_want_of_the_right_ends_with_the_right() {
+        for (code, ends) in [
+            (ErrorCode::ReadOnly, true),
+            (ErrorCode::TokenExpired, true),
+            (ErrorCode::TokenRevoked, true),
+            (ErrorCode::ActorNotYours, false),
+        ] {
+            let mut outbox = filled(2);
+            send_all(&mut outbox);
+            assert_eq!(outbox.refused(1, 1, Some(code), 0), Refusal::Blocks);
+            assert!(outbox.send(0).is_none());
+            outbox.may_write();
+            let again: &[(u64, u32)] = if ends { &[(1, 2), (2, 2)] } else { &[] };
+            assert_eq!((send_all(&mut outbox).as_slice(), outbox.len()), (again, 2), "{code}");
+        }
     }
 
     #[test]

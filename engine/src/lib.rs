@@ -26,6 +26,7 @@ macro_rules! planted {
     ($fault:ident, $what:block) => {};
 }
 
+pub mod access;
 pub mod chain;
 pub mod change;
 pub mod document;

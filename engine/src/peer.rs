@@ -21,6 +21,6 @@ pub type SessionId = [u8; 16];
 pub struct Now {
     /// A clock that only moves forward, in microseconds from any origin.
     pub mono_us: u64,
-    /// Wall clock, in milliseconds since 1970. Only ever recorded, never compared.
+    /// Wall clock, in milliseconds since 1970. It is recorded, and only the ends of grants are compared with it.
     pub wall_ms: u64,
 }

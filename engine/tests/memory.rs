@@ -11,6 +11,7 @@
 mod common;
 
 use common::{Host, MEMBER, Writer, peer, session};
+use etherply_engine::access::Grant;
 use etherply_engine::ids::DocumentId;
 use etherply_engine::shard::{Budget, Input, OpenRequest};
 use etherply_wire::Rights;
@@ -25,7 +26,8 @@ fn name(n: u64) -> DocumentId {
 
 fn open(host: &mut Host, id: u64, n: u64, cursor: Option<Cursor>) {
     let (peer, document) = (peer(id), name(n));
-    let request = OpenRequest { peer, session: session(peer), request: 1, document, rights: MEMBER, cursor };
+    let (grant, rights) = (Grant::anonymous(), MEMBER);
+    let request = OpenRequest { peer, session: session(peer), request: 1, document, rights, grant, cursor };
     host.turn(Input::Open(request));
     host.take(peer);
 }

@@ -12,6 +12,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{Host, MEMBER, Told, Writer, peer, session};
+use etherply_engine::access::Grant;
 use etherply_engine::change::ChangeLimits;
 use etherply_engine::feed::QUANTUM_BYTES;
 use etherply_engine::ids::DocumentId;
@@ -314,6 +315,7 @@ fn more_idle_documents_than_the_limit_are_let_go_at_once() {
             request: 1,
             document,
             rights: MEMBER,
+            grant: Grant::anonymous(),
             cursor: None,
         };
         host.turn(Input::Open(request));
@@ -339,6 +341,7 @@ fn handles_name_their_shard_and_are_never_shared() {
             request: 1,
             document,
             rights: MEMBER,
+            grant: Grant::anonymous(),
             cursor: None,
         };
         let mut effects = Vec::new();

@@ -5,9 +5,11 @@
 
 pub mod change;
 pub mod frame;
+pub mod pattern;
 pub mod reconcile;
 pub mod replay;
 pub mod snapshot;
+pub mod token;
 pub mod upgrade;
 pub mod websocket;
 

@@ -6,6 +6,7 @@
 
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{ActorId, AutoCommit, ROOT};
+use etherply_engine::access::Grant;
 use etherply_engine::change::{ChangeLimits, parse_header};
 use etherply_engine::document::Recovered;
 use etherply_engine::document::recover;
@@ -118,8 +119,8 @@ impl Host {
 
     fn open(&mut self, peer: Peer, cursor: Option<Cursor>) {
         let rights = Rights::READ.with(Rights::WRITE);
-        let (session, document) = ([1; 16], self.document.clone());
-        self.step(Input::Open(OpenRequest { peer, session, request: 1, document, rights, cursor }));
+        let (session, document, grant) = ([1; 16], self.document.clone(), Grant::anonymous());
+        self.step(Input::Open(OpenRequest { peer, session, request: 1, document, rights, grant, cursor }));
     }
 
     fn push(&mut self, peer: Peer, changes: &[u8]) {

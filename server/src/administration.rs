@@ -1,7 +1,8 @@
 //! What operators do to a running server by its control plane: for `etherply` commands on the same machine.
 //!
-//! There is no access control yet, so this is open to every program of the machine, as documents are; and to
-//! nobody else: requests from other machines and from web pages are refused whatever the server listens on.
+//! It is for programs on the server's own machine: requests from other machines and from web pages are refused
+//! whatever the server listens on. What cannot be undone, and, where tokens are asked for, what gives documents
+//! away, asks for the key in the data directory as well.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -23,6 +24,8 @@ use etherply_engine::log::Deleted;
 use etherply_engine::placement::shard_of;
 use etherply_wire::limits::DOCUMENT_ID_BYTES_MAX;
 
+use crate::access::revocations::{Line, RevocationsError};
+use crate::access::{Access, now_s};
 use crate::backup::{self, BackupError};
 use crate::control::Observed;
 use crate::data_plane::{Mailboxes, Message};
@@ -32,6 +35,10 @@ use crate::storage::Reader;
 
 /// Where the control plane deletes documents.
 pub const DELETE_PATH: &str = "/delete";
+/// Where the control plane revokes grants.
+pub const REVOKE_PATH: &str = "/revoke";
+/// Longest request to revoke.
+const REVOKE_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of a backup that are sent at once.
 const BACKUP_CHUNK_BYTES: usize = 128 * 1024;
 /// Chunks of a backup that wait for whoever fetches it.
@@ -44,6 +51,7 @@ pub struct Administration {
     reader: Reader,
     mailboxes: Mailboxes,
     key: String,
+    access: Access,
     is_backing_up: AtomicBool,
 }
 
@@ -56,8 +64,15 @@ impl std::fmt::Debug for Administration {
 impl Administration {
     /// Of the server whose log this reads and whose cores have these mailboxes; `key` is asked for what cannot be
     /// undone.
-    pub fn new(reader: Reader, mailboxes: Mailboxes, key: String) -> Self {
-        Self { reader, mailboxes, key, is_backing_up: AtomicBool::new(false) }
+    pub fn new(reader: Reader, mailboxes: Mailboxes, key: String, access: Access) -> Self {
+        Self { reader, mailboxes, key, access, is_backing_up: AtomicBool::new(false) }
+    }
+
+    /// Whether a request has the key.
+    fn is_operator(&self, headers: &HeaderMap) -> bool {
+        let given =
+            headers.get(header::AUTHORIZATION).and_then(|given| given.to_str().ok()?.strip_prefix("Bearer "));
+        given.is_some_and(|given| is_key(&self.key, given))
     }
 }
 
@@ -65,6 +80,7 @@ impl Administration {
 pub(crate) fn router() -> Router<Observed> {
     Router::new()
         .route(backup::file::CONTROL_PATH, post(take_backup))
+        .route(REVOKE_PATH, post(revoke).layer(DefaultBodyLimit::max(REVOKE_BYTES_MAX)))
         .route(DELETE_PATH, post(delete).layer(DefaultBodyLimit::max(DOCUMENT_ID_BYTES_MAX)))
 }
 
@@ -93,10 +109,8 @@ pub(crate) async fn check_operator(
 async fn delete(State(observed): State<Observed>, headers: HeaderMap, document: String) -> Response {
     const KEY: &str = "EtherPly: a document cannot be brought back, so this asks for the key in the server's data \
         directory: `etherply delete --control URL --data DIR DOCUMENT`.\n";
-    let Administration { mailboxes, key, .. } = &*observed.administration;
-    let given =
-        headers.get(header::AUTHORIZATION).and_then(|given| given.to_str().ok()?.strip_prefix("Bearer "));
-    if !given.is_some_and(|given| is_key(key, given)) {
+    let Administration { mailboxes, .. } = &*observed.administration;
+    if !observed.administration.is_operator(&headers) {
         observed.metrics.rejected.with_label_values(&["control_operator"]).inc();
         return (StatusCode::UNAUTHORIZED, KEY).into_response();
     }
@@ -122,6 +136,38 @@ async fn delete(State(observed): State<Observed>, headers: HeaderMap, document: 
     }
 }
 
+/// Takes grants back, as the body says: durably first, then on every core.
+async fn revoke(State(observed): State<Observed>, headers: HeaderMap, body: Bytes) -> Response {
+    const KEY: &str = "EtherPly: this asks for the key in the server's data directory: `etherply revoke --control \
+        URL --data DIR`.\n";
+    let Administration { mailboxes, access, .. } = &*observed.administration;
+    if !observed.administration.is_operator(&headers) {
+        observed.metrics.rejected.with_label_values(&["control_operator"]).inc();
+        return (StatusCode::UNAUTHORIZED, KEY).into_response();
+    }
+    let refuse = |status: StatusCode, text: &str| (status, format!("EtherPly: {text}\n")).into_response();
+    let Ok(line) = serde_json::from_slice::<Line>(&body) else {
+        let text = "the body is JSON as {\"token\": \"ID\"}, {\"subject\": \"NAME\"} or {\"documents\": \"PATTERN\"}";
+        return refuse(StatusCode::BAD_REQUEST, text);
+    };
+    let revocation = match line.at(now_s()) {
+        Ok(revocation) => Arc::new(revocation),
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    if let Err(error) = access.revocations.add(&revocation) {
+        let status = match error {
+            RevocationsError::Full => StatusCode::CONFLICT,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        return refuse(status, &error.to_string());
+    }
+    tracing::info!("revoked: {:?}", revocation.what);
+    for mailbox in mailboxes.iter() {
+        mailbox.send(Message::Revoke(Arc::clone(&revocation)));
+    }
+    "revoked\n".into_response()
+}
+
 /// Ends when a backup does, however it does.
 struct BackingUp(Arc<Administration>);
 
@@ -131,9 +177,15 @@ impl Drop for BackingUp {
     }
 }
 
-async fn take_backup(State(observed): State<Observed>) -> Response {
+async fn take_backup(State(observed): State<Observed>, headers: HeaderMap) -> Response {
+    const KEY: &str = "EtherPly: this server asks for tokens, and a backup holds every document, so it asks for the key \
+        in its data directory: `etherply backup --control URL --operator-key DIR/operator.key`.\n";
     const BUSY: &str = "EtherPly: a backup is being taken already: try again when it is done.\n";
     let administration = Arc::clone(&observed.administration);
+    if !administration.access.keys.is_empty() && !administration.is_operator(&headers) {
+        observed.metrics.rejected.with_label_values(&["control_operator"]).inc();
+        return (StatusCode::UNAUTHORIZED, KEY).into_response();
+    }
     if administration.is_backing_up.swap(true, Ordering::AcqRel) {
         return (StatusCode::CONFLICT, BUSY).into_response();
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use etherply_access::{TOKEN_LIFETIME_S, TOKEN_LIFETIME_S_MAX};
 use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
 
 use crate::allowlist::{HostRule, OriginRule};
@@ -13,7 +14,10 @@ use crate::commands::backup::{BackupArgs, RestoreArgs};
 use crate::commands::delete::DeleteArgs;
 use crate::commands::export::ExportArgs;
 use crate::commands::history::HistoryArgs;
+use crate::commands::keys::KeysArgs;
 use crate::commands::quarantine::QuarantineArgs;
+use crate::commands::revoke::RevokeArgs;
+use crate::commands::token::TokenArgs;
 use crate::commands::verify::{RepairArgs, VerifyArgs};
 use crate::data_plane::limits::{IDLE_TIMEOUT_S, IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT_S_MIN};
 use crate::materialise::verify::Admission;
@@ -57,6 +61,12 @@ pub enum Command {
     Repair(RepairArgs),
     /// Delete a document of a running server for good
     Delete(DeleteArgs),
+    /// Make keys that tokens are signed with
+    Keys(KeysArgs),
+    /// Make a token, or look into one
+    Token(TokenArgs),
+    /// Take back what tokens granted, on a running server, at once and for good
+    Revoke(RevokeArgs),
 }
 
 /// How to serve.
@@ -74,7 +84,26 @@ pub struct ServeArgs {
     /// Processors to use, each with an executor pinned to it; all of them if not given
     #[arg(long, env = "ETHERPLY_CORES", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub cores: Option<u16>,
-    /// Listen on addresses that other machines can reach, though there is no access control
+    /// Keys of tokens: a file, or a folder with NAME.pem (public keys) and NAME.secret; without it, no tokens are
+    /// asked for
+    #[arg(long, env = "ETHERPLY_KEYS", value_name = "PATH")]
+    pub keys: Option<PathBuf>,
+    /// Who makes tokens (iss)
+    #[arg(long, env = "ETHERPLY_TOKEN_ISSUER", default_value = "etherply", value_name = "NAME")]
+    pub token_issuer: String,
+    /// Whom tokens are for (aud)
+    #[arg(long, env = "ETHERPLY_TOKEN_AUDIENCE", default_value = "etherply", value_name = "NAME")]
+    pub token_audience: String,
+    /// Longest time in seconds for which a token may be good
+    #[arg(
+        long,
+        env = "ETHERPLY_TOKEN_LIFETIME",
+        default_value_t = TOKEN_LIFETIME_S,
+        value_name = "S",
+        value_parser = clap::value_parser!(u64).range(1..=TOKEN_LIFETIME_S_MAX)
+    )]
+    pub token_lifetime: u64,
+    /// Listen on addresses that other machines can reach, though nobody is asked for a token
     #[arg(long, env = "ETHERPLY_INSECURE")]
     pub insecure: bool,
     /// Threads that build documents in the background and validate every change; 0 for none
@@ -217,6 +246,8 @@ mod tests {
         assert!(parses(&["verify", "b"]) && !parses(&["verify"]));
         assert!(!parses(&["--to", "b"]) && !parses(&["--data", "d"]));
         assert!(!parses(&["--control", "http://127.0.0.1:4181", "--data", "d", "--to", "b"]));
+        assert!(parses(&["--control", "http://127.0.0.1:4181", "--operator-key", "k", "--to", "b"]));
+        assert!(!parses(&["--data", "d", "--operator-key", "k", "--to", "b"]), "files ask for no key");
     }
 
     #[test]

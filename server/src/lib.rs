@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cli           the command line
+//! access        keys of tokens, what was revoked, and the gate that asks for tokens
 //! commands      what it can be asked for, and how each of that ends
 //! serve         starts everything, and stops it in order
 //! preflight     what must be so before anything starts, and what to do if it is not
@@ -20,6 +21,7 @@
 //! metrics       what is counted
 //! ```
 
+pub mod access;
 pub mod administration;
 pub mod allowlist;
 pub mod backup;

@@ -37,6 +37,8 @@ pub struct Metrics {
     pub pushed_bytes: IntCounter,
     /// Pushes refused, by code.
     pub refused: IntCounterVec,
+    /// Tokens refused, and opens without one where one is asked for, by how.
+    pub tokens_refused: IntCounterVec,
     /// Documents opened, by the way a member is brought up to date.
     pub opened: IntCounterVec,
     /// Backups of the running server, by how they ended.
@@ -135,6 +137,11 @@ impl Metrics {
             operations: counter("operations_total", "Changes made durable")?,
             pushed_bytes: counter("pushed_bytes_total", "Bytes of pushes made durable")?,
             refused: labelled("pushes_refused_total", "Pushes refused", "code")?,
+            tokens_refused: labelled(
+                "tokens_refused_total",
+                "Opens and renewals refused for their token",
+                "how",
+            )?,
             opened: labelled("opens_total", "Documents opened by members", "resume")?,
             backups: labelled("backups_total", "Backups of the running server", "outcome")?,
             snapshots: labelled("snapshots_total", "Snapshots of documents", "outcome")?,
@@ -250,6 +257,7 @@ mod tests {
             &metrics.failed,
             &metrics.panics,
             &metrics.refused,
+            &metrics.tokens_refused,
             &metrics.opened,
             &metrics.backups,
             &metrics.snapshots,

@@ -74,8 +74,16 @@ pub fn write_key(data: &Path) -> io::Result<String> {
 /// # Errors
 /// [`OperatorError::Key`].
 pub fn read_key(data: &Path) -> Result<String, OperatorError> {
-    let path = data.join(KEY_FILE);
-    fs::read_to_string(&path).map_err(|source| OperatorError::Key { path, source })
+    read_key_file(&data.join(KEY_FILE))
+}
+
+/// Reads a key from its file, or a copy of it.
+///
+/// # Errors
+/// [`OperatorError::Key`].
+pub fn read_key_file(path: &Path) -> Result<String, OperatorError> {
+    let read = fs::read_to_string(path).map(|key| key.trim().to_owned());
+    read.map_err(|source| OperatorError::Key { path: path.to_owned(), source })
 }
 
 /// Whether two keys are the same, in a time that does not say how far they are.

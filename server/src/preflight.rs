@@ -19,6 +19,12 @@ pub enum Problem {
     /// See [`crate::storage::OpenError`].
     #[error(transparent)]
     Storage(#[from] crate::storage::OpenError),
+    /// See [`crate::access::keys::KeysError`].
+    #[error(transparent)]
+    Keys(#[from] crate::access::keys::KeysError),
+    /// See [`crate::access::revocations::RevocationsError`].
+    #[error(transparent)]
+    Revocations(#[from] crate::access::revocations::RevocationsError),
     /// Too few descriptors.
     #[error(
         "only {limit} open files are allowed, at least {DESCRIPTORS_MIN} are needed, and one more for each \
@@ -42,9 +48,10 @@ pub enum Problem {
     },
     /// Listening for the world without any access control.
     #[error(
-        "{address} can be reached from other machines, and this server has no access tokens yet: anybody \
-         could read and change every document.\nListen on a loopback address (127.0.0.1 or [::1]), or add \
-         --insecure if the network itself is trusted"
+        "{address} can be reached from other machines, and nobody there is asked for a token: anybody could \
+         read and change every document.\nGive clients' tokens a key (`etherply keys generate`, --keys; they are \
+         for --listen only), or listen on a loopback address (127.0.0.1 or [::1]), or add --insecure if the \
+         network itself is trusted"
     )]
     Exposed {
         /// Where.

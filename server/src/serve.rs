@@ -8,12 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use etherply_access::{Expected, KeySet, TOKEN_LIFETIME_S_MAX};
 use etherply_engine::faults::Faults;
 use etherply_engine::ids::DocumentId;
 use etherply_engine::placement::shard_of;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::access::revocations::Revocations;
+use crate::access::{self, Access};
 use crate::administration::Administration;
 use crate::allowlist::Allowlist;
 use crate::cli::ServeArgs;
@@ -58,6 +61,7 @@ struct Facts {
     connections_max: u64,
     /// Which threads have a real-time scheduling class.
     realtime: Realtime,
+    asks_for_tokens: bool,
 }
 
 /// Serves until a signal asks to stop.
@@ -75,7 +79,11 @@ pub fn serve(args: &ServeArgs) -> Result<(), Problem> {
 }
 
 fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
-    preflight::check_exposure(args.listen, args.insecure)?;
+    let keys = match &args.keys {
+        Some(path) => access::keys::read(path)?,
+        None => KeySet::default(),
+    };
+    preflight::check_exposure(args.listen, args.insecure || !keys.is_empty())?;
     preflight::check_exposure(args.control, args.insecure)?;
     let connections_max = preflight::raise_descriptors()?;
     let processors = preflight::processors()?;
@@ -141,6 +149,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let metrics = Metrics::new(Some(Arc::clone(&stats)))
         .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
     let metrics = Arc::new(metrics);
+    let access = open_access(args, keys)?;
     let allowlist = Arc::new(Allowlist::new(args.allow_host.clone(), args.allow_origin.clone()));
     let is_serving = Arc::new(AtomicBool::new(false));
     let key = operator::write_key(&args.data).map_err(Problem::system("write the key for operators"))?;
@@ -149,7 +158,12 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         storage: stats,
         is_serving: Arc::clone(&is_serving),
         allowlist: Arc::clone(&allowlist),
-        administration: Arc::new(Administration::new(operators_reader, Arc::clone(&mailboxes), key)),
+        administration: Arc::new(Administration::new(
+            operators_reader,
+            Arc::clone(&mailboxes),
+            key,
+            access.clone(),
+        )),
     };
     let control = Control::start(control, observed).map_err(Problem::system("start the control plane"))?;
 
@@ -185,6 +199,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             connections_per_core: Arc::clone(&connections_per_core),
             idle_timeout_s: args.idle_timeout,
             allowlist: Arc::clone(&allowlist),
+            access: access.clone(),
             document_bytes_max: args.document_bytes_max,
             faults: faults(),
             drained: drained_sender.clone(),
@@ -209,6 +224,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         cores,
         connections_max,
         realtime,
+        asks_for_tokens: !access.keys.is_empty(),
     };
     let running = Running {
         acceptor,
@@ -311,6 +327,23 @@ fn watch(core: CoreThread) -> io::Result<JoinHandle<()>> {
     })
 }
 
+/// Reads what was revoked, and says which keys there are.
+fn open_access(args: &ServeArgs, keys: KeySet) -> Result<Access, Problem> {
+    let expected = Expected {
+        issuer: args.token_issuer.clone(),
+        audience: args.token_audience.clone(),
+        lifetime_s: args.token_lifetime,
+    };
+    let revocations = Revocations::open(&args.data, TOKEN_LIFETIME_S_MAX, access::now_s())?;
+    for (id, algorithm) in keys.iter() {
+        tracing::info!(id, %algorithm, "tokens are taken that were made with this key");
+    }
+    if keys.is_empty() {
+        tracing::warn!("no tokens are asked for (--keys): whoever reaches this server may do everything");
+    }
+    Ok(Access { keys: Arc::new(keys), expected, revocations: Arc::new(revocations) })
+}
+
 /// Opens the data directory on a thread of low priority, which the database's own threads inherit.
 fn open_storage(args: &ServeArgs) -> Result<storage::FjallLog, Problem> {
     let started = Instant::now();
@@ -334,7 +367,7 @@ fn open_storage(args: &ServeArgs) -> Result<storage::FjallLog, Problem> {
 
 /// Says where everything is.
 fn announce(args: &ServeArgs, facts: &Facts) {
-    let Facts { listen, control, data, cores, connections_max, realtime } = facts;
+    let Facts { listen, control, data, cores, connections_max, realtime, asks_for_tokens } = facts;
     let realtime = match realtime {
         Realtime::Off => "off",
         Realtime::Auto => "commit",
@@ -369,8 +402,10 @@ fn announce(args: &ServeArgs, facts: &Facts) {
              Ctrl-C stops it; what was acknowledged is on disk.",
             version = env!("CARGO_PKG_VERSION"),
             data = data.display(),
-            access = if listen.ip().is_loopback() {
-                "open to every program on this machine, to nobody else"
+            access = if *asks_for_tokens {
+                "by tokens (--keys)"
+            } else if listen.ip().is_loopback() {
+                "open to every program on this machine, to nobody else: no tokens are asked for"
             } else {
                 "OPEN TO EVERYBODY who can reach this address (--insecure)"
             },

@@ -16,6 +16,7 @@ fn every_failure_has_a_name_a_text_and_an_exit_code() {
     fs::write(folder.path().join("text"), "not what is looked for").unwrap();
     fs::create_dir_all(folder.path().join("data/quarantine")).unwrap();
     drop(etherply_server::storage::open(&folder.path().join("made")).unwrap());
+    assert!(etherply(folder.path(), "keys generate --out keys").status.success());
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md")).unwrap();
     for (arguments, code, name) in [
         ("verify --json --data nothing", 2, "storage_no_data"),
@@ -34,6 +35,17 @@ fn every_failure_has_a_name_a_text_and_an_exit_code() {
         ("history list --json --data made", 1, "document_id_invalid"),
         ("history list --json --data made --document a", 1, "document_unknown"),
         ("quarantine list --json --data text", 1, "file_io"),
+        ("keys generate --json --name a/b", 1, "usage"),
+        ("keys generate --json --out text", 1, "file_io"),
+        ("keys generate --json --out keys", 1, "file_exists"),
+        ("token --json --key nothing --subject ada --read a", 1, "file_io"),
+        ("token --json --key text --subject ada --read a", 1, "key_invalid"),
+        ("token --json --key keys/main.private.pem --subject ada", 1, "usage"),
+        ("token --json --key keys/main.private.pem --subject ada --read a*", 1, "claims_invalid"),
+        ("token inspect --json nothing", 1, "token_invalid"),
+        ("token inspect --json --keys nothing e30.e30.AA", 1, "keys_none"),
+        ("token inspect --json --keys data e30.e30.AA", 1, "keys_none"),
+        ("token inspect --json --keys keys e30.e30.AA", 1, "token_invalid"),
     ] {
         let output = etherply(folder.path(), arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments}");
@@ -52,9 +64,12 @@ fn every_failure_has_a_name_a_text_and_an_exit_code() {
         );
         assert!(page.contains(&format!("`{name}`")), "docs/errors.md lacks {name}");
     }
-    let output = etherply(folder.path(), "delete --control http://127.0.0.1:1 --data made a");
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && said.contains("operator.key"), "{said}");
+    for asked in ["delete a", "revoke --subject ada"] {
+        let arguments = format!("{asked} --control http://127.0.0.1:1 --data made");
+        let output = etherply(folder.path(), &arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && said.contains("operator.key"), "{said}");
+    }
     assert_eq!(etherply(folder.path(), "serve --log ,,= --data made").status.code(), Some(1));
     assert_eq!(etherply(folder.path(), "no-such-command").status.code(), Some(2));
 }

@@ -1,5 +1,6 @@
 //! What a server does around the engine: it hands inputs to shards, and carries effects out.
 
+use etherply_engine::access::Grant;
 use etherply_engine::document::Recovery;
 use etherply_engine::feed::Gathered;
 use etherply_engine::log::{Deleted, LogError, LogReader};
@@ -430,6 +431,14 @@ impl World {
                     core.feeds.detach(handle, member, peer);
                 }
             }
+            Effect::Rights { peer, handle, rights, expires_ms } => {
+                if let Some(connection) = core.connections.get_mut(&peer.id)
+                    && let Some(&member) = connection.members.get(&handle)
+                    && core.feeds.set_rights(handle, member, peer, rights, expires_ms)
+                {
+                    connection.ready.insert(handle);
+                }
+            }
             Effect::Reconciled { peer, handle, known } => {
                 if let Some(connection) = core.connections.get_mut(&peer.id)
                     && let Some(&member) = connection.members.get(&handle)
@@ -601,6 +610,7 @@ impl World {
                 request: open.request,
                 document,
                 rights: Rights(open.rights),
+                grant: Grant::anonymous(),
                 cursor: open.cursor,
             };
             self.post(core_number, home, Message::Open(request));

@@ -4,6 +4,7 @@
 //! here they meet the document: sequence, dependencies, operation counters, known actors, genesis.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use etherply_wire::ErrorCode;
@@ -35,6 +36,15 @@ impl Resolved {
     pub fn extend(&mut self, found: impl IntoIterator<Item = (ChangeHash, Option<Found>)>) {
         self.found.extend(found);
     }
+}
+
+/// Who pushes.
+#[derive(Debug, Clone, Copy)]
+pub struct Pusher<'a> {
+    /// The subject, empty for nobody in particular.
+    pub subject: &'a Arc<str>,
+    /// Whether changes of other subjects' actors are taken from it.
+    pub imports: bool,
 }
 
 /// A change that a push adds to the log.
@@ -74,6 +84,7 @@ struct Undo {
     max_op: u64,
     clock: Vec<(ActorId, Option<ActorState>)>,
     genesis: bool,
+    owners: usize,
 }
 
 /// Why a push was not admitted.
@@ -123,10 +134,28 @@ impl Document {
         if answer.is_none() && is_stale { None } else { Some(answer) }
     }
 
-    /// Admits a push, or leaves the document as it was. Answers of the log from an earlier try of the same
-    /// push are in `resolved`.
+    /// [`Document::admit_from`] nobody in particular, whose changes may be anybody's.
+    ///
+    /// # Errors
+    /// As there.
     pub fn admit(
         &mut self,
+        changes: &[&[u8]],
+        limits: &ChangeLimits,
+        resolved: &Resolved,
+    ) -> Result<Admitted, AdmitError> {
+        let nobody = Arc::from("");
+        self.admit_from(Pusher { subject: &nobody, imports: true }, changes, limits, resolved)
+    }
+
+    /// Admits a push, or leaves the document as it was. Answers of the log from an earlier try of the same
+    /// push are in `resolved`.
+    ///
+    /// # Errors
+    /// [`AdmitError`]
+    pub fn admit_from(
+        &mut self,
+        pusher: Pusher<'_>,
         changes: &[&[u8]],
         limits: &ChangeLimits,
         resolved: &Resolved,
@@ -150,10 +179,11 @@ impl Document {
                 max_op: self.max_op,
                 clock: Vec::new(),
                 genesis: false,
+                owners: self.owners.len(),
             },
         };
         for (index, change) in parsed.iter().enumerate() {
-            match self.admit_one(index, change, resolved, &mut admitted) {
+            match self.admit_one(index, change, pusher, resolved, &mut admitted) {
                 Ok(position) => admitted.positions.push(position),
                 Err(Stop::Refused(code, message)) => {
                     self.take_back(&admitted);
@@ -186,6 +216,7 @@ impl Document {
         self.heads.clone_from(&undo.heads);
         self.max_op = undo.max_op;
         self.admitted = undo.admitted;
+        self.owners.truncate(undo.owners);
         if undo.genesis {
             self.genesis = None;
         }
@@ -195,6 +226,7 @@ impl Document {
         &mut self,
         index: usize,
         change: &Change<'_>,
+        pusher: Pusher<'_>,
         resolved: &Resolved,
         admitted: &mut Admitted,
     ) -> Result<u64, Stop> {
@@ -208,13 +240,26 @@ impl Document {
         if let Some(position) = self.check_sequence(change, before, resolved)? {
             return Ok(position);
         }
+        self.check_owner(before, pusher)?;
         self.check_genesis(change)?;
         let deps_max_op = self.check_deps(change, resolved)?;
         self.check_ancestry(change, before)?;
         self.check_counters(change, before, deps_max_op)?;
         self.check_references(change)?;
         self.check_room(change, before)?;
-        Ok(self.insert(index, change, before, admitted))
+        Ok(self.insert(index, change, before, pusher, admitted))
+    }
+
+    /// An actor belongs to the subject that first used it: see [`super::owners`].
+    fn check_owner(&self, before: Option<ActorState>, pusher: Pusher<'_>) -> Result<(), Stop> {
+        let owner = before.and_then(|state| self.owners.subject(state.owner));
+        if pusher.imports || owner.is_none_or(|owner| owner == pusher.subject) {
+            return Ok(());
+        }
+        Err(Stop::refuse(
+            ErrorCode::ActorNotYours,
+            "the actor belongs to another subject: go on as a fresh actor",
+        ))
     }
 
     /// `Some(position)` if the change is a duplicate, `None` if it is the actor's next.
@@ -433,12 +478,17 @@ impl Document {
         index: usize,
         change: &Change<'_>,
         before: Option<ActorState>,
+        pusher: Pusher<'_>,
         admitted: &mut Admitted,
     ) -> u64 {
         let (hash, max_op, seq) = (change.hash, change.max_op(), self.admitted.seq + 1);
         let last = if planted!(StaleChainHash) { self.committed.chain } else { self.admitted.chain };
         let chain = chain_next(&ChainHash(last), seq, &hash);
         let actor = change.actor_id();
+        let owner = match before {
+            Some(before) => before.owner,
+            None => self.owners.of_first(change.actor, pusher.subject),
+        };
         admitted.undo.clock.push((actor.clone(), before));
         if actor.as_bytes() == GENESIS_ACTOR {
             self.genesis = Some((hash, Bytes::copy_from_slice(change.bytes)));
@@ -446,7 +496,7 @@ impl Document {
         }
         self.advance(
             actor,
-            ActorState { seq: change.seq, hash, position: seq, max_op },
+            ActorState { seq: change.seq, hash, position: seq, max_op, owner },
             change.deps.iter(),
             chain,
         );

@@ -6,12 +6,13 @@
 
 mod admit;
 mod ops;
+mod owners;
 mod recover;
 mod refusal;
 mod summary;
 mod window;
 
-pub use admit::{AdmitError, Admitted, Fresh, LOOKUPS_MAX, LOOKUPS_PER_PUSH_MAX, Resolved};
+pub use admit::{AdmitError, Admitted, Fresh, LOOKUPS_MAX, LOOKUPS_PER_PUSH_MAX, Pusher, Resolved};
 pub use ops::{OP_OBJECTS_MAX, OP_RUNS_MAX};
 pub use recover::{RECOVERY_STEP_BYTES_MAX, Recovered, Recovery, recover};
 pub use summary::{Anchor, SUMMARY_VERSION, Summary};
@@ -26,6 +27,7 @@ use crate::change::{ActorId, ChangeHash};
 use crate::ids::DocumentId;
 use crate::log::Past;
 use ops::Ops;
+use owners::Owners;
 use window::Window;
 
 /// The actor of genesis changes, by which a client gives a new document its initial content. It belongs to
@@ -65,7 +67,13 @@ pub struct ActorState {
     pub position: u64,
     /// Its highest operation counter.
     pub max_op: u64,
+    /// The subject that it belongs to.
+    pub owner: Owner,
 }
+
+/// The subject that an actor belongs to, as a number in its document's table; 0 for nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Owner(u32);
 
 /// A document's state in memory.
 #[derive(Debug, Clone)]
@@ -82,6 +90,7 @@ pub struct Document {
     genesis: Option<(ChangeHash, Bytes)>,
     reset_epoch: u64,
     excluded: BTreeSet<ActorId>,
+    owners: Owners,
 }
 
 impl Document {
@@ -101,6 +110,7 @@ impl Document {
             genesis: None,
             reset_epoch: 0,
             excluded: BTreeSet::new(),
+            owners: Owners::default(),
         }
     }
 

@@ -124,7 +124,12 @@ impl Document {
         if change.actor == GENESIS_ACTOR {
             self.genesis = Some((change.hash, record.change.clone()));
         }
-        let state = ActorState { seq: change.seq, hash: change.hash, position: seq, max_op: record.max_op };
+        let owner = match self.clock.get(change.actor) {
+            Some(before) => before.owner,
+            None => self.owners.of_first(change.actor, &record.pusher),
+        };
+        let state =
+            ActorState { seq: change.seq, hash: change.hash, position: seq, max_op: record.max_op, owner };
         self.advance(change.actor_id(), state, change.deps.iter(), chain);
         let (limits, max_op) = (ChangeLimits::DEFAULT, self.max_op);
         match Change::parsed_before(change, &limits) {

@@ -2,25 +2,31 @@
 //! know of the changes before, so that opening it reads only what came since.
 //!
 //! Layout, little-endian: `u8 version | u64 epoch | u64 seq | chain × 32 | u64 max op | u64 log bytes |
-//! u32 heads, each hash × 32, u64 max op | u32 actors, each u8 length, actor, u64 seq, hash × 32, u64 position,
-//! u64 max op | u32 length of genesis | genesis`. Whoever stores it adds a checksum.
+//! u32 heads, each hash × 32, u64 max op | u32 subjects, each u16 length, subject | u32 actors, each u8 length,
+//! actor, u64 seq, hash × 32, u64 position, u64 max op, u32 number of the subject that it belongs to, 0 for
+//! nobody | u32 length of genesis | genesis`. Whoever stores it adds a checksum. Version 1 has no subjects.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use etherply_wire::kinds::Cursor;
 
 use super::ops::Ops;
+use super::owners::Owners;
 use super::{
     ActorState, DOCUMENT_ACTORS_MAX, DOCUMENT_HEADS_MAX, Document, GENESIS_ACTOR, GENESIS_BYTES_MAX, Head,
-    Window,
+    Owner, Window,
 };
+use crate::access::SUBJECT_BYTES_MAX;
 use crate::change::{ActorId, ChangeHash, OP_COUNTER_MAX, SEQ_MAX};
 use crate::ids::DocumentId;
 use crate::snapshot::Snapshot;
 
-/// Version of the summary's layout.
-pub const SUMMARY_VERSION: u8 = 1;
+/// Version of the summary's layout that this code writes.
+pub const SUMMARY_VERSION: u8 = 2;
+/// The version before there were subjects, which is read as well.
+const WITHOUT_SUBJECTS: u8 = 1;
 
 /// A document's snapshot, and what has to be known of the changes in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +47,7 @@ pub struct Summary {
     max_op: u64,
     log_bytes: u64,
     genesis: Option<Bytes>,
+    owners: Owners,
 }
 
 impl Document {
@@ -53,17 +60,18 @@ impl Document {
             max_op: self.max_op,
             log_bytes: self.log_bytes,
             genesis: self.genesis().cloned(),
+            owners: self.owners.clone(),
         })
     }
 
     /// A document in the state that was written down.
     pub fn from_summary(id: DocumentId, summary: Summary) -> Self {
-        let Summary { cursor, heads, clock, max_op, log_bytes, genesis } = summary;
+        let Summary { cursor, heads, clock, max_op, log_bytes, genesis, owners } = summary;
         let genesis = genesis.and_then(|bytes| Some((clock.get(&GENESIS_ACTOR[..])?.hash, bytes)));
         let window = Window::behind(cursor.seq);
         let (admitted, committed, start) = (cursor, cursor, Self::new(id, cursor.epoch));
         let ops = Ops::behind(max_op);
-        Self { admitted, committed, heads, clock, max_op, log_bytes, window, ops, genesis, ..start }
+        Self { admitted, committed, heads, clock, max_op, log_bytes, window, ops, genesis, owners, ..start }
     }
 }
 
@@ -96,6 +104,12 @@ impl Summary {
             out.extend_from_slice(&head.hash.0);
             out.extend_from_slice(&head.max_op.to_le_bytes());
         }
+        put_count(&mut out, self.owners.len());
+        for subject in self.owners.iter() {
+            // A subject has 256 bytes at the most.
+            out.extend_from_slice(&u16::try_from(subject.len()).unwrap_or(u16::MAX).to_le_bytes());
+            out.extend_from_slice(subject.as_bytes());
+        }
         put_count(&mut out, self.clock.len());
         for (actor, state) in &self.clock {
             let actor = actor.as_bytes();
@@ -106,6 +120,7 @@ impl Summary {
             out.extend_from_slice(&state.hash.0);
             out.extend_from_slice(&state.position.to_le_bytes());
             out.extend_from_slice(&state.max_op.to_le_bytes());
+            out.extend_from_slice(&state.owner.number().to_le_bytes());
         }
         let genesis = self.genesis.as_deref().unwrap_or_default();
         put_count(&mut out, genesis.len());
@@ -117,7 +132,11 @@ impl Summary {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes;
         let [version] = take(&mut rest)?;
-        (version == SUMMARY_VERSION).then_some(())?;
+        let has_subjects = match version {
+            SUMMARY_VERSION => true,
+            WITHOUT_SUBJECTS => false,
+            _ => return None,
+        };
         let cursor =
             Cursor { epoch: take_u64(&mut rest)?, seq: take_u64(&mut rest)?, chain: take(&mut rest)? };
         let (max_op, log_bytes) = (take_u64(&mut rest)?, take_u64(&mut rest)?);
@@ -128,6 +147,7 @@ impl Summary {
             .map(|_| Some(Head { hash: ChangeHash(take(&mut rest)?), max_op: take_u64(&mut rest)? }))
             .collect::<Option<Vec<_>>>()?;
         heads.is_sorted_by(|a, b| a.hash < b.hash).then_some(())?;
+        let owners = if has_subjects { take_owners(&mut rest)? } else { Owners::default() };
         let actors = take_count(&mut rest, DOCUMENT_ACTORS_MAX)?;
         let mut clock = BTreeMap::new();
         for _ in 0..actors {
@@ -139,14 +159,31 @@ impl Summary {
                 hash: ChangeHash(take(&mut rest)?),
                 position: take_u64(&mut rest)?,
                 max_op: take_u64(&mut rest)?,
+                owner: if has_subjects {
+                    Owner::from_number(u32::from_le_bytes(take(&mut rest)?), owners.len())?
+                } else {
+                    Owner::default()
+                },
             };
             clock.insert(ActorId::from_slice(actor).ok()?, state).is_none().then_some(())?;
         }
         let genesis_bytes = take_count(&mut rest, GENESIS_BYTES_MAX)?;
         (rest.len() == genesis_bytes).then_some(())?;
         let genesis = (genesis_bytes > 0).then(|| Bytes::copy_from_slice(rest));
-        Some(Self { cursor, heads, clock, max_op, log_bytes, genesis })
+        Some(Self { cursor, heads, clock, max_op, log_bytes, genesis, owners })
     }
+}
+
+fn take_owners(rest: &mut &[u8]) -> Option<Owners> {
+    let count = take_count(rest, DOCUMENT_ACTORS_MAX)?;
+    let mut subjects: Vec<Arc<str>> = Vec::new();
+    for _ in 0..count {
+        let len = usize::from(u16::from_le_bytes(take(rest)?));
+        let (subject, behind) = rest.split_at_checked(len).filter(|_| len <= SUBJECT_BYTES_MAX)?;
+        *rest = behind;
+        subjects.push(Arc::from(std::str::from_utf8(subject).ok()?));
+    }
+    Owners::from_subjects(subjects)
 }
 
 fn put_count(out: &mut Vec<u8>, count: usize) {

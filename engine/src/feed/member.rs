@@ -33,6 +33,8 @@ pub struct MemberStart {
     pub session: SessionId,
     /// What it may have.
     pub rights: Rights,
+    /// When that ends, in milliseconds since 1970; 0 for never.
+    pub expires_ms: u64,
     /// What it is sent first.
     pub at: StartAt,
 }
@@ -43,6 +45,7 @@ pub(super) struct Member {
     pub(super) stream: StreamNumber,
     pub(super) session: SessionId,
     pub(super) rights: Rights,
+    pub(super) expires_ms: u64,
     /// Position up to which it has been sent the log.
     pub(super) seq: u64,
     /// Positions up to here come from the log; beyond, from the tail.
@@ -70,6 +73,7 @@ impl Member {
             stream: start.stream,
             session: start.session,
             rights: start.rights,
+            expires_ms: start.expires_ms,
             seq: match start.at {
                 StartAt::Position(seq) => seq + u64::from(planted!(CursorOffByOne)),
                 _ => 0,

@@ -9,6 +9,7 @@ mod broadcasts;
 mod gather;
 mod member;
 mod presence;
+mod rights;
 mod snapshot;
 
 pub use gather::{Gathered, ReadRequest};
@@ -35,6 +36,7 @@ use broadcasts::Broadcasts;
 pub use broadcasts::Sent;
 use member::Member;
 use presence::Presence;
+use rights::Expiries;
 use snapshot::{Sending, SnapshotFeed};
 
 /// Most bytes that a member is sent in one turn before the others have theirs.
@@ -93,6 +95,8 @@ pub struct Feeds {
     faults: Faults,
     /// Feeds by the last change, with the bytes of their tails.
     recency: Recency,
+    /// When members' rights end.
+    expiries: Expiries,
     /// Bytes of snapshots that are kept for members.
     snapshot_bytes: usize,
     tail_bytes_max: usize,
@@ -112,6 +116,7 @@ impl Feeds {
             feeds: BTreeMap::new(),
             faults: Faults::default(),
             recency: Recency::default(),
+            expiries: Expiries::default(),
             snapshot_bytes: 0,
             tail_bytes_max: FEEDS_TAIL_BYTES_MAX,
             snapshot_bytes_max: FEEDS_SNAPSHOT_BYTES_MAX,
@@ -183,6 +188,10 @@ impl Feeds {
         self.recency.forget(handle);
         if let Some(feed) = self.feeds.remove(&handle) {
             self.snapshot_bytes -= feed.snapshot.bytes();
+            for (number, member) in (0..).zip(&feed.members) {
+                let expires_ms = member.as_ref().map_or(0, |member| member.expires_ms);
+                self.expiries.remove(expires_ms, handle, number);
+            }
         }
     }
 
@@ -204,16 +213,18 @@ impl Feeds {
         if member.snapshot.is_some() {
             feed.snapshot.joined();
         }
-        match feed.free.pop() {
+        let number = match feed.free.pop() {
             Some(number) => {
                 *feed.members.get_mut(number as usize)? = Some(member);
-                Some(number)
+                number
             }
             None => {
                 feed.members.push(Some(member));
-                u32::try_from(feed.members.len() - 1).ok()
+                u32::try_from(feed.members.len() - 1).ok()?
             }
-        }
+        };
+        self.expiries.add(start.expires_ms, handle, number);
+        Some(number)
     }
 
     /// Removes a member.
@@ -222,6 +233,7 @@ impl Feeds {
         let Some(slot) = feed.members.get_mut(number as usize) else { return };
         if let Some(member) = slot.take_if(|member| member.peer == peer) {
             feed.free.push(number);
+            self.expiries.remove(member.expires_ms, handle, number);
             if member.snapshot.is_some() {
                 self.snapshot_bytes -= feed.snapshot.bytes();
                 feed.snapshot.left();

@@ -9,6 +9,7 @@ use super::Shard;
 use super::effect::{Effect, Observation};
 use super::hosted::{Hosted, State, Stream};
 use super::open::clock_frames;
+use crate::access::knows_log;
 use crate::document::{Admitted, Document};
 use crate::feed::FeedEvent;
 use crate::ids::DocumentId;
@@ -151,11 +152,20 @@ impl Shard {
                 effects.push(Effect::Settle { peer: pushed.listener.peer, bytes: pushed.bytes });
                 self.answer(&pushed.listener, frame, effects);
             }
-            Entry::Clock(listener, frames) => {
-                for frame in frames {
-                    self.answer(&listener, frame, effects);
-                }
-            }
+            Entry::Clock(listener, frames) => self.answer_clock(&listener, frames, effects),
+        }
+    }
+
+    /// Tells a member what the server has, if it may know that now: its rights may have ended while the clock waited.
+    /// It is told then when it has rights again.
+    fn answer_clock(&mut self, listener: &Listener, frames: Vec<Outgoing>, effects: &mut Vec<Effect>) {
+        let &Listener { peer, handle, .. } = listener;
+        let hosted = self.hosted.get_mut(&handle).filter(|hosted| hosted.listens(listener));
+        let Some(stream) = hosted.and_then(|hosted| hosted.streams.get_mut(&peer)) else { return };
+        if knows_log(stream.access.rights) {
+            effects.extend(frames.into_iter().map(|frame| Effect::Reply { peer, handle, frame }));
+        } else if let Some(reconciling) = &mut stream.reconcile {
+            reconciling.untold = true;
         }
     }
 
@@ -279,9 +289,8 @@ impl Shard {
             Entry::Clock(listener, _) => {
                 let hosted = self.hosted.get(&listener.handle);
                 let clock = |document: &Document| clock_frames(document, listener.handle);
-                for frame in hosted.and_then(Hosted::document).map(clock).unwrap_or_default() {
-                    self.answer(listener, frame, effects);
-                }
+                let frames = hosted.and_then(Hosted::document).map(clock).unwrap_or_default();
+                self.answer_clock(listener, frames, effects);
             }
         }
     }

@@ -116,6 +116,7 @@ impl Shard {
             refuse_request(peer, 0, number, ending.code, PANIC_RETRY_MS, ending.message, effects);
         }
         for (peer, stream) in old.streams {
+            self.expiries.forget(peer, handle, &stream.access);
             for parked in stream.parked {
                 effects.push(Effect::Settle { peer, bytes: parked.bytes });
             }

@@ -1,7 +1,7 @@
 //! What a shard wants done.
 
 use etherply_wire::kinds::Cursor;
-use etherply_wire::{ErrorCode, Message};
+use etherply_wire::{ErrorCode, Message, Rights};
 use rkyv::api::high::HighSerializer;
 use rkyv::rancor;
 use rkyv::ser::allocator::ArenaHandle;
@@ -189,6 +189,17 @@ pub enum Effect {
         /// What it has.
         known: Known,
     },
+    /// Change what a member is sent: see [`crate::feed::Feeds::set_rights`].
+    Rights {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// What it may have from now on.
+        rights: Rights,
+        /// When that ends, in milliseconds since 1970; 0 for never.
+        expires_ms: u64,
+    },
     /// Tell a core's feed what happened.
     Publish {
         /// The core.
@@ -225,6 +236,7 @@ impl Effect {
             | Self::Settle { peer, .. }
             | Self::OpenRefused { peer }
             | Self::Detach { peer, .. }
+            | Self::Rights { peer, .. }
             | Self::Reconciled { peer, .. } => Some(peer.core),
             Self::Attach(attach) => Some(attach.peer.core),
             Self::Publish { core, .. } | Self::StopFeed { core, .. } => Some(*core),

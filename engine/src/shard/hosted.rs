@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use etherply_wire::Rights;
 use etherply_wire::kinds::ClockEntry;
 use etherply_wire::limits::CLOCK_ENTRIES_MAX;
 
 use super::delete::Deletion;
 use super::input::OpenRequest;
+use super::rights::Access;
 use super::snapshots::SnapshotState;
 use super::verify::Verification;
 use crate::change::{ActorId, ChangeHash};
@@ -59,7 +59,7 @@ pub(super) struct Hosted {
 pub(super) struct Stream {
     pub(super) number: StreamNumber,
     pub(super) session: SessionId,
-    pub(super) rights: Rights,
+    pub(super) access: Access,
     /// Pushes of generations up to this one are passed over.
     pub(super) refused_generation: Option<u32>,
     /// Pushes that wait, for an answer of the log or for what is under way of the document.
@@ -91,6 +91,8 @@ pub(super) struct Reconciling {
     pub(super) clock: BTreeMap<ActorId, (u64, ChangeHash)>,
     /// All of it is here, and the log is being asked.
     pub(super) asked: bool,
+    /// The server's clock is not told yet, because the member has no rights.
+    pub(super) untold: bool,
 }
 
 impl Reconciling {

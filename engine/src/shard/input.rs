@@ -5,6 +5,7 @@ use etherply_wire::{ErrorCode, Rights};
 
 use super::effect::FindFor;
 use super::verify::Unverified;
+use crate::access::{Grant, Revocation};
 use crate::change::ChangeHash;
 use crate::document::Recovered;
 use crate::ids::{ChainHash, DocumentId};
@@ -23,8 +24,10 @@ pub struct OpenRequest {
     pub request: u32,
     /// The document.
     pub document: DocumentId,
-    /// The rights it gets.
+    /// The rights wanted.
     pub rights: Rights,
+    /// What may be had of them.
+    pub grant: Grant,
     /// Where its copy stands.
     pub cursor: Option<Cursor>,
 }
@@ -174,6 +177,19 @@ pub enum Input<'a> {
         /// The payload.
         payload: &'a [u8],
     },
+    /// A stream brings a new grant.
+    Renew {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// What the answer repeats.
+        request: u32,
+        /// What its token grants on this document.
+        grant: Grant,
+    },
+    /// Grants are taken back.
+    Revoke(&'a Revocation),
     /// A member cannot be served any more.
     Fail {
         /// The connection.

@@ -13,6 +13,7 @@ mod input;
 mod memory;
 mod open;
 mod push;
+mod rights;
 mod snapshots;
 mod social;
 mod verify;
@@ -39,6 +40,7 @@ use crate::recency::Recency;
 use batch::Batch;
 use contain::InHand;
 use hosted::Hosted;
+use rights::Expiries;
 
 /// How long a document without members stays in memory, so that a member that reconnects finds it there.
 pub const IDLE_DOCUMENT_US: u64 = 60 * 1_000_000;
@@ -82,6 +84,10 @@ pub struct Shard {
     storage_failure: Option<String>,
     /// When presence ends that is not set again.
     presence_ends: BTreeSet<(u64, u32, SessionId)>,
+    /// When streams' rights end.
+    expiries: Expiries,
+    /// The time of the last input.
+    now: Now,
     /// Documents without members, with the time since when.
     idle: VecDeque<(u64, u32)>,
     /// Documents by their last use, with the bytes that they could let go of.
@@ -114,6 +120,8 @@ impl Shard {
             faults: Faults::none(),
             storage_failure: None,
             presence_ends: BTreeSet::new(),
+            expiries: Expiries::default(),
+            now: Now::default(),
             idle: VecDeque::new(),
             recency: Recency::default(),
         }
@@ -144,8 +152,14 @@ impl Shard {
     /// Takes one input; what is to be done is appended to `effects`. If the work on a document panics, that
     /// document's streams end with [`ErrorCode::Internal`], and it is read again from the log.
     pub fn step(&mut self, input: Input<'_>, now: Now, effects: &mut Vec<Effect>) {
+        self.end_expired(now, effects);
         let handle = match &input {
-            Input::Open(request) => self.host(&request.document, effects),
+            Input::Open(request) => {
+                if self.refuse_ungranted(request, effects) {
+                    return;
+                }
+                self.host(&request.document, effects)
+            }
             Input::Loaded { handle, .. }
             | Input::ChainRead { handle, .. }
             | Input::SnapshotCut { handle, .. }
@@ -155,6 +169,7 @@ impl Shard {
             | Input::PresenceSet { handle, .. }
             | Input::PresenceLeave { handle, .. }
             | Input::Broadcast { handle, .. }
+            | Input::Renew { handle, .. }
             | Input::Fail { handle, .. }
             | Input::Close { handle, .. } => *handle,
             Input::Push(push) => push.handle,
@@ -172,6 +187,7 @@ impl Shard {
             }
             Input::Disconnected { peer } => return self.disconnected(*peer, now, effects),
             Input::Quarantine { document } => return self.quarantine(document, effects),
+            Input::Revoke(revocation) => return self.revoke(revocation, effects),
             Input::Delete { document, token } => return self.delete(document, *token, effects),
             // By its name: after a panic it has another handle.
             Input::Deleted { document, .. } => match self.by_name.get(document) {
@@ -209,6 +225,7 @@ impl Shard {
             Input::Broadcast { peer, topic, payload, .. } => {
                 self.broadcast(peer, handle, topic, payload, effects);
             }
+            Input::Renew { peer, request, grant, .. } => self.renew(peer, handle, request, &grant, effects),
             Input::Fail { peer, code, message, .. } => {
                 if self.has_stream(peer, handle) {
                     self.in_hand = Some(InHand::Close { peer });
@@ -229,6 +246,7 @@ impl Shard {
             | Input::StorageRecovered { .. }
             | Input::Quarantine { .. }
             | Input::Delete { .. }
+            | Input::Revoke(_)
             | Input::Disconnected { .. }
             | Input::Tick => {}
         }
@@ -307,6 +325,7 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         hosted.waiting.remove(&peer);
         if let Some(stream) = hosted.streams.remove(&peer) {
+            self.expiries.forget(peer, handle, &stream.access);
             for parked in stream.parked {
                 effects.push(Effect::Settle { peer, bytes: parked.bytes });
             }
@@ -318,7 +337,12 @@ impl Shard {
                 }
             }
         }
-        if hosted.is_unused() {
+        self.idle_if_unused(handle, now);
+    }
+
+    /// Begins to count the time for which nobody has had the document open.
+    fn idle_if_unused(&mut self, handle: u32, now: Now) {
+        if let Some(hosted) = self.hosted.get_mut(&handle).filter(|hosted| hosted.is_unused()) {
             hosted.idle_since_us = now.mono_us;
             self.idle.push_back((now.mono_us, handle));
         }

@@ -11,8 +11,10 @@ use super::contain::InHand;
 use super::effect::{Attach, Effect, FindFor, Observation};
 use super::hosted::{Hosted, OPENS_WAITING_MAX, Reconciling, State, Stream};
 use super::input::OpenRequest;
+use super::rights::Access;
 use super::snapshots::SnapshotState;
 use super::{Shard, refuse_request};
+use crate::access::{FORBIDDEN, knows_log};
 use crate::change::{ActorId, ChangeHash};
 use crate::document::{Document, Recovered};
 use crate::feed::{FeedStart, Known, MemberStart, StartAt};
@@ -22,6 +24,12 @@ use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer};
 use crate::segment::Tail;
 use crate::snapshot::Snapshot;
+
+const EXPIRED: &str = "the token's time is over: open the document with a new one";
+const REVOKED: &str = "the token was revoked: ask for another one";
+
+/// The place of a member that is sent nothing of the document's log.
+const NOWHERE: Cursor = Cursor { epoch: 0, seq: 0, chain: [0; 32] };
 
 /// What the engine can say about a cursor at once.
 enum Check {
@@ -40,8 +48,50 @@ enum Standing {
     Reset,
 }
 
+impl OpenRequest {
+    /// What the stream may do.
+    fn granted(&self) -> Rights {
+        self.rights.and(self.grant.rights)
+    }
+}
+
 impl Shard {
-    pub(super) fn open(&mut self, handle: u32, request: OpenRequest, effects: &mut Vec<Effect>) {
+    /// Refuses to open a document without a grant, before anything is asked or told about it. Whether it did.
+    pub(super) fn refuse_ungranted(&self, request: &OpenRequest, effects: &mut Vec<Effect>) -> bool {
+        let (code, message) = if request.grant.has_expired(self.now.wall_ms) {
+            (ErrorCode::TokenExpired, EXPIRED)
+        } else if request.granted().is_empty() {
+            (ErrorCode::Forbidden, FORBIDDEN)
+        } else {
+            return false;
+        };
+        effects.push(Effect::OpenRefused { peer: request.peer });
+        refuse_request(request.peer, 0, request.request, code, 0, message, effects);
+        true
+    }
+
+    /// Refuses an open that waits, because its grant was taken back.
+    pub(super) fn refuse_revoked(&mut self, handle: u32, peer: Peer, effects: &mut Vec<Effect>) {
+        let Some(hosted) = self.hosted.get_mut(&handle) else { return };
+        let Some(request) = hosted.waiting.remove(&peer) else { return };
+        effects.push(Effect::OpenRefused { peer });
+        refuse_request(peer, 0, request.request, ErrorCode::TokenRevoked, 0, REVOKED, effects);
+        self.not_opened(handle, peer);
+    }
+
+    /// Somebody who wanted to open a document does not.
+    fn not_opened(&mut self, handle: u32, peer: Peer) {
+        if let Some(handles) = self.peers.get_mut(&peer) {
+            handles.remove(&handle);
+        }
+        self.idle_if_unused(handle, self.now);
+    }
+
+    pub(super) fn open(&mut self, handle: u32, mut request: OpenRequest, effects: &mut Vec<Effect>) {
+        if !knows_log(request.granted()) {
+            // Where its copy stands to the document's log is not for everybody.
+            request.cursor = None;
+        }
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         if hosted.waiting.contains_key(&request.peer) || hosted.streams.contains_key(&request.peer) {
             let message =
@@ -190,13 +240,19 @@ impl Shard {
     }
 
     fn attach(&mut self, handle: u32, request: OpenRequest, standing: Standing, effects: &mut Vec<Effect>) {
+        // It may have waited for long.
+        if self.refuse_ungranted(&request, effects) {
+            self.in_hand = None;
+            return self.not_opened(handle, request.peer);
+        }
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let (State::Ready(document), Some(tail)) = (&hosted.state, &hosted.tail) else { return };
-        let peer = request.peer;
+        let (peer, rights) = (request.peer, request.granted());
+        let expires_ms = request.grant.expires_ms;
         let foreign = standing == Standing::Foreign;
         let kept = request.cursor.filter(|_| standing != Standing::Reset);
         let seq = kept.map_or(0, |cursor| cursor.seq);
-        let is_served = |snapshot: &Snapshot| request.rights.has(Rights::READ) && snapshot.serves(seq);
+        let is_served = |snapshot: &Snapshot| rights.has(Rights::READ) && snapshot.serves(seq);
         let gets_snapshot = !foreign && hosted.snapshot.latest.as_ref().is_some_and(is_served);
         let how = match standing {
             Standing::Foreign => resume::RECONCILE,
@@ -207,10 +263,10 @@ impl Shard {
         };
         let opened = Opened {
             request: request.request,
-            rights: request.rights.0,
+            rights: rights.0,
             resume: how,
-            expires_at_ms: 0,
-            cursor: document.committed(),
+            expires_at_ms: expires_ms,
+            cursor: if knows_log(rights) { document.committed() } else { NOWHERE },
         };
         let number = self.next_stream;
         self.next_stream += 1;
@@ -233,13 +289,13 @@ impl Shard {
             _ if planted!(ResumeFromWrongSeq) => StartAt::Position(document.committed().seq),
             _ => StartAt::Position(seq),
         };
-        let (session, rights) = (request.session, request.rights);
-        let member = MemberStart { stream: number, session, rights, at };
+        let session = request.session;
+        let member = MemberStart { stream: number, session, rights, expires_ms, at };
         effects.push(Effect::Attach(Box::new(Attach { peer, handle, member, feed })));
         let stream = Stream {
             number,
-            session: request.session,
-            rights: request.rights,
+            session,
+            access: Access::new(request.rights, &request.grant),
             refused_generation: None,
             parked: std::collections::VecDeque::new(),
             attached: true,
@@ -247,6 +303,7 @@ impl Shard {
         };
         self.faults.pass(&hosted.id, "open");
         hosted.streams.insert(peer, stream);
+        self.expiries.add(expires_ms, handle, peer);
         self.in_hand = None;
         if foreign {
             self.send_clock(Listener { peer, handle, stream: number });
@@ -273,14 +330,18 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let State::Ready(document) = &hosted.state else { return };
         let Some(stream) = hosted.streams.get_mut(&peer) else { return };
+        // Whether it was asked is the stream's own: a clock out of turn is the same wrong whatever the rights are.
         let wrong = match &mut stream.reconcile {
             None => {
-                Some("this stream was not asked what it has: only `Opened` with the way `reconcile` asks")
+                let message =
+                    "this stream was not asked what it has: only `Opened` with the way `reconcile` asks";
+                Some((ErrorCode::ProtocolViolation, message))
             }
-            Some(collected) => collected.take(clock).err(),
+            Some(_) if !knows_log(stream.access.rights) => Some(stream.access.lack(ErrorCode::Forbidden)),
+            Some(asked) => asked.take(clock).err().map(|message| (ErrorCode::ProtocolViolation, message)),
         };
-        if let Some(message) = wrong {
-            self.end_stream(peer, handle, ErrorCode::ProtocolViolation, message, now, effects);
+        if let Some((code, message)) = wrong {
+            self.end_stream(peer, handle, code, message, now, effects);
             return;
         }
         let Some(collected) = stream.reconcile.as_mut().filter(|_| !more) else { return };
@@ -322,7 +383,12 @@ impl Shard {
             if differs || (missing.contains(&hash) && !pending) {
                 let message = "this copy holds changes of an actor that differ from the server's: open the \
                                document without a cursor and apply your own edits anew as a fresh actor";
-                self.end_stream(peer, handle, ErrorCode::ActorForked, message, now, effects);
+                let (code, message) = match knows_log(stream.access.rights) {
+                    true => (ErrorCode::ActorForked, message),
+                    // Its rights ended while the log was asked.
+                    false => stream.access.lack(ErrorCode::Forbidden),
+                };
+                self.end_stream(peer, handle, code, message, now, effects);
                 return;
             }
             known.insert(actor, seq + u64::from(planted!(ReconcileOffByOne)));

@@ -9,11 +9,12 @@ use etherply_wire::{ErrorCode, Rights};
 use super::batch::{Entry, Listener, Pending, Pushed};
 use super::contain::InHand;
 use super::effect::{Effect, FindFor, Observation};
-use super::hosted::{Hosted, Parked, State};
+use super::hosted::{Hosted, Parked, State, Stream};
 use super::input::PushRequest;
 use super::{STORAGE_RETRY_MS, Shard};
+use crate::access::knows_log;
 use crate::change::{ChangeHash, ChangeLimits, parse_header};
-use crate::document::{AdmitError, Admitted, Document, LOOKUPS_PER_PUSH_MAX, Resolved};
+use crate::document::{AdmitError, Admitted, Document, LOOKUPS_PER_PUSH_MAX, Pusher, Resolved};
 use crate::log::{Append, Found, LogError};
 use crate::outgoing::Outgoing;
 use crate::peer::{Now, Peer};
@@ -193,6 +194,8 @@ impl Shard {
     fn take(&mut self, push: PushRequest<'_>, admitted: Admitted, received_us: u64, now: Now) {
         let Some(pushed) = self.pushed(&push) else { return };
         let Some(hosted) = self.hosted.get_mut(&push.handle) else { return };
+        let Some(stream) = hosted.streams.get(&push.peer) else { return };
+        let pusher = Arc::clone(&stream.access.identity.subject);
         let (mut records, after) = (Vec::new(), hosted.document().map(Document::committed));
         let segment = (!admitted.fresh.is_empty()).then(|| {
             let changes = split(push.lengths, push.changes);
@@ -212,7 +215,7 @@ impl Shard {
                 chain: fresh.chain,
                 max_op: fresh.max_op,
                 time_ms: now.wall_ms,
-                pusher: Arc::from(""),
+                pusher: Arc::clone(&pusher),
                 change: rest.split_to(change.len()),
             }));
             Arc::new(segment)
@@ -246,12 +249,15 @@ impl Shard {
         let (peer, handle) = (push.peer, push.handle);
         let Some(pushed) = self.pushed(&push) else { return };
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
-        let (clock, clock_complete) = match hosted.document() {
+        // What the document has is not for everybody.
+        let knows = |stream: &Stream| knows_log(stream.access.rights);
+        let shown = hosted.document().filter(|_| hosted.streams.get(&peer).is_some_and(knows));
+        let (clock, clock_complete) = match shown {
             Some(document) => refused_clock(document, &push, &self.limits),
             None => (Vec::new(), false),
         };
         let genesis = match refusal.code {
-            ErrorCode::GenesisConflict => hosted.document().and_then(Document::genesis),
+            ErrorCode::GenesisConflict => shown.and_then(Document::genesis),
             _ => None,
         };
         let refused = Refused {
@@ -321,10 +327,15 @@ fn admit(
     let refuse = |index, code, message: &str| {
         Err(Err(Refusal { index, code, retry_after_ms: 0, message: message.to_owned() }))
     };
-    let may_write = hosted.streams.get(&push.peer).is_some_and(|stream| stream.rights.has(Rights::WRITE));
-    if !may_write && !planted!(WriteRightIgnored) {
-        return refuse(0, ErrorCode::ReadOnly, "this stream may not write: open it with the right to");
+    let Some(stream) = hosted.streams.get(&push.peer) else {
+        return refuse(0, ErrorCode::StreamNotOpen, "the stream has ended");
+    };
+    if !stream.access.rights.has(Rights::WRITE) && !planted!(WriteRightIgnored) {
+        let (code, message) = stream.access.lack(ErrorCode::ReadOnly);
+        return refuse(0, code, message);
     }
+    let imports = stream.access.rights.has(Rights::IMPORT);
+    let pusher = Pusher { subject: &stream.access.identity.subject, imports };
     let changes = split(push.lengths, push.changes);
     let bytes: usize = changes.iter().map(|change| change.len()).sum();
     let lengths_fit = changes.len() == push.lengths.len() && bytes == push.changes.len();
@@ -338,7 +349,7 @@ fn admit(
     let State::Ready(document) = &mut hosted.state else {
         return refuse(0, ErrorCode::Internal, "the document is not loaded");
     };
-    document.admit(&changes, limits, resolved).map_err(|error| match error {
+    document.admit_from(pusher, &changes, limits, resolved).map_err(|error| match error {
         AdmitError::Lookup(hashes) => Ok(hashes),
         AdmitError::Refused { index, code, message } => {
             let retry_after_ms = if code == ErrorCode::Overloaded { 1_000 } else { 0 };

@@ -18,10 +18,15 @@ use crate::peer::{Now, Peer, SessionId};
 use crate::presence::PRESENCE_TABLE_BYTES_MAX;
 
 impl Shard {
-    /// Whether a stream may take part in presence; `None` if there is no such stream.
-    fn social_session(&self, peer: Peer, handle: u32) -> Option<(SessionId, bool)> {
+    /// A stream's session, and why it may not take part in presence if so; `None` if there is no such stream.
+    fn social_session(
+        &self,
+        peer: Peer,
+        handle: u32,
+    ) -> Option<(SessionId, Option<(ErrorCode, &'static str)>)> {
         let stream = self.hosted.get(&handle)?.streams.get(&peer)?;
-        Some((stream.session, stream.rights.has(Rights::PRESENCE)))
+        let may = stream.access.rights.has(Rights::PRESENCE);
+        Some((stream.session, (!may).then(|| stream.access.lack(ErrorCode::PresenceForbidden))))
     }
 
     pub(super) fn presence_set(
@@ -33,14 +38,14 @@ impl Shard {
         now: Now,
         effects: &mut Vec<Effect>,
     ) {
-        let Some((session, allowed)) = self.social_session(peer, handle) else { return };
+        let Some((session, lack)) = self.social_session(peer, handle) else { return };
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let before = hosted.presence.get(&session);
         let is_full = (before.is_none() && hosted.presence.len() >= PRESENCE_MEMBERS_MAX)
             || hosted.presence.bytes_with(&session, state.len()) > PRESENCE_TABLE_BYTES_MAX;
         let is_same = before.is_some_and(|before| before == state);
-        let wrong = if !allowed {
-            Some((ErrorCode::PresenceForbidden, 0, "this stream may not take part in presence".to_owned()))
+        let wrong = if let Some((code, message)) = lack {
+            Some((code, 0, message.to_owned()))
         } else if state.len() > PRESENCE_BYTES_MAX {
             let message =
                 format!("a state may have {PRESENCE_BYTES_MAX} bytes, this one has {}", state.len());
@@ -119,10 +124,9 @@ impl Shard {
         payload: &[u8],
         effects: &mut Vec<Effect>,
     ) {
-        let Some((member, allowed)) = self.social_session(peer, handle) else { return };
-        if !allowed {
-            let message = "this stream may not take part in presence";
-            refuse_request(peer, handle, 0, ErrorCode::PresenceForbidden, 0, message, effects);
+        let Some((member, lack)) = self.social_session(peer, handle) else { return };
+        if let Some((code, message)) = lack {
+            refuse_request(peer, handle, 0, code, 0, message, effects);
             return;
         }
         if payload.len() > BROADCAST_BYTES_MAX || topic.len() > BROADCAST_TOPIC_BYTES_MAX {

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use automerge::transaction::{CommitOptions, Transactable};
 use automerge::{ActorId, AutoCommit, Change, ExpandedChange, ROOT};
+use etherply_engine::access::Grant;
 use etherply_engine::change::ChangeLimits;
 use etherply_engine::document::{Anchor, Recovery, Summary, recover};
 use etherply_engine::feed::{Feeds, QUANTUM_BYTES, ReadRequest};
@@ -24,7 +25,7 @@ use etherply_engine::shard::{Budget, Effect, Input, OpenRequest, PushRequest, Sh
 use etherply_engine::snapshot::{Chunk, Snapshot, SnapshotRequest};
 use etherply_wire::kinds::{
     self, Ack, Broadcast, BroadcastGap, Changes, ClockEntry, Close, Cursor, Error, Opened, PresenceLeave,
-    PresenceUpdate, Reconcile, Refused,
+    PresenceUpdate, Reconcile, Refused, RightsChanged,
 };
 use etherply_wire::{ErrorCode, Frame, Kind, Message, Rights};
 use rkyv::api::high::{HighDeserializer, HighValidator};
@@ -49,6 +50,7 @@ pub enum Told {
     Broadcast(Broadcast),
     BroadcastGap(BroadcastGap),
     Snapshot(kinds::Snapshot, Vec<u8>),
+    RightsChanged(RightsChanged),
 }
 
 impl Told {
@@ -74,6 +76,7 @@ impl Told {
             Kind::Broadcast => Self::Broadcast(body(&frame)),
             Kind::BroadcastGap => Self::BroadcastGap(body(&frame)),
             Kind::Snapshot => Self::Snapshot(body(&frame), frame.tail().to_vec()),
+            Kind::RightsChanged => Self::RightsChanged(body(&frame)),
             other => panic!("an unexpected {other:?}"),
         }
     }
@@ -376,6 +379,12 @@ impl Host {
                     let number = self.members[&(peer, handle)];
                     self.feeds.reconciled(handle, number, peer, known);
                 }
+                Effect::Rights { peer, handle, rights, expires_ms } => {
+                    let number = self.members[&(peer, handle)];
+                    if self.feeds.set_rights(handle, number, peer, rights, expires_ms) {
+                        self.woken.push((peer, handle));
+                    }
+                }
                 Effect::Publish { handle, event, .. } => {
                     let woken = &mut self.woken;
                     self.feeds.publish(handle, event, |peer, _| woken.push((peer, handle)));
@@ -439,8 +448,20 @@ impl Host {
     }
 
     pub fn open_in(&mut self, document: DocumentId, peer: Peer, rights: Rights, cursor: Option<Cursor>) {
+        self.open_as(Grant::anonymous(), document, peer, rights, cursor);
+    }
+
+    /// The same by a grant.
+    pub fn open_as(
+        &mut self,
+        grant: Grant,
+        document: DocumentId,
+        peer: Peer,
+        rights: Rights,
+        cursor: Option<Cursor>,
+    ) {
         let session = session(peer);
-        self.turn(Input::Open(OpenRequest { peer, session, request: 1, document, rights, cursor }));
+        self.turn(Input::Open(OpenRequest { peer, session, request: 1, document, rights, grant, cursor }));
     }
 
     /// Opens the document for a new member and returns its handle.
@@ -515,6 +536,7 @@ impl Host {
         let handle = self.handle(peer);
         let number = self.members[&(peer, handle)];
         let mut told = Vec::new();
+        self.feeds.expire(self.now.wall_ms);
         let gathered = self
             .feeds
             .gather(handle, number, peer, budget_bytes, |frame| told.push(Told::parse(frame.frame())));

@@ -21,7 +21,12 @@ pub const CONTROL_PATH: &str = "/backup";
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
     /// A running server, by its control plane's address: `http://HOST:PORT`.
-    Control(&'a str),
+    Control {
+        /// Its control address.
+        url: &'a str,
+        /// Its operator's key, which it asks for if it asks for tokens.
+        key: Option<&'a str>,
+    },
     /// A stopped server's data directory.
     Data(&'a Path),
 }
@@ -74,7 +79,7 @@ fn write(source: Source<'_>, path: &Path, progress: &mut dyn FnMut(u64)) -> Resu
             take(log.reader(), &mut file, path, &mut |_, bytes| progress(bytes))?;
         }
         // Should the server not be able to go on, then that is in what it sent, and verifying finds it.
-        Source::Control(control) => fetch(control, &mut file, path, progress)?,
+        Source::Control { url, key } => fetch(url, key, &mut file, path, progress)?,
     }
     let synced = file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all());
     synced.map_err(BackupError::io(path, "write"))
@@ -83,11 +88,12 @@ fn write(source: Source<'_>, path: &Path, progress: &mut dyn FnMut(u64)) -> Resu
 /// Copies what the control plane of a running server sends.
 fn fetch(
     control: &str,
+    key: Option<&str>,
     out: &mut impl Write,
     path: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), BackupError> {
-    let mut body = operator::post(control, CONTROL_PATH, None, "")?;
+    let mut body = operator::post(control, CONTROL_PATH, key, "")?;
     let mut buffer = vec![0; 64 * 1024];
     let mut bytes = 0;
     loop {

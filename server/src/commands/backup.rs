@@ -8,6 +8,7 @@ use super::{Done, Failure, bytes_shown, print};
 use crate::backup::file::{Source, backup, verify};
 use crate::backup::restore::Step;
 use crate::backup::{self, BackupError, Summary};
+use crate::operator;
 
 /// What to back up, and where to.
 #[derive(Debug, Args)]
@@ -19,6 +20,9 @@ pub struct BackupArgs {
     /// The control address of a running server, as http://HOST:PORT
     #[arg(long, value_name = "URL", required_unless_present = "data", conflicts_with = "data")]
     pub control: Option<String>,
+    /// The file operator.key of the running server's data directory, which a server that asks for tokens asks for
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub operator_key: Option<PathBuf>,
     /// The data directory of a server that is not running
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -72,7 +76,7 @@ impl BackupArgs {
 /// Takes a backup, or checks one.
 ///
 /// # Errors
-/// [`BackupError`].
+/// [`BackupError`], or the operator's key cannot be read.
 pub fn run(args: &BackupArgs) -> Result<Done, Failure> {
     if let Some(BackupCommand::Verify(args)) = &args.command {
         let checked = verify(&args.file, &mut bytes_shown("checked"));
@@ -80,8 +84,9 @@ pub fn run(args: &BackupArgs) -> Result<Done, Failure> {
     }
     // The command line's rules see to it that both are given.
     let asked = |what: &str| Failure::new("usage", format!("backup: say {what}"));
+    let key = args.operator_key.as_deref().map(operator::read_key_file).transpose()?;
     let source = match (&args.control, &args.data) {
-        (Some(control), _) => Source::Control(control),
+        (Some(url), _) => Source::Control { url, key: key.as_deref() },
         (None, Some(data)) => Source::Data(data),
         (None, None) => return Err(asked("of what, by --control or --data")),
     };

@@ -9,8 +9,11 @@ pub mod backup;
 pub mod delete;
 pub mod export;
 pub mod history;
+pub mod keys;
 pub mod quarantine;
+pub mod revoke;
 pub mod serve;
+pub mod token;
 pub mod verify;
 pub mod version;
 
@@ -18,6 +21,8 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _, stderr};
 use std::process::ExitCode;
 
+use crate::access::keys::KeysError;
+use crate::access::now_s;
 use crate::backup::BackupError;
 use crate::cli::Command;
 use crate::export::ExportError;
@@ -73,7 +78,7 @@ macro_rules! failures {
     };
 }
 
-failures!(BackupError, ExportError, HistoryError, OpenError, OperatorError, VersionError);
+failures!(BackupError, ExportError, HistoryError, KeysError, OpenError, OperatorError, VersionError);
 
 /// Carries out a command.
 pub fn run(command: Command) -> ExitCode {
@@ -87,6 +92,9 @@ pub fn run(command: Command) -> ExitCode {
         Command::Verify(args) => ended(args.json, EXIT_COULD_NOT_LOOK, verify::verify(&args)),
         Command::Repair(args) => ended(args.json, EXIT_COULD_NOT_LOOK, verify::repair(&args)),
         Command::Delete(args) => ended(false, EXIT_FAILED, delete::run(&args)),
+        Command::Keys(args) => ended(args.json(), EXIT_FAILED, keys::run(&args)),
+        Command::Token(args) => ended(args.json(), EXIT_FAILED, token::run(&args, now_s())),
+        Command::Revoke(args) => ended(false, EXIT_FAILED, revoke::run(&args)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::task::Waker;
 
 use bytes::Bytes;
@@ -9,7 +10,6 @@ use etherply_engine::outgoing::Outgoing;
 use etherply_engine::peer::{Peer, SessionId};
 use etherply_engine::shard::OpenRequest;
 use etherply_wire::ErrorCode;
-use etherply_wire::Rights;
 use etherply_wire::kinds::Error;
 use etherply_wire::limits::{MESSAGE_BYTES_MAX, PUSH_BYTES_IN_FLIGHT_MAX, PUSHES_IN_FLIGHT_MAX};
 use etherply_wire::websocket::Decoder;
@@ -58,7 +58,6 @@ pub(super) struct OpenStream {
     pub(super) handle: u32,
     /// The member's number in this core's feed.
     pub(super) number: u32,
-    pub(super) rights: Rights,
 }
 
 #[derive(Debug)]
@@ -68,6 +67,10 @@ pub(super) struct Connection {
     pub(super) transport: Transport,
     pub(super) stage: Stage,
     pub(super) session: SessionId,
+    /// Whose it is, since its first token.
+    pub(super) subject: Option<Arc<str>>,
+    /// Tokens of it that were refused.
+    pub(super) tokens_refused: u8,
     pub(super) control: VecDeque<Control>,
     pub(super) control_bytes: usize,
     /// What a write left over: shared with other connections where it is the same for them.
@@ -115,6 +118,8 @@ impl Connection {
             transport: Transport::Unknown,
             stage: Stage::Greeting,
             session,
+            subject: None,
+            tokens_refused: 0,
             control: VecDeque::new(),
             control_bytes: 0,
             unsent: VecDeque::new(),

@@ -37,6 +37,7 @@ use super::limits::{
 use super::mailbox::{Mailboxes, Message, Outbox, Request, StopStage};
 use super::slab::Slab;
 use super::{effects, flush, handover, receive};
+use crate::access::{Access, Gate};
 use crate::allowlist::Allowlist;
 use crate::materialise::Rebuilds;
 use crate::materialise::verify::{Verifier, VerifierThreads};
@@ -71,6 +72,8 @@ pub struct CoreSetup {
     pub idle_timeout_s: u32,
     /// Which pages may connect, and by which names.
     pub allowlist: Arc<Allowlist>,
+    /// Keys of tokens, and what was revoked.
+    pub access: Access,
     /// Most bytes of changes that a document may have.
     pub document_bytes_max: u64,
     /// Panics on purpose, for tests.
@@ -113,6 +116,8 @@ pub(super) struct State {
     pub(super) stopping: Option<StopStage>,
     /// Bytes of frames that have arrived in part.
     pub(super) partial_bytes: usize,
+    /// Where tokens are asked for.
+    pub(super) gate: Gate,
     flusher: Option<Waker>,
     is_flush_due: bool,
 }
@@ -153,6 +158,7 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         settled: Vec::new(),
         stopping: None,
         partial_bytes: 0,
+        gate: Gate::new(&setup.access),
         flusher: None,
         is_flush_due: false,
         setup,
@@ -234,6 +240,13 @@ impl Core {
             Message::Rebuilt { handle, document, result } => {
                 effects::rebuilt(&mut state, handle, document, result, now);
             }
+            Message::Revoke(revocation) => {
+                state.step(Input::Revoke(&revocation), now);
+                for core in 0..state.setup.cores {
+                    state.send_to(core, Message::Revoked(Arc::clone(&revocation)));
+                }
+            }
+            Message::Revoked(revocation) => state.step(Input::Revoke(&revocation), now),
             Message::Verified { handle, number, result } => {
                 state.step(Input::Verified { handle, number, result }, now);
             }

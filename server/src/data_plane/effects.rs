@@ -56,7 +56,9 @@ pub(super) fn apply(state: &mut State, effect: Effect) {
     let scope = match &effect {
         Effect::Publish { handle, .. } | Effect::StopFeed { handle, .. } => Scope::Feed(*handle),
         Effect::Attach(attach) => Scope::Feed(attach.handle),
-        Effect::Detach { handle, .. } | Effect::Reconciled { handle, .. } => Scope::Feed(*handle),
+        Effect::Detach { handle, .. } | Effect::Reconciled { handle, .. } | Effect::Rights { handle, .. } => {
+            Scope::Feed(*handle)
+        }
         Effect::Reply { peer, .. } | Effect::Settle { peer, .. } | Effect::OpenRefused { peer } => {
             Scope::Connection(peer.id)
         }
@@ -92,6 +94,13 @@ fn carry_out_one(state: &mut State, effect: Effect) {
             let Some(connection) = state.connections.get_mut(peer.id) else { return };
             let Some(stream) = connection.stream(handle) else { return };
             if state.feeds.reconciled(handle, stream.number, peer, known) {
+                make_ready(state, peer, handle);
+            }
+        }
+        Effect::Rights { peer, handle, rights, expires_ms } => {
+            let Some(connection) = state.connections.get_mut(peer.id) else { return };
+            let Some(stream) = connection.stream(handle) else { return };
+            if state.feeds.set_rights(handle, stream.number, peer, rights, expires_ms) {
                 make_ready(state, peer, handle);
             }
         }
@@ -166,7 +175,7 @@ fn attach_member(state: &mut State, attach: Attach) {
     let Some(connection) = state.connections.get_mut(peer.id) else { return };
     connection.opening = connection.opening.saturating_sub(1);
     if let Some(number) = state.feeds.attach(handle, peer, member) {
-        connection.add_stream(OpenStream { handle, number, rights: member.rights });
+        connection.add_stream(OpenStream { handle, number });
         connection.make_ready(handle);
         state.mark_dirty(peer.id);
     }

@@ -30,6 +30,9 @@ pub(super) fn flush(state: &mut State) {
     effects::carry_out(state);
     // Before this core's own sends: the others begin with theirs meanwhile.
     state.outbox.send();
+    // Nobody is sent anything whose time is over now.
+    let wall_ms = state.now().wall_ms;
+    state.feeds.expire(wall_ms);
     // Those that become due again while this runs have their next turn after other tasks had theirs.
     for (due, count) in state.due.turn() {
         for _ in 0..count {

@@ -36,6 +36,8 @@ pub const CONNECTIONS_PER_CORE_MAX: usize = 100_000;
 pub const HANDOVER_SLACK: u64 = 64;
 /// Time from the accept to a hello.
 pub const HELLO_TIMEOUT_S: u32 = 10;
+/// Tokens of a connection that are refused before it ends: each costs a signature.
+pub const TOKENS_REFUSED_MAX: u8 = 16;
 /// Time without a sign of life after which a connection ends, unless the operator says otherwise: a frame from
 /// it, or, while it is not read from, bytes that its socket takes.
 pub const IDLE_TIMEOUT_S: u32 = 90;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use etherply_engine::access::{Grant, Revocation};
 use etherply_engine::change::ChangeHash;
 use etherply_engine::document::Recovered;
 use etherply_engine::ids::{ChainHash, DocumentId};
@@ -74,6 +75,11 @@ pub enum Message {
         /// How it went.
         result: Result<(), LogError>,
     },
+    /// Grants are taken back, durably. Each core says so to all behind what it sent them before: an open that it
+    /// let through earlier is at its document's home by then.
+    Revoke(Arc<Revocation>),
+    /// See [`Message::Revoke`].
+    Revoked(Arc<Revocation>),
     /// Changes were held against their document.
     Verified {
         /// Its handle.
@@ -235,6 +241,17 @@ pub enum Request {
         /// The same for people.
         message: String,
     },
+    /// See [`Input::Renew`].
+    Renew {
+        /// The connection.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// What the answer repeats.
+        request: u32,
+        /// The new grant.
+        grant: Grant,
+    },
     /// See [`Input::Close`].
     Close {
         /// The connection.
@@ -271,6 +288,7 @@ impl Request {
                 Self::Broadcast { peer, handle, topic: topic.to_owned(), payload: payload.to_vec() }
             }
             Input::Fail { peer, handle, code, message } => Self::Fail { peer, handle, code, message },
+            Input::Renew { peer, handle, request, grant } => Self::Renew { peer, handle, request, grant },
             Input::Close { peer, handle } => Self::Close { peer, handle },
             Input::Disconnected { peer } => Self::Disconnected { peer },
             _ => return None,
@@ -313,6 +331,11 @@ impl Request {
                 let fail = Input::Fail { peer: *peer, handle: *handle, code: *code, message };
                 (fail, Some((*peer, request_bytes(0))))
             }
+            Self::Renew { peer, handle, request, grant } => {
+                let renew =
+                    Input::Renew { peer: *peer, handle: *handle, request: *request, grant: grant.clone() };
+                (renew, Some((*peer, request_bytes(0))))
+            }
             Self::Close { peer, handle } => {
                 (Input::Close { peer: *peer, handle: *handle }, Some((*peer, request_bytes(0))))
             }
@@ -330,6 +353,7 @@ impl Request {
             | Self::PresenceLeave { peer, .. }
             | Self::Broadcast { peer, .. }
             | Self::Fail { peer, .. }
+            | Self::Renew { peer, .. }
             | Self::Close { peer, .. }
             | Self::Disconnected { peer } => *peer,
         }
@@ -342,7 +366,9 @@ impl Request {
             Self::Reconcile { clock, .. } => Some(request_bytes(clock.len() * size_of::<ClockEntry>())),
             Self::PresenceSet { state, .. } => Some(request_bytes(state.len())),
             Self::Broadcast { topic, payload, .. } => Some(request_bytes(topic.len() + payload.len())),
-            Self::PresenceLeave { .. } | Self::Fail { .. } | Self::Close { .. } => Some(request_bytes(0)),
+            Self::PresenceLeave { .. } | Self::Fail { .. } | Self::Renew { .. } | Self::Close { .. } => {
+                Some(request_bytes(0))
+            }
         }
     }
 }

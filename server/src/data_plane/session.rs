@@ -1,5 +1,6 @@
 //! Frames in: what each kind does.
 
+use etherply_engine::access::Grant;
 use etherply_engine::ids::DocumentId;
 use etherply_engine::peer::Now;
 use etherply_engine::placement::shard_of;
@@ -7,23 +8,21 @@ use etherply_engine::shard::{Input, OpenRequest, PushRequest, Shard};
 use etherply_engine::{outgoing::Outgoing, peer::Peer};
 use etherply_wire::kinds::{
     BroadcastSend, ClockEntry, Cursor, Error, Hello, LimitEntry, Open, Ping, Pong, PresenceSet, Push,
-    Reconcile, Renew, RightsChanged, Welcome,
+    Reconcile, Renew, Welcome,
 };
 use etherply_wire::limits::{
     self, ACTOR_BYTES_MAX, AGENT_BYTES_MAX, PUSH_CHANGES_MAX, RECONCILE_ENTRIES_MAX, STREAMS_MAX,
-    TOKEN_BYTES_MAX,
 };
 use etherply_wire::{Direction, ErrorCode, Frame, FrameError, Kind, PROTOCOL, Rights};
 
 use super::connection::{Control, Stage};
 use super::core::State;
 use super::handover;
+use super::limits::TOKENS_REFUSED_MAX;
+use crate::access::Denied;
 
 /// What this server calls itself.
 const AGENT: &str = concat!("etherply/", env!("CARGO_PKG_VERSION"));
-/// What a stream may have while there are no tokens: everything but administration.
-const WITHOUT_TOKENS: Rights = Rights::READ.with(Rights::WRITE).with(Rights::PRESENCE).with(Rights::IMPORT);
-
 /// Why a frame ends the connection.
 struct Fatal(ErrorCode, String);
 
@@ -79,7 +78,7 @@ fn dispatch(
             Ok(())
         }
         Kind::Pong => Ok(()),
-        Kind::Renew => renew(state, peer, frame),
+        Kind::Renew => renew(state, peer, now, frame),
         Kind::Close
         | Kind::Push
         | Kind::Reconcile
@@ -149,7 +148,6 @@ fn open(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<()
     let Some(connection) = state.connections.get_mut(peer.id) else { return Ok(()) };
     let (session, streams) = (connection.session, connection.streams.len() + connection.opening as usize);
     let rights = Rights(open.rights.to_native());
-    let token_bytes = open.token.as_ref().map_or(0, |token| token.len());
     let document = match DocumentId::new(&open.document) {
         Ok(document) => document,
         Err(error) => {
@@ -165,8 +163,6 @@ fn open(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<()
             ErrorCode::RightsInvalid,
             "ask for read, write, presence, import, or several of them".to_owned(),
         ))
-    } else if token_bytes > TOKEN_BYTES_MAX {
-        Some((ErrorCode::TokenInvalid, format!("a token has at most {TOKEN_BYTES_MAX} bytes")))
     } else if streams >= STREAMS_MAX {
         let text = format!("a connection may have {STREAMS_MAX} documents open: close some, or use another");
         Some((ErrorCode::TooManyStreams, text))
@@ -183,9 +179,16 @@ fn open(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<()
         chain: cursor.chain,
     });
     state.setup.faults.pass(&document, "a connection opens it");
+    let token = open.token.as_ref().map(|token| token.as_str());
+    let grant = match ask_for_grant(state, peer, token, &document, rights, now)? {
+        Ok(grant) => grant,
+        Err(Denied { code, message, .. }) => {
+            complain(state, peer, 0, request, Kind::Open, code, message);
+            return Ok(());
+        }
+    };
     let home = shard_of(&document, state.setup.cores);
-    let rights = rights.and(WITHOUT_TOKENS);
-    let open = OpenRequest { peer, session, request, document, rights, cursor };
+    let open = OpenRequest { peer, session, request, document, rights, grant, cursor };
     if handover::should_move(state, peer.id, home) {
         if let Some(connection) = state.connections.get_mut(peer.id) {
             connection.moving = Some((home, Box::new(open)));
@@ -196,8 +199,37 @@ fn open(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<()
     Ok(())
 }
 
+/// What a token grants on a document. The connection ends that had too many refused.
+fn ask_for_grant(
+    state: &mut State,
+    peer: Peer,
+    token: Option<&str>,
+    document: &DocumentId,
+    wanted: Rights,
+    now: Now,
+) -> Result<Result<Grant, Denied>, Fatal> {
+    let State { gate, connections, setup, .. } = state;
+    let Some(connection) = connections.get_mut(peer.id) else {
+        return Err(Fatal(ErrorCode::Internal, "the connection is gone".to_owned()));
+    };
+    let asked = gate.grant(token, &mut connection.subject, document, wanted, now.wall_ms);
+    if let Err(Denied { code, counted: Some(counted), message }) = &asked {
+        setup.metrics.tokens_refused.with_label_values(&[counted]).inc();
+        connection.tokens_refused += 1;
+        if connection.tokens_refused >= TOKENS_REFUSED_MAX {
+            return Err(Fatal(*code, (*message).to_owned()));
+        }
+    }
+    Ok(asked)
+}
+
 /// Asks the document's home.
 pub(super) fn begin_open(state: &mut State, open: OpenRequest, home: u16, now: Now) {
+    // It may have been revoked while the connection moved here.
+    if state.gate.is_revoked(&open.grant, &open.document) {
+        let (code, text) = (ErrorCode::TokenRevoked, "the token was revoked: ask for another one");
+        return complain(state, open.peer, 0, open.request, Kind::Open, code, text);
+    }
     let Some(connection) = state.connections.get_mut(open.peer.id) else { return };
     connection.opening += 1;
     if !connection.homes.contains(&home) {
@@ -206,16 +238,26 @@ pub(super) fn begin_open(state: &mut State, open: OpenRequest, home: u16, now: N
     state.request(home, Input::Open(open), now);
 }
 
-fn renew(state: &mut State, peer: Peer, frame: &Frame<'_>) -> Result<(), Fatal> {
+fn renew(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<(), Fatal> {
     let renew = frame.body::<Renew>()?;
-    let request = renew.request.to_native();
-    let stream = state.connections.get_mut(peer.id).and_then(|connection| connection.stream(frame.stream()));
-    let Some(stream) = stream else {
-        complain(state, peer, frame.stream(), request, Kind::Renew, ErrorCode::StreamNotOpen, NOT_OPEN);
+    let (request, handle) = (renew.request.to_native(), frame.stream());
+    let is_open =
+        state.connections.get_mut(peer.id).is_some_and(|connection| connection.stream(handle).is_some());
+    let document = state.feeds.document(handle).filter(|_| is_open).cloned();
+    let Some(document) = document else {
+        complain(state, peer, handle, request, Kind::Renew, ErrorCode::StreamNotOpen, NOT_OPEN);
         return Ok(());
     };
-    let changed = RightsChanged { request, rights: stream.rights.0, code: 0, expires_at_ms: 0 };
-    reply(state, peer, Outgoing::new(stream.handle, &changed, &[]));
+    // What of it was wanted is for the document's home to know.
+    match ask_for_grant(state, peer, Some(&renew.token), &document, Rights::ALL, now)? {
+        Ok(grant) => {
+            let home = Shard::home_of(handle, state.setup.cores);
+            state.request(home, Input::Renew { peer, handle, request, grant }, now);
+        }
+        Err(Denied { code, message, .. }) => {
+            complain(state, peer, handle, request, Kind::Renew, code, message)
+        }
+    }
     Ok(())
 }
 

@@ -45,7 +45,13 @@ impl Server {
 
     /// Starts a server by a command of the test's own, which has to ask for `--ready-json`.
     pub fn spawn(command: &mut Command) -> Self {
-        command.env("ETHERPLY_LISTEN", "127.0.0.1:0").env("ETHERPLY_CONTROL", "127.0.0.1:0");
+        Self::at_addresses(
+            command.env("ETHERPLY_LISTEN", "127.0.0.1:0").env("ETHERPLY_CONTROL", "127.0.0.1:0"),
+        )
+    }
+
+    /// The same at addresses of the test's own.
+    pub fn at_addresses(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -124,6 +130,7 @@ pub enum Told {
     Reset { unacked: usize },
     Rewritten { changes: usize, lost: usize },
     Failed(u16, String),
+    RightsChanged { rights: Rights, code: u16 },
     Presence { full: bool, members: usize },
     PresenceLeft(usize),
     Broadcast(String, Vec<u8>),
@@ -188,6 +195,30 @@ impl Member {
             matches!(told, Told::Opened { .. } | Told::OpenFailed(..) | Told::Closed(_) | Told::Failed(..))
         });
         matches!(told, Told::Opened { .. }).then_some(stream)
+    }
+
+    /// Asks for a document, with an empty copy, and does not wait.
+    pub fn begin_open(&mut self, options: OpenOptions) -> StreamId {
+        let stream = self.client.open(options).unwrap();
+        let actor = [self.actor, u8::try_from(self.documents.len()).unwrap(), 77];
+        let copy = automerge::AutoCommit::new().with_actor(ActorId::from(&actor[..]));
+        self.documents.insert(stream, Document::with(stream, copy));
+        stream
+    }
+
+    /// Receives until the server ends the connection with an error; its code.
+    pub fn until_error(&mut self) -> u16 {
+        let mut bytes = vec![0; 64 * 1024];
+        loop {
+            let read = self.read(&mut bytes);
+            assert!(read > 0, "the server closed the connection without a word");
+            let now_ms = self.now_ms();
+            match self.client.input(&mut bytes[..read], now_ms, &mut |_| {}) {
+                Ok(()) => {}
+                Err(ClientError::Server { code, .. }) => return code,
+                Err(other) => panic!("{other}"),
+            }
+        }
     }
 
     /// Opens a document with a copy from earlier, and says how it is brought up to date.
@@ -404,6 +435,7 @@ fn tell(event: &Event<'_>) -> Told {
         Event::Refused { fault, blocks, .. } => Told::Refused { code: fault.code, blocks: *blocks },
         Event::Closed { fault, .. } => Told::Closed(fault.code),
         Event::Reset { unacked, .. } => Told::Reset { unacked: unacked.len() },
+        Event::RightsChanged { rights, code, .. } => Told::RightsChanged { rights: *rights, code: *code },
         Event::Failed { fault, .. } => Told::Failed(fault.code, fault.message.to_owned()),
         Event::Presence { full, entries, .. } => {
             Told::Presence { full: *full, members: entries.iter().count() }
