@@ -77,6 +77,7 @@ export async function start(command, args, env = {}) {
   const directory = mkdtempSync(join(tmpdir(), "etherply-compare-"));
   const filled = args.map((each) => each.replace("DIRECTORY", directory));
   const child = spawn(command, filled, { stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, ...env } });
+  process.on("exit", () => child.kill("SIGKILL"));
   const [line] = await Promise.race([once(createInterface(child.stdout), "line"), once(child, "exit").then(() => [])]);
   if (line === undefined) throw new Error(`${command} ${filled.join(" ")} ended`);
   const { listen } = JSON.parse(line);

@@ -18,12 +18,12 @@ const number = (name, otherwise) => Number(process.env[name] ?? otherwise);
 
 /** All settings; each can be given as a variable. */
 const SETTINGS = {
-  loads: number("LOADS", 15),
+  loads: number("LOADS", 12),
   slowLoads: number("SLOW_LOADS", 5),
   slowMbit: 10,
   slowRoundTripMs: 40,
   documentEdits: number("DOCUMENT_EDITS", 1_000),
-  rounds: number("ROUNDS", 4),
+  rounds: number("ROUNDS", 3),
   edits: number("EDITS", 300),
   editEveryMs: 50,
   memoryEdits: number("MEMORY_EDITS", 10_000),
@@ -89,6 +89,8 @@ async function loads() {
   for (const name of ALL) documents[name] = await seeded(name, SETTINGS.documentEdits);
   const samples = Object.fromEntries(ALL.map((name) => [name, { coldMs: [], slowMs: [], keptMs: [], warmMs: [] }]));
   const kept = {};
+  // What a page that is open all the time has, the server has.
+  const watchers = {};
   const loaded = async (context, name, length, prepare) => {
     const page = await context.newPage();
     await prepare?.(page);
@@ -102,6 +104,7 @@ async function loads() {
     const { page } = await loaded(kept[name], name, length);
     await page.evaluate(() => window.bench.saved());
     await page.close();
+    watchers[name] = (await open(await browser.newContext(), name, documents[name].id)).page;
   }
   for (let round = 0; round < SETTINGS.loads; round += 1) {
     for (const name of ALL) {
@@ -118,9 +121,7 @@ async function loads() {
         await window.bench.edits(1, 0);
         await window.bench.saved();
       });
-      const other = await browser.newContext();
-      await (await loaded(other, name, length + 1)).page.close();
-      await other.close();
+      await reach(watchers[name], length + 1);
       const { page, ms } = await loaded(kept[name], name, length + 1);
       samples[name].warmMs.push(ms);
       samples[name].keptMs.push(await reach(page, length));
@@ -131,6 +132,7 @@ async function loads() {
   }
   for (const name of ALL) {
     await kept[name].close();
+    await watchers[name].context().close();
     await documents[name].context.close();
   }
   return samples;
@@ -211,7 +213,13 @@ function privateOf(pid) {
 }
 
 const loadBefore = loadavg();
-const [loaded, ways, held] = [await loads(), await latencies(), await memory()];
+const startedMs = performance.now();
+const phase = async (name, measure) => {
+  const result = await measure();
+  console.error(`${name}: done after ${Math.round((performance.now() - startedMs) / 1000)} s`);
+  return result;
+};
+const [loaded, ways, held] = [await phase("loads", loads), await phase("ways", latencies), await phase("memory", memory)];
 const report = {
   command: "npm run compare",
   revision: execFileSync("git", ["rev-parse", "--short", "HEAD"], { cwd: here(".") }).toString().trim(),

@@ -58,12 +58,14 @@ export const addressOf = (server: Server): string => `http://127.0.0.1:${(server
 const says = (page: Page, text: string) =>
   page.waitForFunction((wanted) => document.querySelector("output")?.textContent === wanted, text);
 
-/** Two browsers add a card each, and see that of the other. */
-export async function works(browser: Browser, address: string, url: string): Promise<void> {
+/** Two browsers add a card each, and see that of the other. Gives the paths of the files that they asked for. */
+export async function works(browser: Browser, address: string, url: string): Promise<ReadonlySet<string>> {
   const problems: string[] = [];
+  const asked = new Set<string>();
   const open = async (): Promise<Page> => {
     const context = await browser.newContext();
     const opened = await context.newPage();
+    opened.on("request", (request) => asked.add(new URL(request.url()).pathname));
     opened.on("pageerror", (error) => problems.push(String(error)));
     opened.on("console", (message) => void (message.type() === "error" && problems.push(message.text())));
     await opened.goto(`${address}?server=${encodeURIComponent(url)}`);
@@ -84,4 +86,5 @@ export async function works(browser: Browser, address: string, url: string): Pro
   expect(problems.filter((problem) => !problem.includes("404"))).toEqual([]);
   await one.context().close();
   await other.context().close();
+  return asked;
 }

@@ -100,6 +100,8 @@ const CASES: readonly Case[] = [
   },
 ];
 
+/** WebAssembly has more than this as base64, and nothing else has. */
+const WASM_BYTES_MIN = 3_000_000;
 /** The first page that anybody sees needs the client, and not Automerge. */
 const FIRST_BYTES_MAX = 400_000;
 
@@ -108,13 +110,18 @@ it.each(CASES)("$name", async ({ name, react, packages, files, command: [program
   await project.install();
   await project.run(program, ...args);
   const pages = await serve(join(project.directory, out));
+  let asked: ReadonlySet<string>;
   try {
-    await works(browser, addressOf(pages), server.url);
+    asked = await works(browser, addressOf(pages), server.url);
   } finally {
     pages.closeAllConnections();
     pages.close();
   }
-  const chunks = project.chunks(out);
+  const chunks = project.chunks(out).map((chunk) => ({ ...chunk, loaded: asked.has(`/${chunk.name}`) }));
+  const wasm = chunks.some((chunk) => chunk.loaded && chunk.name.endsWith(".wasm"));
+  expect(wasm, "WebAssembly comes as a file where that was asked for, and nowhere else").toBe(name.includes("as a file"));
+  const largest = Math.max(...chunks.filter((chunk) => chunk.loaded && chunk.name.endsWith(".js")).map((chunk) => chunk.bytes));
+  expect(largest > WASM_BYTES_MIN, "and else as JavaScript").toBe(!wasm);
   const entry = chunks.find((chunk) => /(^|\/)(main|index)[^/]*\.js$/.test(chunk.name));
   if (name !== "esbuild, one file") expect(entry?.bytes).toBeLessThan(FIRST_BYTES_MAX);
   record({ project: name, versions: project.versions, command: [program, ...args].join(" "), chunks });

@@ -13,8 +13,8 @@ export interface Row {
   readonly project: string;
   readonly versions: Readonly<Record<string, string>>;
   readonly command: string;
-  /** Every file of the build that browsers get, gzipped. */
-  readonly chunks?: readonly { readonly name: string; readonly bytes: number; readonly gzipBytes: number }[];
+  /** The files of the build for browsers, and whether the page asked for them. */
+  readonly chunks?: readonly { readonly name: string; readonly bytes: number; readonly gzipBytes: number; readonly loaded?: boolean }[];
   readonly said?: string;
 }
 

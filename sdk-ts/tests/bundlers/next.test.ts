@@ -59,15 +59,17 @@ it.each([
   const said = await project.run("npx", "next", "build", ...options);
   expect(said, "the page is rendered ahead of time").toMatch(/○ \/\s/);
   const service = new Service("npx", ["next", "start", "--port", "0", "--hostname", "127.0.0.1"], { cwd: project.directory, env: { NEXT_TELEMETRY_DISABLED: "1" } });
+  let asked: ReadonlySet<string>;
   try {
     const [, address = ""] = await service.says(/(http:\/\/127\.0\.0\.1:\d+)/);
     const html = await (await fetch(address)).text();
     expect(html, "what the server renders").toContain("connecting");
-    await works(browser, `${address}/`, server.url);
+    asked = await works(browser, `${address}/`, server.url);
     const cards = await (await fetch(`${address}/cards?server=${encodeURIComponent(server.url)}`)).json();
     expect(cards, "what the server reads").toEqual(["card", "card"]);
   } finally {
     await service.stop();
   }
-  record({ project: name, versions: project.versions, command: ["next build", ...options].join(" "), chunks: project.chunks(".next/static"), said });
+  const chunks = project.chunks(".next/static").map((chunk) => ({ ...chunk, loaded: asked.has(`/_next/static/${chunk.name}`) }));
+  record({ project: name, versions: project.versions, command: ["next build", ...options].join(" "), chunks, said });
 });
