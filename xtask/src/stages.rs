@@ -37,7 +37,7 @@ pub const STAGES: &[Stage] = &[
         budget_minutes: 6,
         work: Work::PreparedTests(interop::prepare, &["test", "--workspace", "--test", "interop"]),
     },
-    Stage { name: "sdk", budget_minutes: 5, work: Work::Counted(sdk::test) },
+    Stage { name: "sdk", budget_minutes: 8, work: Work::Counted(sdk::test) },
     Stage {
         name: "docs",
         budget_minutes: 4,

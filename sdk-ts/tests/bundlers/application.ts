@@ -64,6 +64,8 @@ export async function works(browser: Browser, address: string, url: string): Pro
   const asked = new Set<string>();
   const open = async (): Promise<Page> => {
     const context = await browser.newContext();
+    // When something that never comes is given up.
+    context.setDefaultTimeout(60_000);
     const opened = await context.newPage();
     opened.on("request", (request) => asked.add(new URL(request.url()).pathname));
     opened.on("pageerror", (error) => problems.push(String(error)));

@@ -13,6 +13,8 @@ import { binary } from "../integration/server.js";
 import { launch, Service } from "./chromium.js";
 import { SDK } from "./pack.js";
 
+/** When something that never comes is given up. */
+const PATIENCE_MS = 60_000;
 const ROOT = join(SDK, "..");
 
 interface Block {
@@ -78,10 +80,10 @@ const add = async (page: Page, title: string): Promise<void> => {
   await page.locator("input").press("Enter");
 };
 const show = async (pages: readonly Page[], ...wanted: readonly string[]): Promise<void> => {
-  for (const page of pages) await expect.poll(() => cards(page).then((shown) => shown.sort()), { timeout: 20_000 }).toEqual(wanted);
+  for (const page of pages) await expect.poll(() => cards(page).then((shown) => shown.sort()), { timeout: PATIENCE_MS }).toEqual(wanted);
 };
 
-it("a new user gets from a clone to two pages that share a board", { timeout: 300_000 }, async () => {
+it("a new user gets from a clone to two pages that share a board", { timeout: 10 * PATIENCE_MS }, async () => {
   const all = blocks();
   const [server, ...rest] = all.filter(({ terminal }) => terminal === "1");
   const typed = all.filter(({ terminal }) => terminal === "2");
@@ -112,6 +114,7 @@ it("a new user gets from a clone to two pages that share a board", { timeout: 30
   browser = await launch(`--host-resolver-rules=MAP localhost:4180 127.0.0.1:${port}`);
   const open = async (): Promise<Page> => {
     const context = await browser!.newContext();
+    context.setDefaultTimeout(PATIENCE_MS);
     const opened = await context.newPage();
     await opened.goto(address);
     await says(opened, "live, everything is saved");

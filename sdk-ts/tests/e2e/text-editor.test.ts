@@ -10,6 +10,8 @@ import { launch, Service } from "./chromium.js";
 import { SDK } from "./pack.js";
 
 const EXAMPLE = join(SDK, "examples/text-editor");
+/** When something that never comes is given up. */
+const PATIENCE_MS = 60_000;
 const PAGE = /^page\s+(\S+)/;
 
 let browser: Browser;
@@ -20,6 +22,7 @@ afterAll(() => browser?.close());
 
 async function open(url: string): Promise<Page> {
   const context = await browser.newContext();
+  context.setDefaultTimeout(PATIENCE_MS);
   const page = await context.newPage();
   page.on("pageerror", (error) => console.error(error));
   await page.goto(url);
@@ -34,7 +37,7 @@ const text = (page: Page): Promise<string> =>
     return copy.textContent;
   }).join("\n"));
 const shows = async (page: Page, wanted: string): Promise<void> => {
-  await expect.poll(() => text(page), { timeout: 20_000, interval: 20 }).toBe(wanted);
+  await expect.poll(() => text(page), { timeout: PATIENCE_MS, interval: 20 }).toBe(wanted);
 };
 const stands = (page: Page, state: string, saved: boolean) =>
   page.waitForSelector(`.standing[data-state="${state}"][data-saved="${saved}"]`);
@@ -47,7 +50,7 @@ async function pressAll(page: Page, label: string): Promise<void> {
   while (await button.isEnabled()) await button.click();
 }
 
-it("two people write at once, offline too, and while the server is killed", async () => {
+it("two people write at once, offline too, and while the server is killed", { timeout: 5 * PATIENCE_MS }, async () => {
   const server = await new TestServer().start();
   const proxy = await new Proxy(() => server.port).start();
   const example = new Service("node", ["start.mjs"], { cwd: EXAMPLE, env: { ETHERPLY_URL: proxy.url, PORT: "0" } });
@@ -111,7 +114,7 @@ it("two people write at once, offline too, and while the server is killed", asyn
   }
 });
 
-it("its one command starts the server too, and ends it", async () => {
+it("its one command starts the server too, and ends it", { timeout: 5 * PATIENCE_MS }, async () => {
   const data = mkdtempSync(join(tmpdir(), "etherply-example-"));
   const env = { ETHERPLY_BIN: binary(), ETHERPLY_DATA: data, ETHERPLY_LISTEN: "127.0.0.1:0", ETHERPLY_CONTROL: "127.0.0.1:0", ETHERPLY_CORES: "1", PORT: "0" };
   const example = new Service("node", ["start.mjs"], { cwd: EXAMPLE, env });
@@ -119,7 +122,7 @@ it("its one command starts the server too, and ends it", async () => {
     const [, url = ""] = await example.says(PAGE);
     const page = await open(url);
     await stands(page, "live", true);
-    await expect.poll(() => text(page)).toContain("# Welcome");
+    await expect.poll(() => text(page), { timeout: PATIENCE_MS }).toContain("# Welcome");
   } finally {
     await example.stop();
     rmSync(data, { recursive: true, force: true });
