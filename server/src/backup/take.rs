@@ -2,13 +2,13 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{LogError, LogReader as _};
 
 use super::format::{Begin, DocumentHeader, End, SectionWriter};
 use super::{BackupError, Summary};
+use crate::clock::now_ms;
 use crate::materialise::whole::WholeLog;
 use crate::storage::keys::Head;
 use crate::storage::{DocumentEntry, Reader};
@@ -37,12 +37,11 @@ pub fn take(
     let _held = reader.snapshots().hold();
     let pinned = reader.pinned();
     let (directory, commit) = pinned.commit()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let begin = Begin {
         directory: directory.0,
         commit: commit.commit,
         lineage: commit.lineage,
-        taken_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        taken_ms: now_ms(),
         etherply: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let summary = Summary {

@@ -1,6 +1,7 @@
 //! Automerge documents, built in the background from what is durable. The only module that knows Automerge.
 //!
 //! ```text
+//! ask         the way of a task to one of these threads
 //! replica     one document as Automerge has it, up to a position of its log
 //! cut         a snapshot is made of a document
 //! squash      a document without its history
@@ -16,6 +17,7 @@
 //! faults      panics on purpose, for tests
 //! ```
 
+mod ask;
 pub mod cut;
 pub mod depth;
 pub mod due;
@@ -41,12 +43,13 @@ use std::thread::JoinHandle;
 
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::Append;
-use flume::{Sender, TrySendError};
+use flume::Sender;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::metrics::Metrics;
 use crate::priority;
 use crate::storage::{Committer, Gate, Reader};
+use ask::ask;
 use due::{Due, Room};
 use inspector::{Inspector, Quarantining, Rebuilt, SquashAnswer, TASKS_MAX, Task};
 pub use quarantine::Quarantine;
@@ -109,26 +112,14 @@ impl Rebuilds {
     /// Gives a document a new epoch without what breaks it. Nothing of it may be on its way to the disk until
     /// `rebuilt` is called, on another thread, or at once if that is not possible.
     pub fn rebuild(&self, document: DocumentId, rebuilt: Rebuilt) {
-        self.ask(Task::Rebuild(document, rebuilt));
+        ask(self.0.as_ref(), Task::Rebuild(document, rebuilt));
     }
 
     /// Gives a document an epoch that holds what it says now and nothing of how it came to be: see
     /// [`squash::squash`]. Its members' streams end with [`etherply_wire::ErrorCode::DocumentReset`], and they open
     /// it again. `answer` is called on another thread, or at once if that is not possible.
     pub fn squash(&self, document: DocumentId, answer: SquashAnswer) {
-        self.ask(Task::Squash(document, answer));
-    }
-
-    /// Never blocks: executors ask.
-    fn ask(&self, task: Task) {
-        let Some(tasks) = &self.0 else { return task.refuse("the server runs without materialisers") };
-        match tasks.try_send(task) {
-            Ok(()) => {}
-            Err(TrySendError::Full(task)) => {
-                task.refuse("too many documents are to begin anew: try again later")
-            }
-            Err(TrySendError::Disconnected(task)) => task.refuse("the server stops"),
-        }
+        ask(self.0.as_ref(), Task::Squash(document, answer));
     }
 }
 

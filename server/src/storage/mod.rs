@@ -87,8 +87,7 @@ use ledger::{Ledger, Mark};
 use log::Ready;
 use scan::{Scan, Unsettled};
 
-/// Opens a data directory, or begins one where there is none. Blocks; the database's workers take the
-/// priority of the calling thread.
+/// Opens a data directory, or begins one where there is none. Blocks.
 ///
 /// A directory that does not hold all that was acknowledged is refused. Except in the rare case that only
 /// the opened database can tell (then [`Damage::after_open`] is set), no file but the lock was changed by
