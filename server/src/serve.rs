@@ -187,6 +187,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             mailboxes: Arc::clone(&mailboxes),
             storage: Some(storage.clone()),
             rebuilds: materialisers.rebuilds(),
+            cuts: Arc::clone(materialisers.cuts()),
             verifier: verifier.clone(),
             metrics: Arc::clone(&metrics),
             started,

@@ -41,6 +41,7 @@ use crate::access::{Access, Gate};
 use crate::allowlist::Allowlist;
 use crate::clock;
 use crate::materialise::Rebuilds;
+use crate::materialise::memory::CutMemory;
 use crate::materialise::verify::{Verifier, VerifierThreads};
 use crate::metrics::Metrics;
 use crate::runtime::{self, Stream};
@@ -59,6 +60,8 @@ pub struct CoreSetup {
     pub storage: Option<Handles>,
     /// The way to the thread that gives documents a new epoch.
     pub rebuilds: Rebuilds,
+    /// What cuts of snapshots may take in memory.
+    pub cuts: Arc<CutMemory>,
     /// The way to what verifies changes before they are stored, if anything does.
     pub verifier: Verifier,
     /// What is counted.

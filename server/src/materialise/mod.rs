@@ -8,6 +8,7 @@
 //! whole       the log as if no snapshot covered any of it
 //! depth       how deep objects are nested, and a stack that is deep enough
 //! due         which documents have changes that their replica lacks
+//! memory      what cuts take, and how it is given back
 //! resident    replicas in memory, under a budget
 //! worker      a thread that keeps them up to date, and so validates every change for good
 //! verify      changes are held against their document before they are stored, where that is asked for
@@ -23,6 +24,7 @@ pub mod depth;
 pub mod due;
 mod faults;
 pub mod inspector;
+pub mod memory;
 mod passage;
 pub mod quarantine;
 pub mod replica;
@@ -52,6 +54,7 @@ use crate::storage::{Committer, Gate, Reader};
 use ask::ask;
 use due::{Due, Room};
 use inspector::{Inspector, Quarantining, Rebuilt, SquashAnswer, TASKS_MAX, Task};
+use memory::CutMemory;
 pub use quarantine::Quarantine;
 pub use replica::{Opening, OpeningError, Poison, Replica};
 use resident::Residents;
@@ -128,6 +131,7 @@ impl Rebuilds {
 pub struct Materialisers {
     tables: Arc<[Arc<Due>]>,
     inspections: Sender<Task>,
+    cuts: Arc<CutMemory>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -148,6 +152,7 @@ impl Materialisers {
         let Tables { tables } = tables;
         let (inspections, tasks) = flume::bounded(TASKS_MAX);
         let mut threads = Vec::new();
+        let cuts = CutMemory::new(settings.bytes_max);
         let bytes_max = settings.bytes_max / u64::from(settings.threads.max(1));
         for (number, due) in tables.iter().enumerate() {
             let worker = Worker {
@@ -156,7 +161,7 @@ impl Materialisers {
                 tables: Arc::clone(&tables),
                 inspections: inspections.clone(),
                 metrics: Arc::clone(metrics),
-                residents: Residents::new(bytes_max),
+                residents: Residents::new(bytes_max).beside(&cuts, settings.threads.into()),
                 bytes_max,
                 told: (0, 0),
             };
@@ -176,12 +181,17 @@ impl Materialisers {
             };
             threads.push(spawn("inspect", move || inspector.run(&tasks))?);
         }
-        Ok(Self { tables, inspections, threads })
+        Ok(Self { tables, inspections, cuts, threads })
     }
 
     /// The way to the thread that gives documents a new epoch.
     pub fn rebuilds(&self) -> Rebuilds {
         Rebuilds((!self.tables.is_empty()).then(|| self.inspections.clone()))
+    }
+
+    /// What cuts of snapshots may take in memory, beside the replicas.
+    pub fn cuts(&self) -> &Arc<CutMemory> {
+        &self.cuts
     }
 
     /// Nothing is held back any more; the threads end when they are done with what they are at.
