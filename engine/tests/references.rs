@@ -5,10 +5,10 @@ mod common;
 
 use automerge::legacy::{ElementId, Key, ObjectId, OpId, SortedVec};
 use automerge::transaction::Transactable;
-use automerge::{ActorId, AutoCommit, ExpandedChange, ObjId, ObjType, ROOT};
+use automerge::{ActorId, AutoCommit, ExpandedChange, ObjId, ObjType, ROOT, ReadDoc};
 use common::{Writer, actor, altered};
 use etherply_engine::change::ChangeLimits;
-use etherply_engine::document::{AdmitError, Document, OP_RUNS_MAX, Resolved};
+use etherply_engine::document::{AdmitError, Document, OBJECT_DEPTH_MAX, OP_RUNS_MAX, Resolved};
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::FIRST_EPOCH;
 use etherply_wire::ErrorCode;
@@ -208,4 +208,47 @@ fn an_index_has_so_many_entries_and_then_begins_anew() {
         assert_eq!(is_refused(&document, &wrong), entries <= OP_RUNS_MAX, "{entries}");
     }
     assert_eq!(entries, OP_RUNS_MAX + 1);
+}
+
+/// Nests so many objects within one another, and within `outer`.
+fn nest(doc: &mut AutoCommit, outer: ObjId, count: usize) -> ObjId {
+    let kinds = [ObjType::Map, ObjType::List];
+    (0..count).fold(outer, |outer, level| {
+        let kind = kinds[level % 2];
+        match doc.object_type(&outer).unwrap() {
+            ObjType::List => doc.insert_object(&outer, 0, kind).unwrap(),
+            _ => doc.put_object(&outer, "within", kind).unwrap(),
+        }
+    })
+}
+
+#[test]
+fn objects_are_nested_so_deep_and_no_deeper_in_one_change_or_many() {
+    let deepest = usize::from(OBJECT_DEPTH_MAX) - 1;
+    for (count, is_deep) in [(deepest - 1, false), (deepest, false), (deepest + 1, true)] {
+        let mut writer = Writer::new(1);
+        nest(&mut writer.doc, ROOT, count);
+        let result = admit(&mut empty(), &writer.commit());
+        let code = result.err().map(|error| match error {
+            AdmitError::Refused { code, .. } => code,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(code, is_deep.then_some(ErrorCode::ChangeTooLarge), "{count} in one change");
+    }
+    // By two authors, change by change.
+    let (mut document, mut writer) = (empty(), Writer::new(1));
+    let outer = nest(&mut writer.doc, ROOT, deepest - 2);
+    admit(&mut document, &writer.commit()).unwrap();
+    let mut other = writer.doc.fork().with_actor(ActorId::from(&actor(2)[..]));
+    let mut last = |outer: ObjId| {
+        let inner = nest(&mut other, outer, 1);
+        other.commit();
+        let change = other.get_last_local_change().unwrap().raw_bytes().to_vec();
+        (inner, admit(&mut document, &change))
+    };
+    let (outer, first) = last(outer);
+    let (outer, second) = last(outer);
+    assert!(first.is_ok() && second.is_ok());
+    let refused = last(outer).1.unwrap_err();
+    assert!(matches!(refused, AdmitError::Refused { code: ErrorCode::ChangeTooLarge, .. }), "{refused:?}");
 }

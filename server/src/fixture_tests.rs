@@ -144,6 +144,29 @@ fn directories_of_every_format_open_with_the_same_contents() {
     }
 }
 
+/// Taken by the first server that took backups, of the fixture of format 1.
+#[test]
+fn a_backup_of_the_first_version_is_restored_with_the_same_contents() {
+    let root = tempfile::tempdir().unwrap();
+    let (file, data) = (fixture(1, "").with_file_name("backup-1.bin"), root.path().join("data"));
+    let taken = crate::backup::file::verify(&file, &mut |_| {}).unwrap();
+    assert_eq!((taken.documents, taken.deleted, taken.versions), (3, 2, 0));
+    assert_eq!(crate::backup::restore::restore(&file, &data, &mut |_, _| {}).unwrap(), taken);
+    let text = fs::read(fixture(1, "json")).unwrap();
+    let expected: Contents = serde_json::from_slice(&text).unwrap();
+    let restored = contents(&open(&data));
+    assert_eq!(restored.deleted, expected.deleted);
+    for (name, expected) in expected.documents {
+        let restored = &restored.documents[&name];
+        assert_eq!((restored.epoch, restored.seq), (expected.epoch + 1, expected.seq), "{name}");
+        assert_eq!(
+            (&restored.heads, &restored.changes, &restored.excluded),
+            (&expected.heads, &expected.changes, &expected.excluded),
+            "{name}"
+        );
+    }
+}
+
 /// A directory with everything that the format has: tables, several journals, a snapshot with records that it
 /// covers and others behind it, an epoch behind another, a deleted document and one that is being deleted.
 #[test]

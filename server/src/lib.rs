@@ -15,6 +15,7 @@
 //! priority      which threads go first
 //! control       health and metrics over HTTP
 //! administration   what operators do by the control plane
+//! clock         the time of day
 //! operator      how commands ask for it
 //! export        documents out of a data directory
 //! backup        backups of a data directory, and a new one from them
@@ -26,6 +27,7 @@ pub mod administration;
 pub mod allowlist;
 pub mod backup;
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod control;
 pub mod data_plane;

@@ -4,6 +4,7 @@
 //! is a client. Everything else yields to them. On Linux all of this belongs to threads.
 
 use clap::ValueEnum;
+use rustix::process::Pid;
 
 /// Which threads ask for a real-time scheduling class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,6 +25,8 @@ const COMMIT: i32 = 2;
 /// the processor to a thread that wakes up and asks for shorter slices than the one that has it, and 100 µs is
 /// the shortest (since Linux 6.12; before, this has no effect).
 const SLICE_NS: u64 = 100_000;
+/// What gives way to the executors, but is waited for.
+const LOWER_NICE: i32 = 10;
 
 /// What of this the system grants, tried on a thread that ends at once. An ordinary user needs a limit for it
 /// (`ulimit -r 2`, `LimitRTPRIO=2`) or CAP_SYS_NICE.
@@ -52,17 +55,34 @@ pub fn executor(granted: Realtime) {
 /// Lets the calling thread give way to the executors: it yields to them, and a machine with one core too
 /// serves connections first.
 pub fn lower() {
-    set_nice(10);
+    set_nice(None, LOWER_NICE);
+}
+
+/// As [`lower`], for threads of this process whose names begin so: of a library that starts its own.
+pub fn lower_named(prefix: &str) {
+    // Where the system does not say which there are, they stay as they are.
+    for thread in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let is_named =
+            std::fs::read(thread.path().join("comm")).is_ok_and(|name| name.starts_with(prefix.as_bytes()));
+        let id = thread.file_name().to_str().and_then(|id| id.parse().ok()).and_then(Pid::from_raw);
+        if let Some(id) = id.filter(|_| is_named) {
+            set_nice(Some(id), LOWER_NICE);
+        }
+    }
 }
 
 /// Gives the calling thread the lowest priority: for what nobody waits for.
 pub fn lowest() {
-    set_nice(19);
+    set_nice(None, 19);
 }
 
-fn set_nice(nice: i32) {
-    // Refused only where a sandbox forbids it: then it stays.
-    let _ = rustix::process::setpriority_process(None, nice);
+/// Lowers a thread, or the calling one.
+fn set_nice(thread: Option<Pid>, nice: i32) {
+    // It may have ended meanwhile, or be lower already, which a privileged process could undo.
+    if rustix::process::getpriority_process(thread).is_ok_and(|now| now < nice) {
+        // Refused only where a sandbox forbids it: then it stays.
+        let _ = rustix::process::setpriority_process(thread, nice);
+    }
 }
 
 /// Puts the calling thread, and none that it starts, before all ordinary ones. Whether the system allowed it.
@@ -132,6 +152,29 @@ mod tests {
             // A kernel before 6.12 keeps none.
             assert!([SLICE_NS, normal.2].contains(&slice_ns), "{slice_ns}");
         }
+    }
+
+    #[test]
+    fn threads_are_lowered_by_their_names_and_no_others() {
+        let (end, ended) = flume::bounded::<()>(0);
+        let (tell, told) = flume::bounded(2);
+        let own = rustix::process::getpriority_process(None).unwrap();
+        let threads = ["lowered:1", "stays"].map(|name| {
+            let (ended, tell) = (ended.clone(), tell.clone());
+            let run = move || {
+                tell.send((name, rustix::thread::gettid())).unwrap();
+                let _ = ended.recv();
+            };
+            std::thread::Builder::new().name(name.to_owned()).spawn(run).unwrap()
+        });
+        let started = [told.recv().unwrap(), told.recv().unwrap()];
+        lower_named("lowered:");
+        for (name, id) in started {
+            let nice = rustix::process::getpriority_process(Some(id)).unwrap();
+            assert_eq!(nice, if name == "stays" { own } else { own.max(LOWER_NICE) }, "{name}");
+        }
+        drop(end);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 
     #[test]

@@ -111,12 +111,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
     let log = open_storage(args)?;
     let stats = Arc::clone(log.stats());
     let (storage_reader, operators_reader) = (log.reader().clone(), log.reader().clone());
-    let listeners = Listeners {
-        gate,
-        durable: tables.durable(),
-        recovered: tell_cores(&mailboxes),
-        before_open: priority::lower,
-    };
+    let listeners = Listeners { gate, durable: tables.durable(), recovered: tell_cores(&mailboxes) };
     let realtime = priority::granted(args.realtime);
     let (committer, commit_thread) =
         storage::spawn_committer(log, Arc::clone(&stats), listeners, move || priority::commit(realtime))
@@ -192,6 +187,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             mailboxes: Arc::clone(&mailboxes),
             storage: Some(storage.clone()),
             rebuilds: materialisers.rebuilds(),
+            cuts: Arc::clone(materialisers.cuts()),
             verifier: verifier.clone(),
             metrics: Arc::clone(&metrics),
             started,
@@ -344,23 +340,10 @@ fn open_access(args: &ServeArgs, keys: KeySet) -> Result<Access, Problem> {
     Ok(Access { keys: Arc::new(keys), expected, revocations: Arc::new(revocations) })
 }
 
-/// Opens the data directory on a thread of low priority, which the database's own threads inherit.
+/// Opens the data directory.
 fn open_storage(args: &ServeArgs) -> Result<storage::FjallLog, Problem> {
     let started = Instant::now();
-    let opened = std::thread::scope(|scope| {
-        let open = || {
-            priority::lower();
-            storage::open(&args.data)
-        };
-        scope.spawn(open).join()
-    });
-    let log = match opened {
-        Ok(opened) => opened?,
-        Err(_) => {
-            let reason = io::Error::other("the database's code panicked: see the message above");
-            return Err(Problem::System { what: "open the data directory", reason });
-        }
-    };
+    let log = storage::open(&args.data)?;
     tracing::info!(data = %args.data.display(), took_ms = started.elapsed().as_millis(), "data directory open");
     Ok(log)
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::Cursor;
 
+use super::ops::{OBJECT_DEPTH_MAX, Unfit};
 use super::{
     ActorState, DOCUMENT_ACTORS_MAX, DOCUMENT_HEADS_MAX, Document, GENESIS_ACTOR, GENESIS_BYTES_MAX, Head,
     PENDING_CHANGES_MAX, refusal,
@@ -444,9 +445,16 @@ impl Document {
                 Err(Stop::refuse(ErrorCode::ChangeMalformed, message))
             }
             None => match self.ops.check(change) {
-                Some(wrong) => {
+                Some(Unfit::Reference(wrong)) => {
                     let message = format!("an operation of the change does not fit the document: {wrong}");
                     Err(Stop::refuse(ErrorCode::ChangeMalformed, message))
+                }
+                Some(Unfit::Deep) => {
+                    let message = format!(
+                        "the change nests objects deeper than {OBJECT_DEPTH_MAX}, the document itself included: keep \
+                         them side by side and refer to them by keys"
+                    );
+                    Err(Stop::refuse(ErrorCode::ChangeTooLarge, message))
                 }
                 None => Ok(()),
             },

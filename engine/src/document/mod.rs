@@ -13,7 +13,7 @@ mod summary;
 mod window;
 
 pub use admit::{AdmitError, Admitted, Fresh, LOOKUPS_MAX, LOOKUPS_PER_PUSH_MAX, Pusher, Resolved};
-pub use ops::{OP_OBJECTS_MAX, OP_RUNS_MAX};
+pub use ops::{OBJECT_DEPTH_MAX, OP_OBJECTS_MAX, OP_RUNS_MAX};
 pub use recover::{RECOVERY_STEP_BYTES_MAX, Recovered, Recovery, recover};
 pub use summary::{Anchor, SUMMARY_VERSION, Summary};
 

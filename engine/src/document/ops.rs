@@ -14,6 +14,11 @@ use crate::change::{ActorId, Change, ObjectKind, OpAction, OpKey, OpRef, Operati
 pub const OP_RUNS_MAX: usize = 16_384;
 /// Most objects of a document's index.
 pub const OP_OBJECTS_MAX: usize = 16_384;
+/// Objects within one another, the document itself included, as far as the index knows them: whoever reads a document
+/// recurses as deep.
+pub const OBJECT_DEPTH_MAX: u16 = 500;
+/// Depth of an object in the document itself, and at least that of one of which nothing is known.
+const OUTERMOST_DEPTH: u16 = 2;
 
 /// An operation: its author's number in the index, and its counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +49,22 @@ struct Run {
     place: Place,
 }
 
+/// An object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Made {
+    kind: ObjectKind,
+    /// Objects that it is within, and itself.
+    depth: u16,
+}
+
+/// What is wrong with a change.
+pub(super) enum Unfit {
+    /// It refers to what is not there, or is something else.
+    Reference(&'static str),
+    /// It makes an object deeper than [`OBJECT_DEPTH_MAX`].
+    Deep,
+}
+
 enum Lookup<T> {
     Found(T),
     Missing,
@@ -58,7 +79,7 @@ pub(super) struct Ops {
     /// By the actor's number; each sorted by counter.
     runs: Vec<Vec<Run>>,
     runs_count: usize,
-    objects: BTreeMap<Name, ObjectKind>,
+    objects: BTreeMap<Name, Made>,
     /// Of operations with lower counters, those that are not here may exist.
     complete_from: u64,
 }
@@ -86,7 +107,8 @@ impl Ops {
             let own = Name { actor: names.author, counter: op.counter };
             let object = op.object.map_or(ROOT, |object| names.name(object));
             if let OpAction::Make(kind) = op.action {
-                self.objects.insert(own, kind);
+                let depth = op.object.map_or(OUTERMOST_DEPTH, |_| self.depth_within(object));
+                self.objects.insert(own, Made { kind, depth });
             }
             let is_value = matches!(op.action, OpAction::Make(_) | OpAction::Set);
             let place = match op.key {
@@ -103,6 +125,11 @@ impl Ops {
         if most > OP_RUNS_MAX || self.objects.len() > OP_OBJECTS_MAX {
             self.forget(max_op);
         }
+    }
+
+    /// Depth of an object that is made in another one, the document itself excluded.
+    fn depth_within(&self, object: Name) -> u16 {
+        self.objects.get(&object).map_or(OUTERMOST_DEPTH, |outer| outer.depth).saturating_add(1)
     }
 
     fn push(&mut self, own: Name, object: Name, place: Place) {
@@ -156,12 +183,28 @@ impl Ops {
 
     /// What is wrong with a change's references to operations of other changes, if something is. References within
     /// the change itself were judged when it was parsed.
-    pub(super) fn check(&self, change: &Change<'_>) -> Option<&'static str> {
+    pub(super) fn check(&self, change: &Change<'_>) -> Option<Unfit> {
         let names = Names::known(self, change);
         let mut wrong = None;
+        // Of the objects that the change itself makes.
+        let mut depths: BTreeMap<u32, u16> = BTreeMap::new();
         change.for_each_op(|op, preds| {
-            if wrong.is_none() {
-                wrong = self.check_op(change, &names, &op, preds).err();
+            if wrong.is_some() {
+                return;
+            }
+            wrong = self.check_op(change, &names, &op, preds).err().map(Unfit::Reference);
+            if matches!(op.action, OpAction::Make(_)) {
+                let depth = match op.object {
+                    None => OUTERMOST_DEPTH,
+                    Some(object) if u64::from(object.counter) >= change.start_op => {
+                        depths.get(&object.counter).map_or(OUTERMOST_DEPTH, |outer| *outer).saturating_add(1)
+                    }
+                    Some(object) => {
+                        names.find(object).map_or(OUTERMOST_DEPTH + 1, |object| self.depth_within(object))
+                    }
+                };
+                depths.insert(op.counter, depth);
+                wrong = wrong.take().or((depth > OBJECT_DEPTH_MAX).then_some(Unfit::Deep));
             }
         });
         wrong
@@ -176,7 +219,7 @@ impl Ops {
     ) -> Result<(), &'static str> {
         let is_other = |op: OpRef| u64::from(op.counter) < change.start_op;
         if let Some(object) = op.object.filter(|object| is_other(*object)) {
-            let kind = |name: Name| self.objects.get(&name).copied();
+            let kind = |name: Name| self.objects.get(&name).map(|made| made.kind);
             match self.lookup(names.find(object), object.counter, kind) {
                 Lookup::Found(kind) => fits(kind, op)?,
                 Lookup::Missing => return Err("it edits an object that was never made"),

@@ -12,13 +12,13 @@ pub mod keys;
 pub mod revocations;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use etherply_access::{Expected, KeySet, Refused, Verifier};
 use etherply_engine::access::{FORBIDDEN, Grant};
 use etherply_engine::ids::DocumentId;
 use etherply_wire::{ErrorCode, Rights};
 
+use crate::clock::now_ms;
 use revocations::Revocations;
 
 /// What the cores' gates are made of.
@@ -80,7 +80,7 @@ const NOT_GRANTED: Denied = Denied { code: ErrorCode::Forbidden, message: FORBID
 
 /// The time, in seconds since 1970.
 pub fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    now_ms() / 1_000
 }
 
 impl Gate {

@@ -16,11 +16,14 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{BackupError, Summary};
 use crate::storage::fields::Fields;
+use crate::storage::versions::Version;
 
 /// The first bytes of a backup.
 pub const MAGIC: [u8; 16] = *b"EtherPly backup\n";
 /// Version of the format that this code writes, and the newest that it reads.
-pub const VERSION: u32 = 1;
+///
+/// Version 1 had no named versions, and no count of them in its end.
+pub const VERSION: u32 = 2;
 /// Longest payload of a section: a record has at most 1 MiB and a little.
 pub const SECTION_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Longest text in a section.
@@ -29,6 +32,8 @@ const TEXT_BYTES_MAX: usize = 4 * 1024;
 pub const RECORDS_SECTION_BYTES: usize = 256 * 1024;
 const SECTION_HEADER_BYTES: usize = 4 + 1;
 const CHECKSUM_BYTES: usize = 8;
+/// Bytes of the hash over all of it.
+const HASH_BYTES: usize = 16;
 
 /// What a section holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +47,10 @@ pub enum Kind {
     Records = 3,
     /// The document's log is damaged: `u64` position, then a text.
     Damaged = 4,
+    /// A named version of the document, behind its records: its description, as JSON.
+    Version = 5,
+    /// Bytes of that version's file, in their order.
+    VersionPart = 6,
     /// The source could not go on: a text.
     Ended = 254,
     /// [`End`]: the last section.
@@ -50,9 +59,11 @@ pub enum Kind {
 
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
-        [Self::Begin, Self::Document, Self::Records, Self::Damaged, Self::Ended, Self::End]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        const KINDS: [Kind; 8] = {
+            use Kind::{Begin, Damaged, Document, End, Ended, Records, Version, VersionPart};
+            [Begin, Document, Records, Damaged, Version, VersionPart, Ended, End]
+        };
+        KINDS.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -99,6 +110,8 @@ pub struct End {
     pub records: u64,
     /// Bytes of their changes.
     pub change_bytes: u64,
+    /// Named versions.
+    pub versions: u64,
 }
 
 impl From<&Summary> for End {
@@ -109,6 +122,7 @@ impl From<&Summary> for End {
             damaged: summary.damaged,
             records: summary.records,
             change_bytes: summary.change_bytes,
+            versions: summary.versions,
         }
     }
 }
@@ -129,7 +143,7 @@ impl Begin {
         let mut fields = Fields::new(payload);
         match fields.u32() {
             Some(found) if found > VERSION => return Err(found),
-            Some(VERSION) => {}
+            Some(1..=VERSION) => {}
             _ => return Ok(None),
         }
         let read = |fields: &mut Fields<'_>| {
@@ -181,7 +195,8 @@ impl DocumentHeader {
 
 impl End {
     fn encode(&self, hash: u128) -> Vec<u8> {
-        let counts = [self.documents, self.deleted, self.damaged, self.records, self.change_bytes];
+        let counts =
+            [self.documents, self.deleted, self.damaged, self.records, self.change_bytes, self.versions];
         let mut out: Vec<u8> = counts.iter().flat_map(|count| count.to_le_bytes()).collect();
         out.extend_from_slice(&hash.to_le_bytes());
         out
@@ -189,14 +204,18 @@ impl End {
 
     pub(super) fn decode(payload: &[u8]) -> Option<(Self, u128)> {
         let mut fields = Fields::new(payload);
-        let end = Self {
+        let mut end = Self {
             documents: fields.u64()?,
             deleted: fields.u64()?,
             damaged: fields.u64()?,
             records: fields.u64()?,
             change_bytes: fields.u64()?,
+            versions: 0,
         };
-        let hash = u128::from_le_bytes(fields.take(16)?.try_into().ok()?);
+        if fields.left() > HASH_BYTES {
+            end.versions = fields.u64()?;
+        }
+        let hash = u128::from_le_bytes(fields.take(HASH_BYTES)?.try_into().ok()?);
         (fields.left() == 0).then_some((end, hash))
     }
 }
@@ -308,6 +327,15 @@ impl<W: Write> SectionWriter<W> {
         let mut payload = seq.to_le_bytes().to_vec();
         put_text(&mut payload, what);
         self.section(Kind::Damaged, &payload)
+    }
+
+    pub(super) fn version(&mut self, version: &Version, automerge: &[u8]) -> io::Result<()> {
+        self.end_records()?;
+        self.section(Kind::Version, &serde_json::to_vec(version)?)?;
+        for part in automerge.chunks(RECORDS_SECTION_BYTES) {
+            self.section(Kind::VersionPart, part)?;
+        }
+        Ok(())
     }
 
     /// Says why there is no more, instead of an end.

@@ -29,6 +29,7 @@ use serde::Serialize;
 use crate::operator::OperatorError;
 use crate::storage::OpenError;
 use crate::storage::error::advice;
+use crate::storage::versions::VersionError;
 
 /// Most damaged documents that a summary names.
 pub const DAMAGED_NAMED_MAX: usize = 20;
@@ -42,6 +43,9 @@ pub enum BackupError {
     /// The log does not answer, or not as it should.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A named version cannot be written or read back.
+    #[error(transparent)]
+    Version(#[from] VersionError),
     /// A file cannot be read or written.
     #[error("cannot {action} {}: {source}: {}", path.display(), advice(source))]
     Io {
@@ -120,6 +124,7 @@ impl BackupError {
         match self {
             Self::Open(error) => error.code(),
             Self::Log(error) => error.code(),
+            Self::Version(error) => error.code(),
             Self::Control(error) => error.code(),
             Self::Io { .. } => "file_io",
             Self::Exists { .. } => "file_exists",
@@ -158,9 +163,12 @@ pub struct Summary {
     pub records: u64,
     /// Bytes of their changes.
     pub change_bytes: u64,
+    /// Named versions of documents.
+    pub versions: u64,
     /// Bytes of the backup.
     pub bytes: u64,
-    /// Documents whose log was damaged when the backup was taken: it holds what stands before the damage.
+    /// Documents whose log, or one of whose versions, was damaged when the backup was taken: it holds what stands before
+    /// the damage, and the other versions.
     pub damaged: u64,
     /// The first of them, at most [`DAMAGED_NAMED_MAX`].
     pub damaged_documents: Vec<DamagedDocument>,
@@ -189,10 +197,13 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { documents, records, change_bytes, deleted, commit, bytes, .. } = self;
+        let Self { documents, records, change_bytes, deleted, versions, commit, bytes, .. } = self;
         write!(f, "{documents} documents with {records} changes of {change_bytes} bytes")?;
         if *deleted > 0 {
             write!(f, " and {deleted} tombstones")?;
+        }
+        if *versions > 0 {
+            write!(f, ", {versions} named versions")?;
         }
         write!(f, ", at commit {commit}, in {bytes} bytes of backup")
     }

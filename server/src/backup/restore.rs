@@ -21,6 +21,7 @@ use super::walk::{Visitor, walk};
 use super::{BackupError, Summary};
 use crate::storage::directory::{beside, make_directory, put_in_place};
 use crate::storage::thread::{COMMIT_BYTES_MAX, COMMIT_RECORDS_MAX};
+use crate::storage::versions::Version;
 use crate::storage::{self, FjallLog};
 
 /// What is added to the name of the directory while it is made.
@@ -161,6 +162,17 @@ impl Visitor for Writing {
         Ok(())
     }
 
+    fn version(
+        &mut self,
+        header: &DocumentHeader,
+        version: &Version,
+        automerge: &[u8],
+    ) -> Result<(), BackupError> {
+        let versions = self.log.reader().snapshots().versions();
+        versions.create(&header.document, version.clone(), automerge)?;
+        Ok(())
+    }
+
     fn walk_end(&mut self) -> Result<(), BackupError> {
         self.commit()
     }
@@ -190,6 +202,18 @@ impl Visitor for Comparing {
         }
         let stored = self.log.reader().read(&header.document, epoch(header), after, through, usize::MAX)?;
         if stored == records { Ok(()) } else { Err(differs(header, "its records")) }
+    }
+
+    fn version(
+        &mut self,
+        header: &DocumentHeader,
+        version: &Version,
+        automerge: &[u8],
+    ) -> Result<(), BackupError> {
+        let versions = self.log.reader().snapshots().versions();
+        let restored = versions.find(&header.document, &version.name)?;
+        let is_same = restored == *version && versions.read(&header.document, &restored)? == automerge;
+        if is_same { Ok(()) } else { Err(differs(header, "a named version")) }
     }
 
     fn document_end(&mut self, header: &DocumentHeader, last_seq: u64) -> Result<(), BackupError> {

@@ -2,13 +2,13 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{LogError, LogReader as _};
 
 use super::format::{Begin, DocumentHeader, End, SectionWriter};
 use super::{BackupError, Summary};
+use crate::clock::now_ms;
 use crate::materialise::whole::WholeLog;
 use crate::storage::keys::Head;
 use crate::storage::{DocumentEntry, Reader};
@@ -37,12 +37,11 @@ pub fn take(
     let _held = reader.snapshots().hold();
     let pinned = reader.pinned();
     let (directory, commit) = pinned.commit()?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let begin = Begin {
         directory: directory.0,
         commit: commit.commit,
         lineage: commit.lineage,
-        taken_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        taken_ms: now_ms(),
         etherply: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let summary = Summary {
@@ -123,11 +122,39 @@ impl<W: Write> Taking<'_, W> {
                 seq = record.seq;
             }
         }
+        if let Some(what) = self.versions(&document)? {
+            damage = Some(match damage {
+                Some((seq, before)) => (seq, format!("{before}; {what}")),
+                None => (last_seq.saturating_add(1), what),
+            });
+        }
         if let Some((seq, what)) = damage {
             self.sections.damaged(seq, &what).map_err(written())?;
             self.summary.note_damaged(document.as_str(), seq, &what);
         }
         Ok(())
+    }
+}
+
+impl<W: Write> Taking<'_, W> {
+    /// Takes a document's named versions, those of now; what is wrong with those that cannot be read.
+    fn versions(&mut self, document: &DocumentId) -> Result<Option<String>, BackupError> {
+        let versions = self.reader.snapshots().versions();
+        let mut wrong: Vec<String> = Vec::new();
+        for found in versions.each(document).unwrap_or_else(|error| vec![Err(error)]) {
+            let read = found.and_then(|version| Ok((versions.read(document, &version)?, version)));
+            match read {
+                Ok((automerge, version)) => {
+                    let written = self.sections.version(&version, &automerge);
+                    written.map_err(BackupError::io(self.path, "write"))?;
+                    self.summary.versions += 1;
+                }
+                // It was deleted meanwhile.
+                Err(error) if error.is_gone() => {}
+                Err(error) => wrong.push(error.to_string()),
+            }
+        }
+        Ok((!wrong.is_empty()).then(|| wrong.join("; ")))
     }
 }
 

@@ -15,11 +15,12 @@ use etherply_engine::log::{Append, Deleted, Log as _, LogError, LogReader as _, 
 use etherply_engine::record::Record;
 
 use super::file::{Source, backup, verify};
-use super::format::SECTION_BYTES_MAX;
+use super::format::{RECORDS_SECTION_BYTES, SECTION_BYTES_MAX};
 use super::restore::{Step, restore};
 use super::take::take;
 use super::walk::{CheckOnly, walk};
 use super::{BackupError, Summary};
+use crate::storage::versions::{Version, Versions};
 use crate::storage::{self, FjallLog, Tombstones as _};
 
 /// A document that is written to, with the place where its log ends.
@@ -198,10 +199,10 @@ fn a_backup_of_the_future_names_its_version() {
     let (mut bytes, _) = taken(&log);
     let at = super::format::MAGIC.len();
     let payload = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-    bytes[at + 5..at + 9].copy_from_slice(&2_u32.to_le_bytes());
+    bytes[at + 5..at + 9].copy_from_slice(&3_u32.to_le_bytes());
     let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(&bytes[at..at + 5 + payload], 0);
     bytes[at + 5 + payload..at + 13 + payload].copy_from_slice(&checksum.to_le_bytes());
-    assert!(matches!(checked(&bytes), Err(BackupError::FutureVersion { found: 2, supported: 1, .. })));
+    assert!(matches!(checked(&bytes), Err(BackupError::FutureVersion { found: 3, supported: 2, .. })));
 }
 
 #[test]
@@ -316,6 +317,58 @@ fn tombstones_and_what_earlier_epochs_left_behind_come_back() {
     assert_eq!(reader.past(&written[1].id).unwrap(), past);
     assert_eq!(reader.past(&written[0].id).unwrap(), Past::default());
     assert_eq!((reader.past(&id("empty")).unwrap(), reader.epoch(&id("empty")).unwrap()), (past, Some(5)));
+}
+
+#[test]
+fn named_versions_come_back_and_damaged_ones_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let (data, file, new) = (root.path().join("data"), root.path().join("backup"), root.path().join("new"));
+    let mut log = open(&data);
+    let mut written = filled(&mut log);
+    let id = written[1].id.clone();
+    let version = |name: &str| Version {
+        document: id.to_string(),
+        name: name.to_owned(),
+        epoch: 3,
+        position: 9,
+        heads: vec!["ab".repeat(32)],
+        time_ms: 1_700_000_000_000,
+        bytes: 0,
+        checksum: String::new(),
+    };
+    let versions = log.reader().snapshots().versions();
+    // More than one section, and one byte.
+    let files = [vec![7; 2 * RECORDS_SECTION_BYTES + 1], vec![8]];
+    for (name, automerge) in ["first / ü", "second"].into_iter().zip(&files) {
+        versions.create(&id, version(name), automerge).unwrap();
+    }
+    let (bytes, summary) = taken(&log);
+    assert_eq!((summary.versions, summary.damaged, summary.documents), (2, 0, 3));
+    fs::write(&file, &bytes).unwrap();
+    assert_eq!(verify(&file, &mut |_| {}).unwrap(), summary);
+    assert_eq!(restore(&file, &new, &mut |_, _| {}).unwrap(), summary);
+    assert_restored(&new, &mut written);
+    let restored = Versions::new(&new);
+    assert_eq!(restored.list(&id).unwrap(), versions.list(&id).unwrap());
+    for (version, automerge) in restored.list(&id).unwrap().iter().zip(&files) {
+        assert_eq!(restored.read(&id, version).unwrap(), *automerge);
+    }
+    // Torn in a version's sections, or anywhere else.
+    for len in (0..bytes.len()).step_by(RECORDS_SECTION_BYTES / 7) {
+        assert!(checked(&bytes[..len]).is_err(), "{len}");
+    }
+
+    let folder = fs::read_dir(data.join("versions")).unwrap().next().unwrap().unwrap().path();
+    let damaged = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let damaged =
+        damaged.into_iter().find(|path| fs::read(path).is_ok_and(|bytes| bytes == files[1])).unwrap();
+    fs::write(damaged, [9]).unwrap();
+    let (bytes, summary) = taken(&log);
+    assert_eq!((summary.versions, summary.damaged, summary.records), (1, 1, 18));
+    let named = &summary.damaged_documents[0];
+    assert_eq!((&*named.document, named.seq), (id.as_str(), 7));
+    assert!(named.what.contains("version"), "{}", named.what);
+    assert_eq!(checked(&bytes).unwrap(), summary);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use etherply_engine::record::Record;
 
 use super::format::{self, Begin, DocumentHeader, End, Kind, Section, SectionReader};
 use super::{BackupError, Summary};
+use crate::storage::versions::{Version, checksum};
 
 /// What is done with a backup's contents on the way.
 pub trait Visitor {
@@ -30,6 +31,19 @@ pub trait Visitor {
     /// # Errors
     /// Ends the walk.
     fn records(&mut self, _header: &DocumentHeader, _records: Vec<Record>) -> Result<(), BackupError> {
+        Ok(())
+    }
+
+    /// One of its named versions, behind its records.
+    ///
+    /// # Errors
+    /// Ends the walk.
+    fn version(
+        &mut self,
+        _header: &DocumentHeader,
+        _version: &Version,
+        _automerge: &[u8],
+    ) -> Result<(), BackupError> {
         Ok(())
     }
 
@@ -62,6 +76,9 @@ struct Current {
     seq: u64,
     chain: ChainHash,
     is_damaged: bool,
+    has_versions: bool,
+    /// A version of which not all parts were read yet.
+    version: Option<(Version, Vec<u8>)>,
 }
 
 struct Walk<'a, R> {
@@ -120,6 +137,8 @@ impl<R: Read> Walk<'_, R> {
             Kind::Document => self.document(section)?,
             Kind::Records => self.records(section)?,
             Kind::Damaged => self.note_damaged(section)?,
+            Kind::Version => self.version(section)?,
+            Kind::VersionPart => self.version_part(section)?,
             Kind::Ended => {
                 let why = format::decode_ended(&section.payload).unwrap_or_default();
                 return Err(BackupError::EndedBySource { why });
@@ -144,7 +163,8 @@ impl<R: Read> Walk<'_, R> {
         self.last_name = Some(header.document.clone());
         self.visitor.document(&header)?;
         let chain = chain_start(&header.document, header.epoch);
-        self.current = Some(Current { header, seq: 0, chain, is_damaged: false });
+        self.current =
+            Some(Current { header, seq: 0, chain, is_damaged: false, has_versions: false, version: None });
         Ok(())
     }
 
@@ -170,6 +190,40 @@ impl<R: Read> Walk<'_, R> {
         Ok(())
     }
 
+    fn version(&mut self, section: &Section) -> Result<(), BackupError> {
+        let described = serde_json::from_slice::<Version>(&section.payload).ok();
+        let current = self.current.as_mut().filter(|current| current.takes_versions());
+        let (Some(version), Some(current)) = (described, current) else {
+            return self.damaged(section, "a named version is not readable, or belongs to no document");
+        };
+        if version.document != current.header.document.as_str() {
+            return self.damaged(section, "a named version belongs to another document");
+        }
+        current.has_versions = true;
+        current.version = Some((version, Vec::new()));
+        Ok(())
+    }
+
+    fn version_part(&mut self, section: &Section) -> Result<(), BackupError> {
+        let Some(current) = &mut self.current else {
+            return self.damaged(section, "a part of a named version belongs to none");
+        };
+        let Some((version, mut automerge)) = current.version.take() else {
+            return self.damaged(section, "a part of a named version belongs to none");
+        };
+        automerge.extend_from_slice(&section.payload);
+        let bytes = automerge.len() as u64;
+        if bytes < version.bytes {
+            current.version = Some((version, automerge));
+            return Ok(());
+        }
+        if bytes > version.bytes || checksum(&automerge) != version.checksum {
+            return self.damaged(section, format!("version {:?} is not what was written", version.name));
+        }
+        self.summary.versions += 1;
+        self.visitor.version(&current.header, &version, &automerge)
+    }
+
     fn note_damaged(&mut self, section: &Section) -> Result<(), BackupError> {
         let said = format::decode_damaged(&section.payload);
         let (Some((seq, what)), Some(current)) = (said, &mut self.current) else {
@@ -183,6 +237,9 @@ impl<R: Read> Walk<'_, R> {
     fn end_document(&mut self, section: &Section) -> Result<(), BackupError> {
         let Some(current) = self.current.take() else { return Ok(()) };
         let Current { header, seq, is_damaged, .. } = &current;
+        if current.version.is_some() {
+            return self.damaged(section, format!("a named version of {} is cut short", header.document));
+        }
         if !is_damaged && !header.is_deleted && *seq != header.last_seq {
             let what = format!("{} ends at {seq} instead of {}", header.document, header.last_seq);
             return self.damaged(section, what);
@@ -211,7 +268,11 @@ impl<R: Read> Walk<'_, R> {
 
 impl Current {
     fn takes_records(&self) -> bool {
-        !self.is_damaged && !self.header.is_deleted
+        !self.is_damaged && !self.header.is_deleted && !self.has_versions
+    }
+
+    fn takes_versions(&self) -> bool {
+        !self.is_damaged && !self.header.is_deleted && self.version.is_none()
     }
 
     /// The next record, if it is that.

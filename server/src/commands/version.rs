@@ -2,13 +2,13 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
 use etherply_engine::ids::DocumentId;
 
 use super::Failure;
 use super::history::{open, write_file};
+use crate::clock::now_ms;
 use crate::history::{At, version_json};
 use crate::storage::Reader;
 use crate::storage::versions::{Version, Versions};
@@ -137,9 +137,4 @@ fn line(version: &Version, json: bool) -> String {
     }
     let Version { name, epoch, position, time_ms, bytes, .. } = version;
     format!("{name:?}  position {position} of epoch {epoch}  {time_ms} ms  {bytes} bytes")
-}
-
-fn now_ms() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use etherply_engine::change::ChangeLimits;
 use etherply_engine::document::Recovered;
@@ -39,7 +39,9 @@ use super::slab::Slab;
 use super::{effects, flush, handover, receive};
 use crate::access::{Access, Gate};
 use crate::allowlist::Allowlist;
+use crate::clock;
 use crate::materialise::Rebuilds;
+use crate::materialise::memory::CutMemory;
 use crate::materialise::verify::{Verifier, VerifierThreads};
 use crate::metrics::Metrics;
 use crate::runtime::{self, Stream};
@@ -58,6 +60,8 @@ pub struct CoreSetup {
     pub storage: Option<Handles>,
     /// The way to the thread that gives documents a new epoch.
     pub rebuilds: Rebuilds,
+    /// What cuts of snapshots may take in memory.
+    pub cuts: Arc<CutMemory>,
     /// The way to what verifies changes before they are stored, if anything does.
     pub verifier: Verifier,
     /// What is counted.
@@ -383,8 +387,7 @@ impl Core {
 impl State {
     pub(super) fn now(&self) -> Now {
         let mono_us = u64::try_from(self.setup.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono_us, wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
+        Now { mono_us, wall_ms: clock::now_ms() }
     }
 
     pub(super) fn now_s(&self) -> u32 {

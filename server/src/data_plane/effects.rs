@@ -250,7 +250,8 @@ fn find(
 fn cut_snapshot(state: &mut State, handle: u32, document: DocumentId, through: Cursor) {
     let mailbox = own_mailbox(state);
     let Some(storage) = &state.setup.storage else { return };
-    let (mut cut, mut committer) = (Cut::new(document.clone(), through), storage.committer.clone());
+    let mut cut = Cut::new(document.clone(), through).within(&state.setup.cuts);
+    let mut committer = storage.committer.clone();
     let work = move |reader: &Reader| cut.step(reader, &mut committer);
     let answer = move |result| mailbox.send(Message::SnapshotCut { handle, document, result });
     if let Err(Refused::Full(question) | Refused::Ended(question)) =

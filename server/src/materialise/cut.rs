@@ -1,6 +1,8 @@
 //! Cutting a snapshot: the document is built from the snapshot before and the records behind it, saved, loaded
 //! again, compared, written and synced; then it is made the document's ([`crate::storage::cover`]).
 
+use std::sync::Arc;
+
 use etherply_engine::change::ChangeHash;
 use etherply_engine::document::{Recovery, Summary};
 use etherply_engine::ids::DocumentId;
@@ -8,6 +10,7 @@ use etherply_engine::log::LogError;
 use etherply_engine::snapshot::Snapshot;
 use etherply_wire::kinds::Cursor;
 
+use super::memory::{CutMemory, Reserved};
 use super::replica::Replica;
 use crate::storage::Reader;
 use crate::storage::anchor::{AnchorRow, Slot};
@@ -19,6 +22,9 @@ pub struct Cut {
     document: DocumentId,
     through: Cursor,
     state: State,
+    memory: Option<Arc<CutMemory>>,
+    /// Behind the state: what it has in memory goes first.
+    reserved: Option<Reserved>,
 }
 
 #[derive(Debug)]
@@ -33,7 +39,21 @@ enum State {
 impl Cut {
     /// Of a document up to a place that is durable.
     pub fn new(document: DocumentId, through: Cursor) -> Self {
-        Self { document, through, state: State::Begin }
+        Self { document, through, state: State::Begin, memory: None, reserved: None }
+    }
+
+    /// The same cut, which waits until there is room for it.
+    #[must_use]
+    pub fn within(mut self, memory: &Arc<CutMemory>) -> Self {
+        self.memory = Some(Arc::clone(memory));
+        self
+    }
+
+    /// Whether there is room for the document, and for the copy that is loaded to compare.
+    fn has_room(&mut self) -> bool {
+        let Some(memory) = self.memory.as_ref().filter(|_| self.reserved.is_none()) else { return true };
+        self.reserved = memory.reserve(2 * Replica::bytes_of(self.through.seq));
+        self.reserved.is_some()
     }
 
     /// Goes on; `None` until the snapshot is the document's. The records that it covers go after that: see
@@ -43,6 +63,9 @@ impl Cut {
     /// What the log says, what Automerge cannot digest, or that the file cannot be written. Nothing is changed
     /// then.
     pub fn step(&mut self, reader: &Reader, pieces: &mut impl Pieces) -> Result<Option<Snapshot>, LogError> {
+        if !self.has_room() {
+            return Ok(None);
+        }
         self.state = match std::mem::replace(&mut self.state, State::Failed) {
             State::Begin => self.begin(reader)?,
             State::Apply { before, mut recovery, replica } => {
@@ -55,6 +78,9 @@ impl Cut {
                 } else {
                     let replica =
                         replica.apply(&records).map_err(|poison| self.failed(&poison.to_string()))?;
+                    if let Some(reserved) = &mut self.reserved {
+                        reserved.set(2 * replica.bytes());
+                    }
                     State::Apply { before, recovery, replica: Box::new(replica) }
                 }
             }

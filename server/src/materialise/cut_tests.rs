@@ -19,6 +19,7 @@ use crate::storage::inspect::walk::Nobody;
 use crate::storage::piece::PIECE_ROWS_MAX;
 use crate::storage::repair::repair;
 use crate::storage::snapshot::SnapshotRead;
+use crate::storage::testing::RealAuthor;
 
 /// Lets all records go that are covered; how many pieces that took.
 fn cover(log: &mut FjallLog) -> usize {
@@ -291,4 +292,27 @@ fn verify_and_repair_know_what_a_snapshot_covers() {
     let damaged = &report.damaged_documents[0];
     assert!(!report.whole && damaged.lost_changes() && damaged.whole_through == 0, "{report}");
     assert!(damaged.what.contains("checksum does not match"), "{}", damaged.what);
+}
+
+#[test]
+fn cuts_take_turns_where_memory_has_room_for_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(directory.path());
+    let mut author = RealAuthor::new();
+    log.commit(&[author.append("a", 20), author.append("b", 20)]).unwrap();
+    let (memory, reader) = (CutMemory::new(1), log.reader().clone());
+    let [mut first, mut second] = ["a", "b"].map(|name| {
+        let id = DocumentId::new(name).unwrap();
+        let end = recover(&reader, &id).unwrap().committed();
+        Cut::new(id, end).within(&memory)
+    });
+    assert_eq!(first.step(&reader, &mut log).unwrap(), None);
+    for _ in 0..100 {
+        assert_eq!(second.step(&reader, &mut log).unwrap(), None, "it waits, and has nothing in memory");
+    }
+    let mut finish = |mut cut: Cut| (0..100).find_map(|_| cut.step(&reader, &mut log).unwrap()).unwrap();
+    assert_eq!(finish(first).cursor.seq, 20);
+    assert_eq!(memory.bytes(), 0);
+    assert_eq!(finish(second).cursor.seq, 20);
+    assert_eq!(memory.bytes(), 0);
 }

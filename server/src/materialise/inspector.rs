@@ -7,18 +7,19 @@
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Append, LogError, LogReader as _, Past};
 use etherply_engine::record::Record;
 use flume::Receiver;
 
+use super::ask::Asked;
 use super::due::Due;
 use super::passage::{Culprit, Passage};
 use super::quarantine::{Exclusion, QUARANTINE_BYTES_MAX, QUARANTINE_DESCRIPTIONS_MAX, Quarantine};
 use super::squash::{SquashError, Squashed, squash};
 use super::table_of;
+use crate::clock::now_ms;
 use crate::metrics::Metrics;
 use crate::storage::database::panic_text;
 use crate::storage::{Anew, Committer, Reader, Turn};
@@ -56,9 +57,8 @@ pub enum Task {
     Stop,
 }
 
-impl Task {
-    /// Says to whoever waits for it that it is not done.
-    pub(super) fn refuse(self, why: &str) {
+impl Asked for Task {
+    fn refuse(self, why: &str) {
         let error = LogError::Unavailable { why: why.to_owned() };
         match self {
             Self::Rebuild(_, rebuilt) => rebuilt(Err(error)),
@@ -140,9 +140,7 @@ impl Inspector {
         let failed = |what: String| SquashError::Content { document: document.clone(), what };
         let mut actor = [0; 16];
         getrandom::fill(&mut actor).map_err(|error| failed(error.to_string()))?;
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-        let squashed = squash(&self.reader, &self.committer, document, (actor, time_ms))?;
+        let squashed = squash(&self.reader, &self.committer, document, (actor, now_ms()))?;
         if let Some(Squashed { epoch, changes_before, changes }) = squashed {
             tracing::info!(
                 "{document} was squashed: {changes} changes of epoch {epoch} for {changes_before}"
@@ -260,8 +258,7 @@ impl Inspector {
         let failed = |error: std::io::Error| LogError::Unavailable {
             why: format!("cannot keep what is taken out of {}: {error}", old.document),
         };
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        let time_ms = now_ms();
         let reasons = culprits.iter().map(|culprit| culprit.what.clone()).collect();
         let mut excluding =
             self.quarantine.begin(old.document, (old.from.0, epoch), time_ms, reasons).map_err(failed)?;

@@ -1,12 +1,14 @@
 //! Automerge documents, built in the background from what is durable. The only module that knows Automerge.
 //!
 //! ```text
+//! ask         the way of a task to one of these threads
 //! replica     one document as Automerge has it, up to a position of its log
 //! cut         a snapshot is made of a document
 //! squash      a document without its history
 //! whole       the log as if no snapshot covered any of it
 //! depth       how deep objects are nested, and a stack that is deep enough
 //! due         which documents have changes that their replica lacks
+//! memory      what cuts take, and how it is given back
 //! resident    replicas in memory, under a budget
 //! worker      a thread that keeps them up to date, and so validates every change for good
 //! verify      changes are held against their document before they are stored, where that is asked for
@@ -16,11 +18,13 @@
 //! faults      panics on purpose, for tests
 //! ```
 
+mod ask;
 pub mod cut;
 pub mod depth;
 pub mod due;
 mod faults;
 pub mod inspector;
+pub mod memory;
 mod passage;
 pub mod quarantine;
 pub mod replica;
@@ -41,14 +45,16 @@ use std::thread::JoinHandle;
 
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::Append;
-use flume::{Sender, TrySendError};
+use flume::Sender;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::metrics::Metrics;
 use crate::priority;
 use crate::storage::{Committer, Gate, Reader};
+use ask::ask;
 use due::{Due, Room};
 use inspector::{Inspector, Quarantining, Rebuilt, SquashAnswer, TASKS_MAX, Task};
+use memory::CutMemory;
 pub use quarantine::Quarantine;
 pub use replica::{Opening, OpeningError, Poison, Replica};
 use resident::Residents;
@@ -109,26 +115,14 @@ impl Rebuilds {
     /// Gives a document a new epoch without what breaks it. Nothing of it may be on its way to the disk until
     /// `rebuilt` is called, on another thread, or at once if that is not possible.
     pub fn rebuild(&self, document: DocumentId, rebuilt: Rebuilt) {
-        self.ask(Task::Rebuild(document, rebuilt));
+        ask(self.0.as_ref(), Task::Rebuild(document, rebuilt));
     }
 
     /// Gives a document an epoch that holds what it says now and nothing of how it came to be: see
     /// [`squash::squash`]. Its members' streams end with [`etherply_wire::ErrorCode::DocumentReset`], and they open
     /// it again. `answer` is called on another thread, or at once if that is not possible.
     pub fn squash(&self, document: DocumentId, answer: SquashAnswer) {
-        self.ask(Task::Squash(document, answer));
-    }
-
-    /// Never blocks: executors ask.
-    fn ask(&self, task: Task) {
-        let Some(tasks) = &self.0 else { return task.refuse("the server runs without materialisers") };
-        match tasks.try_send(task) {
-            Ok(()) => {}
-            Err(TrySendError::Full(task)) => {
-                task.refuse("too many documents are to begin anew: try again later")
-            }
-            Err(TrySendError::Disconnected(task)) => task.refuse("the server stops"),
-        }
+        ask(self.0.as_ref(), Task::Squash(document, answer));
     }
 }
 
@@ -137,6 +131,7 @@ impl Rebuilds {
 pub struct Materialisers {
     tables: Arc<[Arc<Due>]>,
     inspections: Sender<Task>,
+    cuts: Arc<CutMemory>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -157,6 +152,7 @@ impl Materialisers {
         let Tables { tables } = tables;
         let (inspections, tasks) = flume::bounded(TASKS_MAX);
         let mut threads = Vec::new();
+        let cuts = CutMemory::new(settings.bytes_max);
         let bytes_max = settings.bytes_max / u64::from(settings.threads.max(1));
         for (number, due) in tables.iter().enumerate() {
             let worker = Worker {
@@ -165,7 +161,7 @@ impl Materialisers {
                 tables: Arc::clone(&tables),
                 inspections: inspections.clone(),
                 metrics: Arc::clone(metrics),
-                residents: Residents::new(bytes_max),
+                residents: Residents::new(bytes_max).beside(&cuts, settings.threads.into()),
                 bytes_max,
                 told: (0, 0),
             };
@@ -185,12 +181,17 @@ impl Materialisers {
             };
             threads.push(spawn("inspect", move || inspector.run(&tasks))?);
         }
-        Ok(Self { tables, inspections, threads })
+        Ok(Self { tables, inspections, cuts, threads })
     }
 
     /// The way to the thread that gives documents a new epoch.
     pub fn rebuilds(&self) -> Rebuilds {
         Rebuilds((!self.tables.is_empty()).then(|| self.inspections.clone()))
+    }
+
+    /// What cuts of snapshots may take in memory, beside the replicas.
+    pub fn cuts(&self) -> &Arc<CutMemory> {
+        &self.cuts
     }
 
     /// Nothing is held back any more; the threads end when they are done with what they are at.

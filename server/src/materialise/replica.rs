@@ -187,6 +187,11 @@ impl Replica {
         self.automerge
     }
 
+    /// How many bytes of memory a document of so many small changes takes, estimated.
+    pub fn bytes_of(changes: u64) -> u64 {
+        EMPTY_BYTES.saturating_add((CHANGE_BYTES + OP_BYTES).saturating_mul(changes))
+    }
+
     /// How many bytes of memory it takes, estimated. Columns are compressed, so it is less than this for most.
     pub fn bytes(&self) -> u64 {
         let stats = self.automerge.stats();

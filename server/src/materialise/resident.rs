@@ -1,9 +1,11 @@
 //! Replicas in memory, under one budget: those used least recently go first.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use etherply_engine::ids::DocumentId;
 
+use super::memory::CutMemory;
 use super::replica::{Opening, Replica};
 
 /// How far a document's replica has come.
@@ -67,13 +69,28 @@ pub struct Residents {
     openings: usize,
     bytes: u64,
     bytes_max: u64,
+    cuts: Option<(Arc<CutMemory>, u64)>,
     uses: u64,
 }
 
 impl Residents {
     /// None yet. What was used last is kept even if it alone takes more than `bytes_max`.
     pub fn new(bytes_max: u64) -> Self {
-        Self { slots: HashMap::new(), order: BTreeMap::new(), openings: 0, bytes: 0, bytes_max, uses: 0 }
+        let (slots, order) = (HashMap::new(), BTreeMap::new());
+        Self { slots, order, openings: 0, bytes: 0, bytes_max, cuts: None, uses: 0 }
+    }
+
+    /// The same, which leave to cuts what those take; so many residents share that.
+    #[must_use]
+    pub fn beside(self, cuts: &Arc<CutMemory>, sharers: u64) -> Self {
+        Self { cuts: Some((Arc::clone(cuts), sharers.max(1))), ..self }
+    }
+
+    /// What replicas may take now.
+    fn room(&self) -> u64 {
+        let cuts = self.cuts.as_ref().map_or(0, |(cuts, sharers)| cuts.bytes() / sharers);
+        // Without any, each change would have its document built anew.
+        self.bytes_max.saturating_sub(cuts).max(self.bytes_max / 4)
     }
 
     /// Takes a replica out, to work on it.
@@ -98,7 +115,7 @@ impl Residents {
 
     /// Takes out what has to go because memory is short: nothing that is being built.
     pub fn evict(&mut self) -> Option<(DocumentId, Slot)> {
-        if self.bytes <= self.bytes_max || self.order.len() < 2 {
+        if self.bytes <= self.room() || self.order.len() < 2 {
             return None;
         }
         let last = self.uses;
@@ -131,7 +148,7 @@ impl Residents {
 
     /// Whether a document has a replica here, or memory has room for one more.
     pub fn has_or_takes(&self, document: &DocumentId) -> bool {
-        self.has(document) || self.bytes < self.bytes_max / 8 * 7
+        self.has(document) || self.bytes < self.room() / 8 * 7
     }
 
     /// How many there are.
@@ -170,6 +187,17 @@ mod tests {
         assert_eq!(residents.evict().unwrap().0, document(1));
         assert!(residents.evict().is_none());
         assert_eq!((residents.count(), residents.bytes()), (2, 2 * one));
+        let cuts = CutMemory::new(u64::MAX);
+        let mut beside = Residents::new(8 * one).beside(&cuts, 2);
+        for n in 0..8 {
+            beside.keep(document(n), slot(n));
+        }
+        let mut cut = cuts.reserve(0).unwrap();
+        for (bytes, left) in [(0, 8), (2 * one, 7), (12 * one, 2), (100 * one, 2)] {
+            cut.set(bytes);
+            while beside.evict().is_some() {}
+            assert_eq!(beside.count(), left, "beside {bytes}");
+        }
         let mut building = Residents::new(1);
         for n in 0..3 {
             building.keep(document(n), Slot::new(document(n)));

@@ -18,6 +18,7 @@ use etherply_wire::kinds::Cursor;
 use flume::{Receiver, Sender};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::ask::{Asked, ask};
 use super::replica::{Opening, OpeningError, Poison, Replica};
 use super::resident::{Progress, Residents, Slot};
 use super::worker::BUDGETS_PER_DOCUMENT_MAX;
@@ -28,6 +29,10 @@ use crate::storage::Reader;
 /// A replica of at most so many bytes, estimated, is also saved and loaded again before its changes are stored. That of
 /// a larger one is only applied to: saving and loading is the materialiser's, behind the log.
 pub const VERIFIED_SAVED_BYTES_MAX: u64 = 512 * 1024;
+
+/// Most documents whose changes wait for one thread, beside as many that it has begun with; beyond, pushes are refused
+/// as [`etherply_wire::ErrorCode::StorageUnavailable`] and come again.
+pub const VERIFICATIONS_MAX: usize = 16_384;
 
 /// What a change has to pass before it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,13 +46,19 @@ pub enum Admission {
 /// Gets the outcome, on another thread.
 pub type Answer = Box<dyn FnOnce(Result<(), Unverified>) + Send>;
 
-/// What is to be verified. There is at most one for a document at a time, so their number is bounded by that of the
-/// documents in memory, and their bytes by what connections may have in flight.
+/// What is to be verified. There is at most one for a document at a time, and their bytes are bounded by what
+/// connections may have in flight.
 struct Task {
     document: DocumentId,
     after: Cursor,
     records: Vec<Record>,
     answer: Answer,
+}
+
+impl Asked for Task {
+    fn refuse(self, why: &str) {
+        (self.answer)(Err(Unverified::Unavailable { why: why.to_owned() }));
+    }
 }
 
 /// A task under way.
@@ -79,13 +90,7 @@ impl Verifier {
         let threads = self.0.as_deref().unwrap_or_default();
         let hash = xxh3_64(task.document.as_str().as_bytes());
         let at = usize::try_from(hash % (threads.len().max(1) as u64)).unwrap_or(0);
-        let unsent = match threads.get(at) {
-            Some(thread) => thread.send(task).err().map(flume::SendError::into_inner),
-            None => Some(task),
-        };
-        if let Some(task) = unsent {
-            (task.answer)(Err(Unverified::Unavailable { why: "the server stops".to_owned() }));
-        }
+        ask(threads.get(at), task);
     }
 }
 
@@ -113,7 +118,7 @@ impl VerifierThreads {
         let bytes_max = bytes_max / u64::from(threads);
         let (mut ways, mut handles) = (Vec::new(), Vec::new());
         for number in 0..threads {
-            let (way, tasks) = flume::unbounded();
+            let (way, tasks) = flume::bounded(VERIFICATIONS_MAX);
             let verifying = Verifying {
                 reader: reader.clone(),
                 residents: Residents::new(bytes_max),
@@ -158,9 +163,10 @@ impl Verifying {
     fn run(mut self, tasks: &Receiver<Task>) {
         let mut jobs: VecDeque<Job> = VecDeque::new();
         loop {
-            let new = match jobs.is_empty() {
-                true => tasks.recv().ok(),
-                false => tasks.try_recv().ok(),
+            let new = match jobs.len() {
+                0 => tasks.recv().ok(),
+                VERIFICATIONS_MAX.. => None,
+                _ => tasks.try_recv().ok(),
             };
             if new.is_none() && jobs.is_empty() {
                 return;

@@ -32,6 +32,28 @@ impl Verifying {
     }
 }
 
+#[test]
+fn what_waits_is_bounded_and_what_does_not_fit_is_refused() {
+    let (way, tasks) = flume::bounded(VERIFICATIONS_MAX);
+    let verifier = Verifier(Some([way].into()));
+    let (answer, answered) = flume::unbounded();
+    let mut ask = |place: usize| {
+        let answer = answer.clone();
+        let answer = Box::new(move |result| answer.send((place, result)).unwrap());
+        let after = Cursor { epoch: FIRST_EPOCH, seq: 0, chain: [0; 32] };
+        verifier.ask(document(), after, Vec::new(), answer);
+    };
+    (0..VERIFICATIONS_MAX).for_each(&mut ask);
+    assert_eq!((tasks.len(), answered.len()), (VERIFICATIONS_MAX, 0));
+    ask(VERIFICATIONS_MAX);
+    let (place, result) = answered.try_recv().unwrap();
+    assert!(matches!(result, Err(Unverified::Unavailable { .. })), "{result:?}");
+    assert_eq!((place, tasks.len()), (VERIFICATIONS_MAX, VERIFICATIONS_MAX));
+    drop(tasks);
+    ask(0);
+    assert!(matches!(answered.try_recv().unwrap().1, Err(Unverified::Unavailable { .. })));
+}
+
 /// Records whose third builds upon a change that is not there.
 fn with_a_gap(records: &[Record]) -> Vec<Record> {
     let mut group = [&records[..2], &records[3..5]].concat();

@@ -1,14 +1,16 @@
 //! Every byte of a data directory flipped, cut, zeroed and overwritten: nothing is ever lost in silence.
 //!
-//! The directory has flushed tables, two journals, a snapshot that took over records, and a tail. For each way to damage it, `verify` must not panic,
-//! and opening it must either be refused, or every acknowledged record is there, or its document says that it is
+//! The directory has flushed tables, two journals, a snapshot that took over records, and a tail. For each way to
+//! damage it, `verify` must not panic, and opening it must either be refused, or every acknowledged record is there, or its document says that it is
 //! damaged, and the others are served. What is refused or damaged, `verify` must have seen. `cargo test` takes
 //! samples that reach every file; `cargo xtask damage` takes all.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use etherply_engine::document::recover;
 use etherply_engine::ids::DocumentId;
@@ -28,6 +30,8 @@ const ALL: &str = "ETHERPLY_TEST_ALL";
 const SAMPLE: usize = 509;
 /// Of so many damaged directories, one is repaired.
 const REPAIRED: usize = 23;
+/// Directories that are damaged at the same time.
+const THREADS: usize = 2;
 
 /// The directory that is damaged, and what was acknowledged.
 pub(super) struct Made {
@@ -96,6 +100,25 @@ impl Made {
                 _ => fs::write(path, whole).unwrap(),
             }
         }
+    }
+
+    /// Whether all files are as [`Self::write`] wrote them, and there are no others but the lock.
+    fn is_as_written(&self, root: &Path, changed: usize, bytes: &[u8]) -> bool {
+        let found = files(root);
+        found.len() == self.files.len()
+            && found.iter().zip(self.files.iter().enumerate()).all(
+                |((path, found), (index, (name, whole)))| {
+                    let written = if index == changed { bytes } else { whole };
+                    path.strip_prefix(root) == Ok(name) && found == written
+                },
+            )
+    }
+
+    /// As [`Self::write`], where nothing but one file was changed since that was done last.
+    fn rewrite(&self, root: &Path, before: usize, changed: usize, bytes: &[u8]) {
+        let (path, whole) = &self.files[before];
+        fs::write(root.join(path), whole).unwrap();
+        fs::write(root.join(&self.files[changed].0), bytes).unwrap();
     }
 
     /// Makes the directory anew in `root`, with one flipped bit in a file, at the byte that `at` gives for its length.
@@ -173,9 +196,65 @@ pub(super) fn verify(root: &Path) -> Report {
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy, PartialOrd, Ord)]
 enum Outcome {
+    /// Everything acknowledged is served, and `verify` finds nothing.
     Harmless,
+    /// Everything acknowledged is served, and `verify` names the damage.
+    Named,
+    /// Documents are refused by name, and all others served.
     DocumentsDamaged,
+    /// The directory is not opened.
     Refused,
+    /// Nor is it, but only the database could tell, which had changed files by then.
+    RefusedLate,
+}
+
+const OUTCOMES: usize = Outcome::RefusedLate as usize + 1;
+
+/// How often what came of it, by the kind of the damaged file.
+#[derive(Default)]
+struct Counts {
+    outcomes: BTreeMap<&'static str, [usize; OUTCOMES]>,
+    repaired: usize,
+}
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        for (kind, counts) in &other.outcomes {
+            let sums = self.outcomes.entry(kind).or_default();
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        self.repaired += other.repaired;
+    }
+
+    fn of(&self, outcome: Outcome) -> usize {
+        self.outcomes.values().map(|counts| counts[outcome as usize]).sum()
+    }
+
+    /// A table for people.
+    fn print(&self, damage: &str, took: Duration) {
+        println!(
+            "| {damage}: file | cases | equal | equal, and named | documents refused | start refused before the database opens | refused by the database |"
+        );
+        println!("|---|--:|--:|--:|--:|--:|--:|");
+        for (kind, counts) in &self.outcomes {
+            let [harmless, named, documents, refused, late] = counts;
+            let all: usize = counts.iter().sum();
+            println!("| {kind} | {all} | {harmless} | {named} | {documents} | {refused} | {late} |");
+        }
+        println!("{} of them repaired and compared; {:.0} s\n", self.repaired, took.as_secs_f64());
+    }
+}
+
+fn kind_of(path: &Path) -> &'static str {
+    let part = |name: &str| path.components().any(|part| part.as_os_str() == name);
+    match path {
+        _ if part("tables") => "table",
+        _ if part("keyspaces") => "list of tables",
+        _ if part("ledger") => "ledger",
+        _ if part("snapshots") => "snapshot",
+        _ if path.extension().is_some_and(|extension| extension == "jnl") => "journal",
+        _ => "format and version",
+    }
 }
 
 /// Opens a damaged directory and judges what it says; panics at a silent loss.
@@ -189,7 +268,11 @@ fn judge(root: &Path, made: &Made, case: &str) -> Outcome {
             let is_named = ["storage_damaged", "storage_future_format"].contains(&error.code());
             assert!(is_named, "{case}: {error}");
             assert!(!report.whole, "{case}: refused, but verify says it is whole: {error}");
-            return Outcome::Refused;
+            let is_late = match &error {
+                OpenError::Damaged(damage) => damage.after_open,
+                _ => false,
+            };
+            return if is_late { Outcome::RefusedLate } else { Outcome::Refused };
         }
     };
     let mut damaged = 0;
@@ -212,7 +295,7 @@ fn judge(root: &Path, made: &Made, case: &str) -> Outcome {
         assert!(damaged < made.names().len(), "{case}: damage of one table's block stops all documents");
         return Outcome::DocumentsDamaged;
     }
-    Outcome::Harmless
+    if report.whole { Outcome::Harmless } else { Outcome::Named }
 }
 
 /// Everything that was acknowledged of a document, by all ways to ask; panics if it is less and nothing says so.
@@ -261,7 +344,8 @@ fn repair_and_check(root: &Path, made: &Made, case: &str) {
 }
 
 /// Damages each file at each place that is due, and counts outcomes.
-fn damage_everywhere(damage: impl Fn(&[u8], usize) -> Option<Vec<u8>> + Sync) -> [usize; 3] {
+fn damage_everywhere(kind: &str, damage: impl Fn(&[u8], usize) -> Option<Vec<u8>> + Sync) -> Counts {
+    let begun = Instant::now();
     let all = std::env::var_os(ALL).is_some();
     let made = &*MADE;
     let places: Vec<(usize, usize)> = made
@@ -278,30 +362,38 @@ fn damage_everywhere(damage: impl Fn(&[u8], usize) -> Option<Vec<u8>> + Sync) ->
             places.into_iter().map(move |at| (file, at))
         })
         .collect();
-    let (next, outcomes) = (AtomicUsize::new(0), [const { AtomicUsize::new(0) }; 3]);
+    let next = AtomicUsize::new(0);
     let work = || {
         let scratch = scratch();
         let root = scratch.path().join("data");
+        let (mut counts, mut untouched) = (Counts::default(), None);
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(&(file, at)) = places.get(index) else { return };
+            let Some(&(file, at)) = places.get(index) else { return counts };
             let (path, whole) = &made.files[file];
             let Some(bad) = damage(whole, at).filter(|bad| bad != whole) else { continue };
             let case = format!("{} at {at}", path.display());
-            made.write(&root, file, Some(&bad));
+            match untouched {
+                Some(before) => made.rewrite(&root, before, file, &bad),
+                None => made.write(&root, file, Some(&bad)),
+            }
             if index.is_multiple_of(REPAIRED) {
                 repair_and_check(&root, made, &case);
+                counts.repaired += 1;
             }
             let outcome = judge(&root, made, &case);
-            outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+            let is_refused = outcome == Outcome::Refused;
+            assert!(!is_refused || made.is_as_written(&root, file, &bad), "{case}: refused, and changed");
+            untouched = is_refused.then_some(file);
+            counts.outcomes.entry(kind_of(path)).or_default()[outcome as usize] += 1;
         }
     };
+    let mut counts = Counts::default();
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().for_each(|thread| counts.add(&thread.join().unwrap()));
     });
-    let counts = outcomes.map(|count| count.load(Ordering::Relaxed));
-    println!("harmless, documents damaged, refused: {counts:?} of {}", places.len());
+    counts.print(kind, begun.elapsed());
     counts
 }
 
@@ -321,34 +413,34 @@ fn what_is_not_damaged_is_whole_and_served() {
 
 #[test]
 fn a_flipped_bit_anywhere_loses_nothing_in_silence() {
-    let [_, documents, refused] = damage_everywhere(|whole, at| {
+    let counts = damage_everywhere("one bit flipped", |whole, at| {
         let mut bad = whole.to_vec();
         *bad.get_mut(at)? ^= 1 << (at % 8);
         Some(bad)
     });
-    assert!(documents > 0 && refused > 0, "{documents} {refused}");
+    assert!(counts.of(Outcome::DocumentsDamaged) > 0 && counts.of(Outcome::Refused) > 0);
 }
 
 #[test]
 fn a_file_cut_anywhere_loses_nothing_in_silence() {
-    let [_, _, refused] = damage_everywhere(|whole, at| Some(whole[..at].to_vec()));
-    assert!(refused > 0);
+    let counts = damage_everywhere("cut here", |whole, at| Some(whole[..at].to_vec()));
+    assert!(counts.of(Outcome::Refused) > 0);
 }
 
 #[test]
 fn a_file_zeroed_from_anywhere_loses_nothing_in_silence() {
-    let [_, _, refused] = damage_everywhere(|whole, at| {
+    let counts = damage_everywhere("zeroed from here", |whole, at| {
         let mut bad = whole.to_vec();
         bad[at..].fill(0);
         Some(bad)
     });
-    assert!(refused > 0);
+    assert!(counts.of(Outcome::Refused) > 0);
 }
 
 #[test]
 fn garbage_anywhere_loses_nothing_in_silence() {
     // A disk's sector, or the rest of the file.
-    let [_, documents, refused] = damage_everywhere(|whole, at| {
+    let counts = damage_everywhere("garbled from here", |whole, at| {
         let mut bad = whole.to_vec();
         let end = if at % 2 == 0 { whole.len() } else { whole.len().min(at + 512) };
         for (index, byte) in bad.iter_mut().enumerate().take(end).skip(at) {
@@ -356,7 +448,7 @@ fn garbage_anywhere_loses_nothing_in_silence() {
         }
         Some(bad)
     });
-    assert!(documents > 0 && refused > 0, "{documents} {refused}");
+    assert!(counts.of(Outcome::DocumentsDamaged) > 0 && counts.of(Outcome::Refused) > 0);
 }
 
 #[test]

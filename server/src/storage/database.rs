@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::fs::File;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use fjall::{
 use super::directory::sync_directory;
 use super::error::{DAMAGE_ADVICE, Damage, OpenError, advice};
 use super::keys::{COMMIT_KEY, KeyspaceId};
+use crate::priority;
 
 /// Blocks of tables kept in memory. The engine holds what is in use; reads of the log are cold.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
@@ -23,6 +23,8 @@ const JOURNALS_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// One worker flushes and the other compacts: with a single one, a long compaction holds up flushes until
 /// commits stall at four memtables that wait.
 const WORKER_THREADS: usize = 2;
+/// How the names of the database's threads begin.
+const THREADS_PREFIX: &str = "fjall:";
 /// Table files that stay open. Sockets need the process's descriptors more.
 const OPEN_TABLES_MAX: usize = 128;
 
@@ -143,25 +145,34 @@ impl Keyspaces {
 
 /// Opens the database at `path`, or makes an empty one. It changes files there, even when it fails.
 ///
-/// Its worker threads take the priority of the thread that calls this.
+/// Somebody waits for this, and nobody for what its worker threads do: they get a lower priority once it is open.
 pub fn open(path: &Path) -> Result<(Database, Keyspaces), OpenError> {
-    let opened = catch_unwind(AssertUnwindSafe(|| {
-        make_lock(path)?;
-        let database = Database::builder(path)
-            .cache_size(CACHE_BYTES)
-            .max_journaling_size(JOURNALS_BYTES_MAX)
-            .worker_threads(WORKER_THREADS)
-            .max_cached_files(Some(OPEN_TABLES_MAX))
-            // Costs time on the way to the ack, and the scan reads journals as they are.
-            .journal_compression(CompressionType::None)
-            .open()
-            .map_err(|error| open_failed(path, &error))?;
-        let keyspaces = Keyspaces::open(&database, path)?;
-        sync_names(path)?;
-        Ok((database, keyspaces))
-    }));
+    let opened = std::thread::scope(|scope| {
+        // A thread has the name of the one that starts it until it gives itself another.
+        let opening = std::thread::Builder::new().name(format!("{THREADS_PREFIX}open"));
+        let opening = opening.spawn_scoped(scope, || open_here(path));
+        opening.map_err(OpenError::io(path, "start a thread"))?.join().unwrap_or_else(|panic| {
+            Err(OpenError::Database { path: path.to_owned(), what: panic_text(&*panic) })
+        })
+    });
+    priority::lower_named(THREADS_PREFIX);
     opened
-        .unwrap_or_else(|panic| Err(OpenError::Database { path: path.to_owned(), what: panic_text(&*panic) }))
+}
+
+fn open_here(path: &Path) -> Result<(Database, Keyspaces), OpenError> {
+    make_lock(path)?;
+    let database = Database::builder(path)
+        .cache_size(CACHE_BYTES)
+        .max_journaling_size(JOURNALS_BYTES_MAX)
+        .worker_threads(WORKER_THREADS)
+        .max_cached_files(Some(OPEN_TABLES_MAX))
+        // Costs time on the way to the ack, and the scan reads journals as they are.
+        .journal_compression(CompressionType::None)
+        .open()
+        .map_err(|error| open_failed(path, &error))?;
+    let keyspaces = Keyspaces::open(&database, path)?;
+    sync_names(path)?;
+    Ok((database, keyspaces))
 }
 
 /// fjall makes a directory for each keyspace and does not sync the one that they stand in: after a power loss they, and

@@ -2,7 +2,8 @@
 //!
 //! `format` names the format and the directory's random id, `lock` is held while a server runs, `ledger/`
 //! holds the ledger and `fjall/` the database. `format` says whether the directory is complete: a first start
-//! that was interrupted is begun anew, but a complete directory in which something is missing is damaged.
+//! that was interrupted, by a power loss for example, is begun anew, but a complete directory in which something is
+//! missing is damaged. It is complete once it was opened and all of it is on disk, and takes nothing before that.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -14,8 +15,16 @@ use super::error::OpenError;
 use super::keys::DirectoryId;
 use super::ledger;
 
-/// The format of data directories that this server writes.
-pub const FORMAT: u32 = 1;
+/// The format of data directories that this server writes. What an older server would take for damage needs a new one;
+/// a directory gets it when it is opened.
+///
+/// | format | what is new |
+/// |---|---|
+/// | 1 | |
+/// | 2 | notes of epochs that documents left behind; subjects in summaries |
+pub const FORMAT: u32 = 2;
+/// The oldest format that is read.
+pub const FORMAT_OLDEST: u32 = 1;
 const FORMAT_FILE: &str = "format";
 const LOCK_FILE: &str = "lock";
 const LEDGER_DIRECTORY: &str = "ledger";
@@ -38,12 +47,14 @@ struct FormatFile {
 impl FormatFile {
     fn new(id: DirectoryId, complete: bool) -> Self {
         let id = format!("{:032x}", u128::from_be_bytes(id.0));
-        let crc32 = Self::checksum(&id, complete);
-        Self { format: FORMAT, id, complete, crc32 }
+        let mut file = Self { format: FORMAT, id, complete, crc32: 0 };
+        file.crc32 = file.checksum();
+        file
     }
 
-    fn checksum(id: &str, complete: bool) -> u32 {
-        crc32fast::hash(format!("{FORMAT} {id} {complete}").as_bytes())
+    fn checksum(&self) -> u32 {
+        let Self { format, id, complete, .. } = self;
+        crc32fast::hash(format!("{format} {id} {complete}").as_bytes())
     }
 
     /// What looks like the id in a file that is damaged.
@@ -54,7 +65,7 @@ impl FormatFile {
         Some(DirectoryId(u128::from_str_radix(digits, 16).ok()?.to_be_bytes()))
     }
 
-    fn parse(path: &Path, bytes: &[u8]) -> Result<(DirectoryId, bool), OpenError> {
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Named, OpenError> {
         let damaged = || OpenError::damaged(path, None, "the file that names the format is not readable");
         let any: AnyFormat = serde_json::from_slice(bytes).map_err(|_| damaged())?;
         if any.format > FORMAT {
@@ -66,11 +77,20 @@ impl FormatFile {
         }
         let file: Self = serde_json::from_slice(bytes).map_err(|_| damaged())?;
         let id = u128::from_str_radix(&file.id, 16).map_err(|_| damaged())?;
-        if file.format != FORMAT || file.crc32 != Self::checksum(&file.id, file.complete) {
+        if file.format < FORMAT_OLDEST || file.crc32 != file.checksum() {
             return Err(damaged());
         }
-        Ok((DirectoryId(id.to_be_bytes()), file.complete))
+        let id = DirectoryId(id.to_be_bytes());
+        Ok(Named { id, is_complete: file.complete, is_current: file.format == FORMAT })
     }
+}
+
+/// What the file that names the format says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Named {
+    id: DirectoryId,
+    is_complete: bool,
+    is_current: bool,
 }
 
 /// A data directory that this process holds.
@@ -78,6 +98,8 @@ impl FormatFile {
 pub struct DataDirectory {
     path: PathBuf,
     id: DirectoryId,
+    /// Whether the file that names the format says all that it should once the directory was opened.
+    is_named: bool,
     // Held for its lock, which ends with the file or the process. None: there was no file to lock.
     _lock: Option<File>,
 }
@@ -94,7 +116,8 @@ pub struct Inspected {
 }
 
 impl DataDirectory {
-    /// Takes the directory, and makes it if there is none; `create_database` makes an empty database.
+    /// Takes the directory, and makes it if there is none; `create_database` makes an empty database. Nothing may be
+    /// stored in it before [`Self::settle`].
     pub fn open(
         path: &Path,
         create_database: impl FnOnce(&Path) -> Result<(), OpenError>,
@@ -108,8 +131,8 @@ impl DataDirectory {
             Err(error) => return Err(OpenError::io(&format_path, "read the format")(error)),
         };
         let id = match format {
-            Some((id, true)) => id,
-            Some((id, false)) => {
+            Some(Named { id, is_complete: true, .. }) => id,
+            Some(Named { id, is_complete: false, .. }) => {
                 remove_incomplete(path)?;
                 id
             }
@@ -118,11 +141,27 @@ impl DataDirectory {
                 random_id(path)?
             }
         };
-        let directory = Self { path: path.to_owned(), id, _lock: Some(lock) };
-        if !matches!(format, Some((_, true))) {
+        let is_complete = format.is_some_and(|format| format.is_complete);
+        let is_named = format.is_some_and(|format| format.is_complete && format.is_current);
+        let directory = Self { path: path.to_owned(), id, is_named, _lock: Some(lock) };
+        if !is_complete {
             directory.fill(create_database)?;
         }
         Ok(directory)
+    }
+
+    /// What lies in the directory could be opened: from now on it is complete, and of this server's format.
+    pub fn settle(&mut self) -> Result<(), OpenError> {
+        if !self.is_named {
+            for name in [LEDGER_DIRECTORY, DATABASE_DIRECTORY] {
+                let path = self.path.join(name);
+                sync_all_below(&path).map_err(OpenError::io(&path, "sync what lies in"))?;
+            }
+            sync_directory(&self.path).map_err(OpenError::io(&self.path, "sync the directory"))?;
+            self.write_format(true)?;
+            self.is_named = true;
+        }
+        Ok(())
     }
 
     /// Takes the directory to look at it: nothing is written, not even the lock's text, so it may lie on a file
@@ -137,14 +176,14 @@ impl DataDirectory {
             Err(error) => return Err(OpenError::io(&format_path, "read the format")(error)),
         };
         let (id, is_complete, damage) = match FormatFile::parse(&format_path, &bytes) {
-            Ok((id, is_complete)) => (id, is_complete, None),
+            Ok(Named { id, is_complete, .. }) => (id, is_complete, None),
             Err(future @ OpenError::FutureFormat { .. }) if future_is_plausible(&bytes) => {
                 return Err(future);
             }
             // What is wrong in it may be elsewhere. If not, no commit's row will be readable, which shows.
             Err(damage) => (FormatFile::find_id(&bytes).unwrap_or(DirectoryId([0; 16])), true, Some(damage)),
         };
-        let directory = Self { path: path.to_owned(), id, _lock: lock };
+        let directory = Self { path: path.to_owned(), id, is_named: true, _lock: lock };
         Ok(Inspected { directory, damage, is_incomplete: !is_complete })
     }
 
@@ -153,9 +192,7 @@ impl DataDirectory {
         make_directory(&self.ledger_path())?;
         ledger::create(&self.ledger_path(), self.id)?;
         make_directory(&self.database_path())?;
-        create_database(&self.database_path())?;
-        sync_directory(&self.path).map_err(OpenError::io(&self.path, "sync the directory"))?;
-        self.write_format(true)
+        create_database(&self.database_path())
     }
 
     fn write_format(&self, complete: bool) -> Result<(), OpenError> {
@@ -212,10 +249,13 @@ pub fn make_directory(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Whether the file is a newer server's, and not one of this format with a flipped digit.
+/// Whether the file is a newer server's, and not one of a known format with a flipped digit.
 fn future_is_plausible(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<FormatFile>(bytes)
-        .map_or(true, |file| file.crc32 != FormatFile::checksum(&file.id, file.complete))
+    let Ok(mut file) = serde_json::from_slice::<FormatFile>(bytes) else { return true };
+    !(FORMAT_OLDEST..=FORMAT).any(|format| {
+        file.format = format;
+        file.crc32 == file.checksum()
+    })
 }
 
 fn lock_shared(directory: &Path) -> Result<Option<File>, OpenError> {
@@ -337,6 +377,23 @@ fn above(path: &Path) -> &Path {
     path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Makes everything in a directory survive a power loss.
+fn sync_all_below(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let synced = match entry.file_type()?.is_dir() {
+            true => sync_all_below(&entry.path()),
+            false => File::open(entry.path()).and_then(|file| file.sync_all()),
+        };
+        match synced {
+            // The database's own threads replace tables and drop journals meanwhile, and sync what they make.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    sync_directory(directory)
+}
+
 /// Makes names in a directory survive a power loss.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
@@ -358,7 +415,9 @@ mod tests {
     }
 
     fn try_open(path: &Path) -> Result<DataDirectory, OpenError> {
-        DataDirectory::open(path, |_| Ok(()))
+        let mut directory = DataDirectory::open(path, |_| Ok(()))?;
+        directory.settle()?;
+        Ok(directory)
     }
 
     #[test]
@@ -390,10 +449,10 @@ mod tests {
     fn a_format_from_the_future_is_refused() {
         let root = tempfile::tempdir().unwrap();
         drop(open(root.path()).unwrap());
-        fs::write(root.path().join(FORMAT_FILE), r#"{"format": 2, "whatever": []}"#).unwrap();
+        fs::write(root.path().join(FORMAT_FILE), r#"{"format": 3, "whatever": []}"#).unwrap();
         let error = open(root.path()).unwrap_err();
         assert_eq!(error.code(), "storage_future_format");
-        assert!(error.to_string().contains("has format 2, this server reads format 1"), "{error}");
+        assert!(error.to_string().contains("has format 3, this server reads format 2"), "{error}");
     }
 
     #[test]
@@ -406,7 +465,9 @@ mod tests {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             match FormatFile::parse(&path, &bad) {
-                Ok(found) => assert_eq!(found, (id, true), "bit {bit}"),
+                Ok(found) => {
+                    assert_eq!(found, Named { id, is_complete: true, is_current: true }, "bit {bit}")
+                }
                 Err(error) => {
                     assert!(["storage_damaged", "storage_future_format"].contains(&error.code()));
                 }
@@ -437,5 +498,46 @@ mod tests {
         assert_eq!(failed.unwrap_err().code(), "storage_database");
         let directory = open(root.path()).unwrap();
         assert!(!directory.database_path().join("half").exists());
+    }
+
+    #[test]
+    fn a_first_start_that_lost_its_power_before_all_was_on_disk_begins_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |database: &Path| {
+            fs::write(database.join("made"), "by the first start").unwrap();
+            Ok(())
+        };
+        drop(DataDirectory::open(root.path(), make).unwrap());
+        // What was not synced is gone: here, the ledger.
+        fs::remove_dir_all(root.path().join(LEDGER_DIRECTORY)).unwrap();
+        let inspected = DataDirectory::inspect(root.path()).unwrap();
+        assert!(inspected.is_incomplete && inspected.damage.is_none());
+        drop(inspected);
+        let directory = open(root.path()).unwrap();
+        assert!(!directory.database_path().join("made").exists() && directory.ledger_path().exists());
+        let id = directory.id();
+        drop(directory);
+        // From then on it is damage.
+        fs::remove_dir_all(root.path().join(LEDGER_DIRECTORY)).unwrap();
+        assert_eq!(open(root.path()).unwrap().id(), id);
+        assert!(!root.path().join(LEDGER_DIRECTORY).exists(), "nothing is made anew");
+    }
+
+    #[test]
+    fn an_older_format_is_read_and_becomes_this_one_when_it_was_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let id = open(root.path()).unwrap().id();
+        let path = root.path().join(FORMAT_FILE);
+        let mut file: FormatFile = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        file.format = FORMAT_OLDEST;
+        file.crc32 = file.checksum();
+        let old = serde_json::to_vec(&file).unwrap();
+        fs::write(&path, &old).unwrap();
+        assert_eq!(DataDirectory::inspect(root.path()).unwrap().damage.map(|error| error.code()), None);
+        drop(DataDirectory::open(root.path(), |_| Ok(())).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), old, "it could still be refused");
+        assert_eq!(open(root.path()).unwrap().id(), id);
+        let found = FormatFile::parse(&path, &fs::read(&path).unwrap()).unwrap();
+        assert_eq!(found, Named { id, is_complete: true, is_current: true });
     }
 }

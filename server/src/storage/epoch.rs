@@ -12,7 +12,7 @@ use etherply_engine::log::{Append, LogError, Past};
 use super::keys::{Head, KeyspaceId, Retired, encode_past, past_key, retired_key};
 use super::log::Writer;
 use super::piece::{Expect, Piece};
-use super::retire::now_ms;
+use crate::clock::now_ms;
 
 /// The step into a new epoch.
 #[derive(Debug, Clone)]

@@ -6,7 +6,14 @@
 //! u64 xxh3 over the items | "FJL" 3`. Compression is off, and keyspaces are never cleared, so either is
 //! unreadable here. Note what the checksum leaves out: the number of items and the sequence number.
 
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::Path;
+
+use rustix::fs::{SeekFrom, seek};
 use xxhash_rust::xxh3::xxh3_64;
+
+use super::error::OpenError;
 
 use super::fields::Fields;
 use super::keys::{COMMIT_KEY, COMMIT_ROW_BYTES, CommitRow, DirectoryId, KeyspaceId, parse_change_key};
@@ -42,6 +49,40 @@ pub struct Batch<'a> {
     pub items: Vec<Item<'a>>,
     /// Bytes it takes.
     pub len: usize,
+}
+
+/// A journal's bytes, without the hole at its end: tens of MB that are allocated ahead, take no room on disk and read
+/// as zeroes.
+pub fn read(path: &Path) -> Result<Vec<u8>, OpenError> {
+    let failed = OpenError::io(path, "read the journal");
+    let read = || {
+        let file = File::open(path)?;
+        let mut bytes = Vec::new();
+        match data_end(&file) {
+            Some(end) => file.take(end).read_to_end(&mut bytes)?,
+            None => return fs::read(path),
+        };
+        Ok(bytes)
+    };
+    read().map_err(failed)
+}
+
+/// Where a file's last data ends, if the file system tells; the file is at its beginning then.
+fn data_end(file: &File) -> Option<u64> {
+    let mut end = 0;
+    loop {
+        match seek(file, SeekFrom::Data(end)) {
+            Ok(data) => {
+                let hole = seek(file, SeekFrom::Hole(data)).ok()?;
+                // Otherwise this would not end.
+                end = Some(hole).filter(|hole| *hole > end)?;
+            }
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(_) => return None,
+        }
+    }
+    seek(file, SeekFrom::Start(0)).ok()?;
+    Some(end)
 }
 
 /// Reads the batch that begins `bytes`; the error says what does not fit.
@@ -134,6 +175,22 @@ fn find_items(bytes: &[u8], keyspace: KeyspaceId) -> impl Iterator<Item = Item<'
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_is_allocated_ahead_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.jnl");
+        for (start, data) in [(0, 5_000), (0, 0), (200_000, 9)] {
+            let written = [vec![0; start], vec![7; data]].concat();
+            fs::write(&path, []).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &written[start..], start as u64).unwrap();
+            file.set_len(64 << 20).unwrap();
+            let bytes = read(&path).unwrap();
+            assert!(bytes.starts_with(&written) && bytes[written.len()..].iter().all(|&byte| byte == 0));
+            assert!(bytes.len() < 1 << 20, "{}", bytes.len());
+        }
+    }
+
     fn item(keyspace: u64, key: &[u8], value: &[u8]) -> Vec<u8> {
         let mut out = vec![TAG_ITEM, KIND_VALUE, NOT_COMPRESSED];
         out.extend_from_slice(&keyspace.to_le_bytes());
@@ -171,7 +228,7 @@ mod tests {
         write.insert(&keyspace, "large", large.as_slice());
         write.remove(&keyspace, "gone");
         write.commit().unwrap();
-        let bytes = std::fs::read(directory.path().join("0.jnl")).unwrap();
+        let bytes = fs::read(directory.path().join("0.jnl")).unwrap();
         let read = parse_batch(&bytes).unwrap();
         let id = keyspace.id();
         assert_eq!(

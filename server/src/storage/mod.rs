@@ -87,15 +87,15 @@ use ledger::{Ledger, Mark};
 use log::Ready;
 use scan::{Scan, Unsettled};
 
-/// Opens a data directory, or begins one where there is none. Blocks; the database's workers take the
-/// priority of the calling thread.
+/// Opens a data directory, or begins one where there is none. Blocks.
 ///
 /// A directory that does not hold all that was acknowledged is refused. Except in the rare case that only
 /// the opened database can tell (then [`Damage::after_open`] is set), no file but the lock was changed by
 /// then.
 pub fn open(path: &Path) -> Result<FjallLog, OpenError> {
-    let directory = DataDirectory::open(path, |database| database::open(database).map(drop))?;
+    let mut directory = DataDirectory::open(path, |database| database::open(database).map(drop))?;
     let ready = open_in(&directory)?;
+    directory.settle()?;
     Ok(FjallLog::new(ready, directory))
 }
 
@@ -133,7 +133,7 @@ const REPLACED_JOURNAL: &str = "replaced.jnl";
 /// nothing; written anew they do reach it. And fjall refuses some ends that an interrupted batch can have.
 fn settle(directory: &DataDirectory, journal: &Unsettled) -> Result<(), OpenError> {
     let path = &journal.path;
-    let mut bytes = fs::read(path).map_err(OpenError::io(path, "read the journal"))?;
+    let mut bytes = journal::read(path)?;
     bytes.truncate(journal.end);
     let kept = directory.path().join(REPLACED_JOURNAL);
     // Evidence only: a file system without links, or a full one, must not keep the server from starting.

@@ -35,12 +35,11 @@ pub trait Reopen {
     /// Whether it takes no writes any more.
     fn has_failed(&self) -> bool;
 
-    /// Opens it again, on a thread that `before_open` prepares: the database's own take its priority. Documents of
-    /// the commit that failed, which may or may not be there now.
+    /// Opens it again. Documents of the commit that failed, which may or may not be there now.
     ///
     /// # Errors
     /// What a start would say, or that writing still does not work; then it can be tried again.
-    fn reopen(&mut self, before_open: fn()) -> Result<Vec<DocumentId>, OpenError>;
+    fn reopen(&mut self) -> Result<Vec<DocumentId>, OpenError>;
 }
 
 impl Reopen for FjallLog {
@@ -48,7 +47,7 @@ impl Reopen for FjallLog {
         self.writer.as_ref().is_none_or(|writer| writer.has_failed())
     }
 
-    fn reopen(&mut self, before_open: fn()) -> Result<Vec<DocumentId>, OpenError> {
+    fn reopen(&mut self) -> Result<Vec<DocumentId>, OpenError> {
         let directory = Arc::clone(&self.reader.directory);
         // While it is not known that writing works, what is open is better than nothing: it can be read.
         probe(&directory)?;
@@ -64,13 +63,8 @@ impl Reopen for FjallLog {
                 late,
             ));
         }
-        let opened = std::thread::scope(|scope| {
-            let open = || {
-                before_open();
-                super::open_in(&directory)
-            };
-            scope.spawn(open).join()
-        });
+        // Beside the calling thread, which may have a place before the executors.
+        let opened = std::thread::scope(|scope| scope.spawn(|| super::open_in(&directory)).join());
         let panicked = |_| OpenError::Database {
             path: directory.database_path(),
             what: "its code panicked: see the message above".to_owned(),

@@ -30,7 +30,7 @@ fn a_failed_log_takes_writes_again_and_names_what_it_does_not_know() {
     log.commit(&[author.append("c", 1)]).unwrap_err();
     let reader = log.reader().clone();
     assert_eq!(last_seq(&log, "a"), 1, "what failed is not seen");
-    let doubtful = log.reopen(|| {}).unwrap();
+    let doubtful = log.reopen().unwrap();
     assert_eq!(doubtful, [document("a"), document("b")], "and not those that came later");
     assert!(!log.has_failed());
     // Here, the commit had been synced. Readers from before see the log as it is now.
@@ -57,7 +57,7 @@ fn a_pinned_reader_ends_and_a_slow_question_is_waited_for() {
         drop(asked);
     });
     std::thread::scope(|scope| {
-        let reopening = scope.spawn(|| log.reopen(|| {}).unwrap());
+        let reopening = scope.spawn(|| log.reopen().unwrap());
         begin.send(()).unwrap();
         reopening.join().unwrap();
     });
@@ -75,7 +75,7 @@ fn what_was_damaged_meanwhile_is_not_opened_and_the_directory_stays_ours() {
     let mut bad = whole.clone();
     bad[100] ^= 1;
     fs::write(&journal, &bad).unwrap();
-    assert_eq!(log.reopen(|| {}).unwrap_err().code(), "storage_damaged");
+    assert_eq!(log.reopen().unwrap_err().code(), "storage_damaged");
     assert!(log.has_failed());
     assert!(matches!(log.commit(&[author.append("x", 1)]), Err(LogError::Unavailable { .. })));
     let error = log.reader().epoch(&document("a")).unwrap_err();
@@ -83,7 +83,7 @@ fn what_was_damaged_meanwhile_is_not_opened_and_the_directory_stays_ours() {
     assert_eq!(open(directory.path()).unwrap_err().code(), "storage_locked");
     // An operator has mended it.
     fs::write(&journal, &whole).unwrap();
-    assert_eq!(log.reopen(|| {}).unwrap().len(), 2);
+    assert_eq!(log.reopen().unwrap().len(), 2);
     assert_eq!(last_seq(&log, "a"), 2);
 }
 

@@ -8,7 +8,7 @@
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use etherply_engine::change::ChangeHash;
 use etherply_engine::log::LogError;
@@ -22,6 +22,7 @@ use super::piece::{Expect, PIECE_ROWS_MAX, Piece, Stored};
 use super::reader::Reader;
 use super::stats::{StorageStats, add};
 use super::thread::{Committer, StorageThread};
+use crate::clock::now_ms;
 
 /// Days for which epochs that a document has left behind are kept, unless it is said otherwise.
 pub const RETAIN_DAYS: u16 = 30;
@@ -34,12 +35,6 @@ const PIECE_PAUSE: Duration = Duration::from_millis(20);
 /// Notes that are read at once.
 const PAGE_MAX: usize = 256;
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
-
-/// Now, in milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
-}
 
 impl Reader {
     /// Epochs that documents have left behind, in the order of the documents' names, behind one of them.
@@ -215,17 +210,31 @@ impl<P: Pieces> Retiring<P> {
                 if now_ms.saturating_sub(retired.time_ms) < self.keep_ms {
                     continue;
                 }
-                let (document, mut rows) = (retired.document.clone(), 0);
-                let mut removal = Removal::new(retired);
-                while !removal.step(&self.reader, &mut self.committer, &mut rows)? {
-                    if stopped.recv_timeout(PIECE_PAUSE) != Err(RecvTimeoutError::Timeout) {
-                        return Ok(());
+                match self.remove(retired, stopped) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(()),
+                    // One document's damage is its own: the others' rows go all the same.
+                    Err(error @ LogError::Damaged { .. }) => {
+                        tracing::warn!("rows of epochs that a document left behind stay for now: {error}");
                     }
+                    Err(error) => return Err(error),
                 }
-                add(&self.stats.retired_rows, rows);
-                tracing::info!("{rows} rows of epochs that {document} left behind are removed");
             }
         }
+    }
+
+    /// Removes what a document has left behind; false if it was told to stop before all was gone.
+    fn remove(&mut self, retired: Retired, stopped: &Receiver<()>) -> Result<bool, LogError> {
+        let (document, mut rows) = (retired.document.clone(), 0);
+        let mut removal = Removal::new(retired);
+        while !removal.step(&self.reader, &mut self.committer, &mut rows)? {
+            if stopped.recv_timeout(PIECE_PAUSE) != Err(RecvTimeoutError::Timeout) {
+                return Ok(false);
+            }
+        }
+        add(&self.stats.retired_rows, rows);
+        tracing::info!("{rows} rows of epochs that {document} left behind are removed");
+        Ok(true)
     }
 }
 

@@ -2,14 +2,18 @@ use std::sync::atomic::Ordering;
 
 use etherply_engine::log::{Append, FIRST_EPOCH, Log as _, LogReader as _, Past};
 
-use super::super::testing::{Author, document};
+use super::super::testing::{Author, document, spoil_head};
 use super::super::{Epochs as _, FjallLog, Tombstones as _, Turn, open};
 use super::*;
 
 /// Gives document `a`, which has so many changes in an epoch, a new one with two.
 fn turn(log: &mut FjallLog, author: &mut Author, from: (u64, u64), epoch: u64) {
-    let append = author.append_sized("a", epoch, 2, 48);
-    let (document, past) = (document("a"), Past { reset_epoch: epoch, ..Past::default() });
+    turn_of("a", log, author, from, epoch);
+}
+
+fn turn_of(name: &str, log: &mut FjallLog, author: &mut Author, from: (u64, u64), epoch: u64) {
+    let append = author.append_sized(name, epoch, 2, 48);
+    let (document, past) = (document(name), Past { reset_epoch: epoch, ..Past::default() });
     log.turn(&Turn { document, from, append, past }).unwrap();
 }
 
@@ -89,6 +93,29 @@ fn each_epoch_is_kept_for_its_days() {
     }
     // Ten rows of the first epoch, four of the second, a note of each.
     assert_eq!(retiring.stats.retired_rows.load(Ordering::Relaxed), 16);
+}
+
+#[test]
+fn a_damaged_document_keeps_no_other_from_being_retired() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = open(directory.path()).unwrap();
+    let mut author = Author::default();
+    for name in ["a", "b", "c"] {
+        log.commit(&[author.append(name, 5)]).unwrap();
+        turn_of(name, &mut log, &mut author, (FIRST_EPOCH, 5), 2);
+    }
+    spoil_head(&mut log, "b");
+    let (reader, stats) = (log.reader().clone(), Arc::clone(log.stats()));
+    let mut retiring = Retiring { reader, committer: log, stats, keep_ms: 0 };
+    let (_stop, stopped) = flume::bounded(0);
+    retiring.pass(&stopped, u64::MAX).unwrap();
+    let left = ["a", "b", "c"].map(|name| rows(&retiring.committer, name));
+    assert_eq!(left, [(4, 0), (14, 1), (4, 0)]);
+    // What is not one document's ends the pass.
+    retiring.committer.writer = None;
+    let reader = retiring.reader.slot.write().unwrap().take();
+    assert!(matches!(retiring.pass(&stopped, u64::MAX), Err(LogError::Unavailable { .. })));
+    drop(reader);
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub fn scan(directory: &DataDirectory) -> Result<Scan, OpenError> {
     };
     let mut unsettled = Vec::new();
     for path in journals {
-        let bytes = fs::read(&path).map_err(OpenError::io(&path, "read the journal"))?;
+        let bytes = journal::read(&path)?;
         let (end, torn) = walk.journal(&path, &bytes, path == newest)?;
         if torn || (end > 0 && walk.last_commit() > Some(ledger.last.commit)) {
             unsettled.push(Unsettled { path, end });

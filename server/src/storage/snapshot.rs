@@ -108,7 +108,7 @@ impl Snapshots {
     }
 
     /// The named versions beside them.
-    pub(super) fn versions(&self) -> Versions {
+    pub fn versions(&self) -> Versions {
         Versions::new(self.directory.parent().unwrap_or(&self.directory))
     }
 

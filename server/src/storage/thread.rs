@@ -280,19 +280,12 @@ pub struct Listeners {
     pub durable: Durable,
     /// Hears when the log was opened again.
     pub recovered: Recovered,
-    /// Runs on the thread that opens the log again: the place to set the priority of the database's own threads.
-    pub before_open: fn(),
 }
 
 impl Default for Listeners {
     /// Nobody.
     fn default() -> Self {
-        Self {
-            gate: Arc::default(),
-            durable: Arc::new(|_| {}),
-            recovered: Arc::new(|_, _| {}),
-            before_open: || {},
-        }
+        Self { gate: Arc::default(), durable: Arc::new(|_| {}), recovered: Arc::new(|_, _| {}) }
     }
 }
 
@@ -477,7 +470,7 @@ impl<L: Log + Epochs + StorePiece + Tombstones + Reopen> CommitThread<L> {
         if self.reopening.is_none_or(|at| at > Instant::now()) {
             return;
         }
-        match self.log.reopen(self.listeners.before_open) {
+        match self.log.reopen() {
             Ok(documents) => {
                 self.reopening = None;
                 self.era += 1;

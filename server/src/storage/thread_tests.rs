@@ -51,7 +51,7 @@ impl Reopen for GatedLog {
     fn has_failed(&self) -> bool {
         false
     }
-    fn reopen(&mut self, _: fn()) -> Result<Vec<DocumentId>, OpenError> {
+    fn reopen(&mut self) -> Result<Vec<DocumentId>, OpenError> {
         unreachable!()
     }
 }

@@ -101,6 +101,11 @@ pub enum VersionError {
 }
 
 impl VersionError {
+    /// Whether a file is not there any more.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// A stable name of the error, for scripts and logs.
     pub fn code(&self) -> &'static str {
         match self {
@@ -164,6 +169,17 @@ impl Versions {
     /// # Errors
     /// [`VersionError::Damaged`], [`VersionError::Io`].
     pub fn list(&self, document: &DocumentId) -> Result<Vec<Version>, VersionError> {
+        let versions: Result<Vec<Version>, VersionError> = self.each(document)?.into_iter().collect();
+        let mut versions = versions?;
+        versions.sort_by(|a, b| (a.time_ms, &a.name).cmp(&(b.time_ms, &b.name)));
+        Ok(versions)
+    }
+
+    /// A document's versions, damaged ones among them, in no order.
+    ///
+    /// # Errors
+    /// [`VersionError::Io`]
+    pub fn each(&self, document: &DocumentId) -> Result<Vec<Result<Version, VersionError>>, VersionError> {
         let folder = self.folder(document);
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
@@ -174,10 +190,9 @@ impl Versions {
         for entry in entries {
             let path = entry.map_err(io_error(&folder))?.path();
             if path.extension().is_some_and(|extension| extension == "json") {
-                versions.push(self.describe(document, &path)?);
+                versions.push(self.describe(document, &path));
             }
         }
-        versions.sort_by(|a, b| (a.time_ms, &a.name).cmp(&(b.time_ms, &b.name)));
         Ok(versions)
     }
 
@@ -264,7 +279,8 @@ fn check_name(name: &str) -> Result<(), VersionError> {
     if is_one { Ok(()) } else { Err(VersionError::Name { name: name.to_owned() }) }
 }
 
-fn checksum(bytes: &[u8]) -> String {
+/// The checksum of a version's file.
+pub fn checksum(bytes: &[u8]) -> String {
     format!("{:032x}", xxh3_128(bytes))
 }
 

@@ -5,7 +5,6 @@
 //! what can be saved.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -39,7 +38,7 @@ impl Journals {
     ) -> Result<Self, OpenError> {
         let mut journals = Self::default();
         for path in paths {
-            let bytes = fs::read(path).map_err(OpenError::io(path, "read the journal"))?;
+            let bytes = journal::read(path)?;
             journals.bytes += bytes.len() as u64;
             journals.take(&Bytes::from(bytes), id, is_sound);
         }
@@ -117,6 +116,8 @@ pub fn entries(rows: Rows) -> impl Iterator<Item = Entry> {
 #[cfg(test)]
 mod tests {
     use super::super::super::testing::{RealAuthor, journal_paths};
+    use std::fs;
+
     use super::*;
     use etherply_engine::log::Log;
 
