@@ -2,6 +2,8 @@
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "../../fuzz/src/alter.rs"]
+mod alter;
 #[path = "../../fuzz/src/change.rs"]
 mod change;
 #[path = "../../fuzz/src/reconcile.rs"]
@@ -42,4 +44,24 @@ fn changes() {
         }
     });
     assert!(seeds > 0, "no seed of changes");
+}
+
+/// What the fuzzer begins with, altered as it alters: a bit of what it does for minutes, each time.
+#[test]
+fn altered_changes() {
+    let (mut taken, mut refused) = (0, 0);
+    regressions::replay("change", |seed, _| {
+        let mut input = seed.to_vec();
+        for number in 0..100 {
+            let Some(altered) = alter::alter(&input, 4_096, number) else { continue };
+            change::check(&altered);
+            match change::pieces(&altered).iter().all(|change| parse(change, &ChangeLimits::DEFAULT).is_ok())
+            {
+                // What is read is what the next one is made of, as in a corpus.
+                true => (taken, input) = (taken + 1, altered),
+                false => refused += 1,
+            }
+        }
+    });
+    assert!(taken > 100 && refused > 100, "{taken} taken, {refused} refused: either says nothing");
 }
