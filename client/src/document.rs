@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use automerge::{ActorId, AutoCommit, AutomergeError, Change, ChangeHash, LoadChangeError};
-use etherply_wire::ErrorCode;
 use etherply_wire::kinds::{ClockEntry, Cursor};
+use etherply_wire::{ErrorCode, SQUASH_ACTOR_PREFIX};
 use sha2::{Digest as _, Sha256};
 
 use crate::client::{Client, StreamId};
@@ -81,6 +81,8 @@ struct Reset {
     olds: Vec<AutoCommit>,
     /// Pushed changes that may not be in any of them: they waited for what they build upon.
     unacked: HashMap<ChangeHash, Vec<u8>>,
+    /// Own changes in them that were not pushed.
+    unpushed: HashSet<ChangeHash>,
     /// The new copy is there when it has come so far.
     until: Cursor,
 }
@@ -261,21 +263,25 @@ impl Document {
         name.update(until.chain);
         let bytes: [u8; 32] = name.finalize().into();
         let fresh = ActorId::from(bytes.split_at(16).0);
-        let old = std::mem::replace(&mut self.doc, AutoCommit::new().with_actor(fresh));
+        let mut old = std::mem::replace(&mut self.doc, AutoCommit::new().with_actor(fresh));
+        let read = catch_unwind(AssertUnwindSafe(|| old.get_changes(&self.pushed_heads))).unwrap_or_default();
+        let is_unpushed = |change: &&Change| *change.actor_id() == before && change.seq() > self.pushed_seq;
+        let fresh_ones: Vec<ChangeHash> = read.iter().filter(is_unpushed).map(Change::hash).collect();
         self.former.insert(before);
         self.received = Vec::new();
         (self.pushed_seq, self.pushed_heads, self.is_broken) = (0, Vec::new(), false);
-        let (mut olds, mut lacking) = match self.reset.take() {
-            Some(reset) => (reset.olds, reset.unacked),
-            None => (Vec::new(), HashMap::new()),
+        let (mut olds, mut lacking, mut unpushed) = match self.reset.take() {
+            Some(reset) => (reset.olds, reset.unacked, reset.unpushed),
+            None => (Vec::new(), HashMap::new(), HashSet::new()),
         };
         olds.push(old);
+        unpushed.extend(fresh_ones);
         for bytes in unacked.iter().flat_map(Push::changes) {
             if let Ok(change) = Change::try_from(bytes) {
                 lacking.insert(change.hash(), bytes.to_vec());
             }
         }
-        self.reset = Some(Reset { olds, unacked: lacking, until });
+        self.reset = Some(Reset { olds, unacked: lacking, unpushed, until });
     }
 
     /// Whether the document began anew, and its new copy is not there yet.
@@ -297,8 +303,12 @@ impl Document {
         }
         self.apply()?;
         let Some(reset) = self.reset.take() else { return Ok(None) };
-        let has: HashSet<ChangeHash> =
-            self.doc.get_changes_meta(&[]).iter().map(|change| change.hash).collect();
+        let arrived = self.doc.get_changes_meta(&[]);
+        let has: HashSet<ChangeHash> = arrived.iter().map(|change| change.hash).collect();
+        let is_squash =
+            arrived.iter().any(|change| change.actor.to_bytes().starts_with(&SQUASH_ACTOR_PREFIX));
+        let unsaved: HashSet<ChangeHash> =
+            reset.unacked.keys().copied().chain(reset.unpushed.iter().copied()).collect();
         let mut done = Rewritten::default();
         let mut unseen = reset.unacked;
         unseen.retain(|hash, _| !has.contains(hash));
@@ -306,8 +316,14 @@ impl Document {
             let read = catch_unwind(AssertUnwindSafe(|| old.get_changes(&[])));
             let changes = read.unwrap_or_default();
             unseen.retain(|hash, _| changes.iter().all(|change| change.hash() != *hash));
-            let is_own =
-                |change: &Change| self.former.contains(change.actor_id()) && !has.contains(&change.hash());
+            // What was acked is in a squashed document, in other changes. Those of a document from which something
+            // was taken out are its own still, if there are any left.
+            let is_saved_otherwise = is_squash && !changes.iter().any(|change| has.contains(&change.hash()));
+            let is_own = |change: &Change| {
+                self.former.contains(change.actor_id())
+                    && !has.contains(&change.hash())
+                    && (!is_saved_otherwise || unsaved.contains(&change.hash()))
+            };
             let own: Vec<Change> = changes.into_iter().filter(is_own).collect();
             let Rewritten { rewritten, lost } = rewrite(&mut old, &mut self.doc, &own);
             done.rewritten += rewritten;

@@ -75,6 +75,12 @@ impl Progress {
         (self.cursor.seq > 0).then_some(self.cursor)
     }
 
+    /// What is to be stored beside a copy: where it resumes, or at position 0 only the epoch that it is of, which own
+    /// changes in it may be of even so. `None` before there was any.
+    pub fn stored(&self) -> Option<Cursor> {
+        (self.cursor.epoch > 0).then_some(self.cursor)
+    }
+
     /// The last position up to which nothing is missing.
     pub fn seq(&self) -> u64 {
         self.cursor.seq

@@ -236,9 +236,10 @@ impl Client {
         self.core.stream(id).map(|stream| stream.state)
     }
 
-    /// Where a stream would resume: to be stored with the copy of the document.
+    /// Where a stream stands: to be stored with the copy of the document. At position 0 it says of which epoch the
+    /// copy is: own changes may be acked and in it before anything that stands in front of them has come.
     pub fn cursor(&self, id: StreamId) -> Option<Cursor> {
-        self.core.stream(id)?.progress.resume()
+        self.core.stream(id)?.progress.stored()
     }
 
     /// The pushes of a stream that are not acked: to be stored by those who want to survive their own crash.

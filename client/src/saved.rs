@@ -49,7 +49,8 @@ pub struct Saved {
 /// A copy of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedCopy {
-    /// Up to where the server's log is in it.
+    /// Up to where the server's log is in it, and in which epoch. At position 0 it is in no part of it, but for own
+    /// changes that were acked ahead of the others; `None` if the server never opened the document.
     pub cursor: Option<Cursor>,
     /// The document, as the application saved it.
     pub bytes: Vec<u8>,
@@ -154,7 +155,7 @@ impl Saved {
                 let (epoch, seq) = (take_u64(input)?, take_u64(input)?);
                 let cursor = Cursor { epoch, seq, chain: take_array(input)? };
                 let bytes = take_bytes(input)?.to_vec();
-                Some(SavedCopy { cursor: (seq > 0).then_some(cursor), bytes })
+                Some(SavedCopy { cursor: (epoch > 0).then_some(cursor), bytes })
             }
             _ => return None,
         };
@@ -301,7 +302,7 @@ mod tests {
                 push(number, &changes.iter().map(Vec::as_slice).collect::<Vec<_>>())
             });
             let copy = copy.map(|(bytes, seq)| {
-                SavedCopy { cursor: (seq > 0).then_some(Cursor { epoch: 1, seq, chain: [2; 32] }), bytes }
+                SavedCopy { cursor: (seq < 2).then_some(Cursor { epoch: 1, seq, chain: [2; 32] }), bytes }
             });
             let saved = saved(numbered.collect(), copy);
             prop_assert_eq!(Saved::decode(&saved.encode().unwrap(), "ada"), Ok(saved));

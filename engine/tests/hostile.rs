@@ -16,7 +16,7 @@ use std::cell::Cell;
 use common::{Host, MEMBER, Writer, peer};
 use etherply_wire::ErrorCode;
 use etherply_wire::limits::CHANGE_BYTES_MAX;
-use image::{Image, Row, body, frame, frame_as, unsigned};
+use image::{Row, frame, frame_as, image, put, with_columns};
 
 /// Counts what this thread has allocated, and the most that it had at once.
 struct Counting;
@@ -58,27 +58,6 @@ fn most_held(work: impl FnOnce()) -> usize {
     });
     work();
     HELD.with(|held| held.get().1) - before
-}
-
-fn put(key: &str) -> Row {
-    Row { key: Some(key.as_bytes().to_vec()), action: 1, ..Row::default() }
-}
-
-fn image(rows: Vec<Row>) -> Image {
-    Image { actor: vec![7; 16], seq: 1, start_op: 1, rows, ..Image::default() }
-}
-
-/// A change with these columns, which need not fit each other.
-fn with_columns(columns: &[(u64, &[u8])]) -> Vec<u8> {
-    let mut bytes = body(&image(Vec::new()).encode());
-    assert_eq!(bytes.pop(), Some(0), "an empty table of columns");
-    unsigned(&mut bytes, columns.len() as u64);
-    for (spec, column) in columns {
-        unsigned(&mut bytes, *spec);
-        unsigned(&mut bytes, column.len() as u64);
-    }
-    columns.iter().for_each(|(_, column)| bytes.extend(*column));
-    frame(&bytes)
 }
 
 /// The largest count that fits into a signed 64-bit run.

@@ -2,61 +2,66 @@
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+#[path = "../../fuzz/src/alter.rs"]
+mod alter;
 #[path = "../../fuzz/src/change.rs"]
 mod change;
 #[path = "../../fuzz/src/reconcile.rs"]
 mod reconcile;
+#[path = "../../fuzz/src/regressions.rs"]
+mod regressions;
 #[path = "../../fuzz/src/replay.rs"]
 mod replay;
 #[path = "../../fuzz/src/snapshot.rs"]
 mod snapshot;
 
-use std::path::PathBuf;
-
 use etherply_engine::change::{ChangeLimits, parse};
-
-fn replay_all(target: &str, check: fn(&[u8])) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/regressions").join(target);
-    let mut inputs = 0;
-    for entry in std::fs::read_dir(&folder).expect("the folder of regressions") {
-        let path = entry.expect("an entry").path();
-        println!("{}", path.display());
-        check(&std::fs::read(&path).expect("an input"));
-        inputs += 1;
-    }
-    assert!(inputs > 0, "no input in {}", folder.display());
-}
 
 #[test]
 fn clocks() {
-    replay_all("reconcile", reconcile::check);
+    regressions::replay("reconcile", |input, _| reconcile::check(input));
 }
 
 #[test]
 fn logs() {
-    replay_all("replay", replay::check);
+    regressions::replay("replay", |input, _| replay::check(input));
 }
 
 #[test]
 fn summaries() {
-    replay_all("snapshot", snapshot::check);
+    regressions::replay("snapshot", |input, _| snapshot::check(input));
 }
 
 #[test]
 fn changes() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/regressions/change");
     let mut seeds = 0;
-    for entry in std::fs::read_dir(&folder).expect("the folder of regressions") {
-        let path = entry.expect("an entry").path();
-        println!("{}", path.display());
-        let bytes = std::fs::read(&path).expect("an input");
-        change::check(&bytes);
+    regressions::replay("change", |bytes, name| {
+        change::check(bytes);
         // Seeds are changes as Automerge writes them: if one were refused, the fuzzer would begin nowhere.
-        let is_seed = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("seed-"));
-        if is_seed {
-            parse(&bytes, &ChangeLimits::DEFAULT).expect("a seed that admission takes");
+        if name.starts_with("seed-") {
+            parse(bytes, &ChangeLimits::DEFAULT).expect("a seed that admission takes");
             seeds += 1;
         }
-    }
-    assert!(seeds > 0, "no seed in {}", folder.display());
+    });
+    assert!(seeds > 0, "no seed of changes");
+}
+
+/// What the fuzzer begins with, altered as it alters: a bit of what it does for minutes, each time.
+#[test]
+fn altered_changes() {
+    let (mut taken, mut refused) = (0, 0);
+    regressions::replay("change", |seed, _| {
+        let mut input = seed.to_vec();
+        for number in 0..100 {
+            let Some(altered) = alter::alter(&input, 4_096, number) else { continue };
+            change::check(&altered);
+            match change::pieces(&altered).iter().all(|change| parse(change, &ChangeLimits::DEFAULT).is_ok())
+            {
+                // What is read is what the next one is made of, as in a corpus.
+                true => (taken, input) = (taken + 1, altered),
+                false => refused += 1,
+            }
+        }
+    });
+    assert!(taken > 100 && refused > 100, "{taken} taken, {refused} refused: either says nothing");
 }

@@ -1,23 +1,90 @@
-//! Changes: admission reads or refuses whatever arrives, and what it takes Automerge takes too.
+//! Changes: admission reads or refuses whatever arrives, what it takes Automerge reads too, and a document is after
+//! every refusal what it was before.
 
 // A panic is how this code reports.
 #![allow(clippy::expect_used)]
 
+use bytes::Bytes;
 use etherply_engine::change::{ChangeLimits, parse, parse_header};
+use etherply_engine::document::{AdmitError, Document, Head, Resolved, recover};
+use etherply_engine::ids::DocumentId;
+use etherply_engine::log::{Append, FIRST_EPOCH, Log as _, MemoryLog};
+use etherply_engine::record::Record;
+use etherply_wire::kinds::Cursor;
 use sha2::{Digest as _, Sha256};
 
 const MAGIC: [u8; 4] = [0x85, 0x6f, 0x4a, 0x83];
 const TYPE_CHANGE: u8 = 1;
 /// Bytes of magic, checksum and type.
 const PREFIX_BYTES: usize = 9;
+/// Most changes of one input that are put to one document.
+const CHANGES_MAX: usize = 64;
 
-/// Checks the bytes as they are and, if they begin like a change, with length and checksum put right, so that
-/// a mutation gets further than the checksum.
+/// Checks the bytes as they are, and the changes that begin in them, one behind the other, with length and checksum
+/// put right, so that a mutation gets further than the checksum. These are pushed to one document.
 pub fn check(data: &[u8]) {
     check_change(data);
-    if let Some(repaired) = repaired(data) {
-        check_change(&repaired);
+    let changes: Vec<Vec<u8>> = pieces(data).into_iter().filter_map(repaired).take(CHANGES_MAX).collect();
+    changes.iter().for_each(|change| check_change(change));
+    check_document(&changes);
+}
+
+/// The bytes, cut where changes begin.
+pub fn pieces(data: &[u8]) -> Vec<&[u8]> {
+    let mut pieces = Vec::new();
+    let mut rest = data;
+    while !rest.is_empty() {
+        let next = rest.get(1..).and_then(|behind| behind.windows(MAGIC.len()).position(|at| at == MAGIC));
+        let (piece, behind) = rest.split_at(next.map_or(rest.len(), |at| at + 1));
+        pieces.push(piece);
+        rest = behind;
     }
+    pieces
+}
+
+/// Everything of a document that a refused push must leave as it was.
+fn state(document: &Document) -> (Cursor, Cursor, Vec<Head>, usize) {
+    (document.admitted(), document.committed(), document.heads().to_vec(), document.actors())
+}
+
+/// Pushes the changes to one document, each for itself: what is refused or taken back leaves nothing, and what is
+/// taken opens from the log as it was admitted.
+fn check_document(changes: &[Vec<u8>]) {
+    let id = DocumentId::new("d").expect("a name");
+    let (mut document, mut log) = (Document::new(id.clone(), FIRST_EPOCH), MemoryLog::new());
+    for change in changes {
+        let before = state(&document);
+        let push =
+            |document: &mut Document| document.admit(&[change], &ChangeLimits::DEFAULT, &Resolved::default());
+        let first = match push(&mut document) {
+            Ok(admitted) => admitted,
+            Err(AdmitError::Refused { .. } | AdmitError::Lookup(_)) => {
+                assert_eq!(state(&document), before, "a refusal leaves nothing");
+                continue;
+            }
+        };
+        document.take_back(&first);
+        assert_eq!(state(&document), before, "what is taken back leaves nothing");
+        let admitted = push(&mut document).expect("it was admitted a moment ago");
+        assert_eq!((admitted.cursor, &admitted.positions), (first.cursor, &first.positions));
+        document.commit(admitted.cursor);
+        let record = |fresh: &etherply_engine::document::Fresh| Record {
+            seq: fresh.seq,
+            hash: fresh.hash,
+            chain: fresh.chain,
+            max_op: fresh.max_op,
+            time_ms: 0,
+            pusher: "".into(),
+            change: Bytes::copy_from_slice(change),
+        };
+        let records: Vec<Record> = admitted.fresh.iter().map(record).collect();
+        if !records.is_empty() {
+            let append = Append { document: id.clone(), epoch: FIRST_EPOCH, records };
+            log.commit(&[append]).expect("a log in memory does not fail");
+        }
+    }
+    let recovered = recover(&log, &id).expect("what was admitted can be read again");
+    assert_eq!(state(&recovered), state(&document), "what opens is what was admitted");
 }
 
 fn check_change(bytes: &[u8]) {

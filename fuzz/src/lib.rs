@@ -3,6 +3,7 @@
 //! A fuzz target calls its module's `check` with whatever the fuzzer thinks of. The tests of the crate that
 //! owns the code include the same module and call it with every file of `regressions/`.
 
+pub mod alter;
 pub mod change;
 pub mod frame;
 pub mod pattern;

@@ -137,10 +137,12 @@ impl Case<'_> {
         if !copy.heads.is_empty() && sorted(&copy.heads) != heads {
             findings.fault(format!("{}: the index names other heads than the document has", copy.document));
         }
-        let changes = stored.get_changes(&[]).len();
+        // Their hashes alone: Automerge writes a change anew that it is asked for by its hash.
+        let has: HashSet<ChangeHash> =
+            stored.get_changes_meta(&[]).iter().map(|change| change.hash).collect();
+        let changes = has.len();
         findings.changes += changes as u64;
-        let missing =
-            acked.iter().filter(|hash| stored.get_change_by_hash(&ChangeHash(**hash)).is_none()).count();
+        let missing = acked.iter().filter(|hash| !has.contains(&ChangeHash(**hash))).count();
         findings.missing(copy, changes, acked.len(), missing);
         let mut all_equal = !samples.is_empty();
         for sample in samples {

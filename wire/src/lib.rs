@@ -39,3 +39,8 @@ pub use rights::Rights;
 /// What a raw TCP connection begins with, so that one port can serve raw frames and HTTP upgrades: no HTTP
 /// method begins with its first byte, and the line ends in it show a connection that translates them.
 pub const MAGIC: [u8; 8] = [0xE7, b'E', b'P', b'L', b'Y', b'\r', b'\n', 0x01];
+
+/// How the names of actors begin that write a document anew without its history, in a new epoch: a squash. A member
+/// of an earlier epoch that finds none of its changes in the new one, and such an actor, knows by it that what it
+/// wrote and was acked is in there all the same, in other changes.
+pub const SQUASH_ACTOR_PREFIX: [u8; 8] = *b"squashed";

@@ -12,9 +12,11 @@ use crate::suite::BUILT;
 /// Ends of a server in one data directory. After each a fresh client reads everything, so more would mostly read what
 /// was read before: the ends are dealt out to several directories instead, each with another seed.
 const ENDS_PER_DIRECTORY: u32 = 25;
+/// The same in CI, which has less time to read.
+const ENDS_PER_DIRECTORY_SAMPLE: u32 = 7;
 
 /// How often what happens; with nothing said, what CI runs.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Chaos {
     /// How often the server is killed.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -31,6 +33,9 @@ pub struct Chaos {
     /// Whether its disk runs full and has room again, 20 times, on a small file system.
     #[arg(long)]
     disk_full: bool,
+    /// Ends in one data directory; more go to others.
+    #[arg(long, value_name = "N", default_value_t = ENDS_PER_DIRECTORY, value_parser = clap::value_parser!(u32).range(1..))]
+    per_directory: u32,
     /// Folder for the reports, one below it for each kind of end.
     #[arg(long, value_name = "DIR", default_value = "target/chaos")]
     out: PathBuf,
@@ -40,7 +45,8 @@ impl Chaos {
     /// What CI has time for. The test of a full disk is among the tests, twice.
     pub fn sample() -> Self {
         let out = PathBuf::from("target/chaos");
-        Self { kills: 25, sigterm: 10, power_loss: 10, clock_jumps: 5, disk_full: false, out }
+        let per_directory = ENDS_PER_DIRECTORY_SAMPLE;
+        Self { kills: 25, sigterm: 10, power_loss: 10, clock_jumps: 5, disk_full: false, per_directory, out }
     }
 
     fn is_nothing(&self) -> bool {
@@ -62,8 +68,8 @@ impl Chaos {
         ];
         let mut failed = Vec::new();
         for (name, times, arguments) in ends {
-            for (number, first) in (0..times).step_by(ENDS_PER_DIRECTORY as usize).enumerate() {
-                let ends = ENDS_PER_DIRECTORY.min(times - first);
+            for (number, first) in (0..times).step_by(self.per_directory as usize).enumerate() {
+                let ends = self.per_directory.min(times - first);
                 println!("\n-- {name}, {} to {} of {times}", first + 1, first + ends);
                 let mut crash = process::command(root, root.join("target/release/etherply-loadgen"));
                 // A claim about time says as much about the machine as about the server: shown, but no reason to fail.

@@ -1,20 +1,27 @@
-//! Fuzzing: finds or installs cargo-fuzz, gives each target its seeds, runs it for a while.
+//! Fuzzing: builds the targets, gives each its seeds, runs each for a while, as many at a time as there are
+//! processors.
 //!
-//! cargo-fuzz needs compiler flags that only nightly takes; `RUSTC_BOOTSTRAP` lets the workspace's own
-//! compiler take them, so that what is fuzzed is what is shipped.
+//! What a fuzzer needs of the compiler are flags that only nightly takes; `RUSTC_BOOTSTRAP` lets the workspace's own
+//! compiler take them, so that what is fuzzed is what is shipped. They are those of cargo-fuzz, for which `fuzz/` is
+//! laid out and which nobody has to install.
 
 mod seeds;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context as _, bail};
 
 use crate::process;
 
-/// Where cargo-fuzz is installed if the machine has none.
-const TOOLS: &str = "target/tools";
+/// Counters at every branch and compared values for the fuzzer, and the address sanitizer.
+const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Cllvm-args=-simplifycfg-branch-fold-threshold=0 \
+    --cfg fuzzing -Zsanitizer=address -Ccodegen-units=1";
 /// Longest time for one input, libFuzzer's finest step: an input that takes this long is found, a slower one
 /// than its neighbours is not.
 const INPUT_SECONDS_MAX: u32 = 1;
@@ -31,26 +38,23 @@ pub fn run(root: &Path, seconds: u32, target: Option<&str>) -> anyhow::Result<()
     if chosen.is_empty() {
         bail!("there is no such fuzz target; the targets are {}", all.join(", "));
     }
-    let program = cargo_fuzz(root)?;
-    let fuzz = || fuzz_command(root, &program);
-    process::run(fuzz().arg("build")).context("the fuzz targets do not build")?;
-    let mut failed = Vec::new();
+    let triple = build(root)?;
+    let mut commands = Vec::new();
     for name in chosen {
-        let corpus = seeds::corpus(root, name)?;
-        let regressions = root.join("fuzz/regressions").join(name);
-        let mut command = fuzz();
-        command.arg("run").arg(name).args([corpus, regressions]).arg("--").args([
-            format!("-max_total_time={seconds}"),
-            format!("-timeout={INPUT_SECONDS_MAX}"),
-            format!("-malloc_limit_mb={INPUT_MALLOC_MIB_MAX}"),
-            format!("-rss_limit_mb={PROCESS_MIB_MAX}"),
-            "-print_final_stats=1".to_owned(),
-        ]);
-        if let Err(error) = process::run(&mut command) {
-            println!("error: {error:#}");
-            failed.push(name.as_str());
-        }
+        commands.push((name, target_command(root, &triple, name, seconds)?));
     }
+    let processors = thread::available_parallelism().map_or(1, Into::into).min(commands.len());
+    let (waiting, failed) = (Mutex::new(commands.into_iter()), Mutex::new(Vec::new()));
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some((name, mut command)) = next() {
+            if !fuzz(name, &mut command) {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).push(name.as_str());
+            }
+        }
+    };
+    thread::scope(|scope| (0..processors).for_each(|_| drop(scope.spawn(work))));
+    let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !failed.is_empty() {
         bail!(
             "inputs were found that break {}: they lie in fuzz/artifacts; move each to \
@@ -59,6 +63,55 @@ pub fn run(root: &Path, seconds: u32, target: Option<&str>) -> anyhow::Result<()
         );
     }
     Ok(())
+}
+
+/// Builds all targets, and says for which machine.
+fn build(root: &Path) -> anyhow::Result<String> {
+    let version = process::output(process::command(root, "rustc").arg("-vV")).unwrap_or_default();
+    let triple = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let triple = triple.context("rustc does not say for which machine it compiles")?.to_owned();
+    // Named although it is this one: flags are for the targets then, and not for build scripts.
+    let arguments =
+        ["build", "--release", "--bins", "--manifest-path", "fuzz/Cargo.toml", "--target", &triple];
+    let mut cargo = process::cargo(root);
+    cargo.args(arguments).env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", FLAGS).env_remove("CARGO_TARGET_DIR");
+    process::run(&mut cargo).context("the fuzz targets do not build")?;
+    Ok(triple)
+}
+
+/// Runs one target, with its seeds and what was kept of earlier runs.
+fn target_command(root: &Path, triple: &str, name: &str, seconds: u32) -> anyhow::Result<Command> {
+    let (corpus, regressions) = (seeds::corpus(root, name)?, root.join("fuzz/regressions").join(name));
+    let artifacts = root.join("fuzz/artifacts").join(name);
+    fs::create_dir_all(&artifacts).context("cannot create the folder for what breaks a target")?;
+    let program = root.join("fuzz/target").join(triple).join("release").join(name);
+    let mut command = process::command(root, program);
+    command.args([corpus, regressions]).env("ASAN_OPTIONS", "detect_odr_violation=0").args([
+        format!("-artifact_prefix={}/", artifacts.display()),
+        format!("-max_total_time={seconds}"),
+        format!("-timeout={INPUT_SECONDS_MAX}"),
+        format!("-malloc_limit_mb={INPUT_MALLOC_MIB_MAX}"),
+        format!("-rss_limit_mb={PROCESS_MIB_MAX}"),
+        "-verbosity=0".to_owned(),
+        "-print_final_stats=1".to_owned(),
+    ]);
+    Ok(command)
+}
+
+/// Runs one target to its end and prints what it says; whether it found nothing.
+fn fuzz(name: &str, command: &mut Command) -> bool {
+    println!("-- {name} begins");
+    match command.output() {
+        Ok(output) => {
+            let said = [output.stdout, output.stderr].concat();
+            println!("-- {name}: {}\n{}", output.status, String::from_utf8_lossy(&said).trim_end());
+            output.status.success()
+        }
+        Err(error) => {
+            println!("-- {name} cannot be started: {error}");
+            false
+        }
+    }
 }
 
 /// The names of the targets, in order.
@@ -75,26 +128,4 @@ fn targets(root: &Path) -> anyhow::Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
-}
-
-fn fuzz_command(root: &Path, program: &Path) -> Command {
-    let mut command = process::command(root, program);
-    command.arg("fuzz").env("RUSTC_BOOTSTRAP", "1");
-    // Set for the outer cargo's build, in the way of the inner one's.
-    command.env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR");
-    command
-}
-
-/// cargo-fuzz: the one on the path, the one installed earlier, or a fresh one.
-fn cargo_fuzz(root: &Path) -> anyhow::Result<PathBuf> {
-    if let Some(found) = process::find("cargo-fuzz") {
-        return Ok(found);
-    }
-    let ours = root.join(TOOLS).join("bin/cargo-fuzz");
-    if !ours.is_file() {
-        let arguments = ["install", "cargo-fuzz", "--locked", "--root", TOOLS];
-        process::run(process::cargo(root).args(arguments))
-            .context("cargo-fuzz cannot be installed; `cargo install cargo-fuzz --locked` says more")?;
-    }
-    Ok(ours)
 }

@@ -31,11 +31,7 @@ pub fn prepare(root: &Path) -> anyhow::Result<()> {
         system::install(root, &[&VENV_NEED])?;
     }
     let folder = root.join(FOLDER);
-    once(&folder.join("package-lock.json"), &folder.join("node_modules/.installed"), || {
-        let mut npm = process::command(root, "npm");
-        npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", FOLDER]);
-        process::run(&mut npm).context("the packages of npm cannot be installed")
-    })?;
+    npm_packages(root, FOLDER)?;
     let venv = root.join(VENV);
     once(&folder.join("requirements.txt"), &venv.join("installed"), || {
         process::run(process::command(root, "python3").args(["-m", "venv", "--clear", VENV]))?;
@@ -48,8 +44,18 @@ pub fn prepare(root: &Path) -> anyhow::Result<()> {
     process::run(process::cargo(root).args(lint))
 }
 
+/// Installs a folder's packages from npm, at the versions of its lock file.
+pub fn npm_packages(root: &Path, folder: &str) -> anyhow::Result<()> {
+    let path = root.join(folder);
+    once(&path.join("package-lock.json"), &path.join("node_modules/.installed"), || {
+        let mut npm = process::command(root, "npm");
+        npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder]);
+        process::run(&mut npm).context("the packages of npm cannot be installed")
+    })
+}
+
 /// Runs `install` unless it was run with the same `pins`, which `stamp` keeps.
-pub fn once(pins: &Path, stamp: &Path, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn once(pins: &Path, stamp: &Path, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let wanted = fs::read(pins).with_context(|| format!("cannot read {}", pins.display()))?;
     if fs::read(stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());

@@ -3,6 +3,7 @@
 mod admission;
 mod chaos;
 mod cost;
+mod coverage;
 mod damage;
 mod fuzz;
 mod interop;
@@ -89,6 +90,12 @@ enum Verb {
         #[arg(long, value_name = "DIR", default_value = "target/cost-report")]
         out: PathBuf,
     },
+    /// Says how many lines of the wire, the engine and the storage the tests come to. Needs LLVM's tools.
+    Coverage {
+        /// What `cargo test` takes instead of `--workspace`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Checks the style that no compiler checks.
     Tidy,
     /// Writes the golden vectors, wire/vectors, anew.
@@ -117,6 +124,7 @@ fn main() -> ExitCode {
         Verb::Admission { changes, seed } => admission::run(&root, changes, seed).map(|()| true),
         Verb::Cost { out } => cost::run(&root, &out).map(|()| true),
         Verb::Damage => damage::run(&root).map(|()| true),
+        Verb::Coverage { arguments } => coverage::run(&root, &arguments).map(|()| true),
         Verb::Tidy => tidy::run(&root).map(|()| true),
         Verb::Vectors => vectors::write(&root).map(|()| true),
     };

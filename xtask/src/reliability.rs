@@ -17,9 +17,9 @@ const RUNS: &[(&str, &str, u32)] = &[
     ("power-loss", "chaos --power-loss 50", 10),
     ("clock-jumps", "chaos --clock-jumps 50", 7),
     ("disk-full", "chaos --disk-full", 3),
-    ("sim", "sim --seeds 100000", 60),
+    ("sim", "sim --seeds 100000", 45),
     ("planted", "sim --planted --seeds 2000", 4),
-    ("fuzz", "fuzz --seconds 600", 75),
+    ("fuzz", "fuzz --seconds 600", 45),
     ("admission", "admission --changes 1000000", 10),
 ];
 

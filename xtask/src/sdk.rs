@@ -3,9 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
-
-use crate::interop::once;
+use crate::interop::npm_packages;
 use crate::process;
 use crate::suite::Count;
 use crate::system::{self, Need};
@@ -23,12 +21,7 @@ const NEEDS: &[Need] = &[
 /// Checks types, builds the package, checks what would be published, and runs every test.
 pub fn test(root: &Path) -> anyhow::Result<Count> {
     system::provide(root, NEEDS)?;
-    let folder = root.join(FOLDER);
-    once(&folder.join("package-lock.json"), &folder.join("node_modules/.installed"), || {
-        let mut npm = process::command(root, "npm");
-        npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", FOLDER]);
-        process::run(&mut npm).context("the packages of npm cannot be installed")
-    })?;
+    npm_packages(root, FOLDER)?;
     // As one of the workspace, whose dependencies have the same features as in the other stages.
     process::run(process::cargo(root).args(["build", "--workspace", "--bins"]))?;
     let mut npm = process::command(root, "npm");

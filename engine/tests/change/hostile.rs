@@ -11,36 +11,16 @@ use etherply_engine::change::{
 use proptest::prelude::*;
 
 use super::{
-    generate::{Rng, Style, document},
-    image::{Image, Row, body, frame, frame_as, unsigned},
+    generate::{Style, document},
+    image::{Image, Row, body, frame, frame_as, image, put, unsigned, with_columns},
     mutate::mutate,
+    rng::Rng,
 };
 
 const LIMITS: ChangeLimits = ChangeLimits::DEFAULT;
 
 fn refusal(bytes: &[u8]) -> ChangeError {
     parse(bytes, &LIMITS).unwrap_err()
-}
-
-fn put(key: &str) -> Row {
-    Row { key: Some(key.as_bytes().to_vec()), action: 1, ..Row::default() }
-}
-
-fn image(rows: Vec<Row>) -> Image {
-    Image { actor: vec![7; 16], seq: 1, start_op: 1, rows, ..Image::default() }
-}
-
-/// A change with these columns, which need not fit each other.
-fn with_columns(columns: &[(u64, &[u8])]) -> Vec<u8> {
-    let mut bytes = body(&image(Vec::new()).encode());
-    assert_eq!(bytes.pop(), Some(0), "an empty table of columns");
-    unsigned(&mut bytes, columns.len() as u64);
-    for (spec, column) in columns {
-        unsigned(&mut bytes, *spec);
-        unsigned(&mut bytes, column.len() as u64);
-    }
-    columns.iter().for_each(|(_, column)| bytes.extend(*column));
-    frame(&bytes)
 }
 
 /// `count` equal operations that insert a null at the head of the object that the first one makes, in

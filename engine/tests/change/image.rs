@@ -35,6 +35,29 @@ pub struct Image {
     pub extra: Vec<u8>,
 }
 
+/// An operation that puts null under a key of the root.
+pub fn put(key: &str) -> Row {
+    Row { key: Some(key.as_bytes().to_vec()), action: 1, ..Row::default() }
+}
+
+/// The first change of an actor.
+pub fn image(rows: Vec<Row>) -> Image {
+    Image { actor: vec![7; 16], seq: 1, start_op: 1, rows, ..Image::default() }
+}
+
+/// A change with these columns, which need not fit each other.
+pub fn with_columns(columns: &[(u64, &[u8])]) -> Vec<u8> {
+    let mut bytes = body(&image(Vec::new()).encode());
+    assert_eq!(bytes.pop(), Some(0), "an empty table of columns");
+    unsigned(&mut bytes, columns.len() as u64);
+    for (spec, column) in columns {
+        unsigned(&mut bytes, *spec);
+        unsigned(&mut bytes, column.len() as u64);
+    }
+    columns.iter().for_each(|(_, column)| bytes.extend(*column));
+    frame(&bytes)
+}
+
 /// Puts a chunk of type 1 around a body.
 pub fn frame(body: &[u8]) -> Vec<u8> {
     frame_as(1, body)

@@ -17,3 +17,4 @@ mod image;
 mod mutate;
 mod mutation;
 mod report;
+mod rng;

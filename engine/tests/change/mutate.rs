@@ -1,8 +1,8 @@
 //! Alterations of a change, from flipped bits to operations that look honest but are not.
 
 use super::{
-    generate::Rng,
     image::{Cell, Image, Row, body, frame},
+    rng::Rng,
 };
 
 /// An altered copy of a change, with length and checksum made to fit.
@@ -86,7 +86,7 @@ fn mutate_rows(rng: &mut Rng, image: &mut Image) {
             copy_cell(rng, &mut image.rows[at], from);
         }
         _ => {
-            let own = image.start_op + rng.below(rows + 1) as u64;
+            let own = image.start_op.wrapping_add(rng.below(rows + 1) as u64);
             mutate_row(rng, &mut image.rows[at], own, image.other_actors.len() as u64);
         }
     }

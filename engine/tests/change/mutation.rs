@@ -17,9 +17,10 @@ use etherply_engine::change::{ChangeLimits, parse};
 
 use super::{
     context::Context,
-    generate::{Rng, Style, document},
+    generate::{Style, document},
     image::Image,
     mutate::mutate,
+    rng::Rng,
 };
 
 /// Alterations tried by the test that runs each time.

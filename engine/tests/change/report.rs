@@ -11,9 +11,10 @@ use etherply_engine::ids::DocumentId;
 use etherply_engine::log::FIRST_EPOCH;
 
 use super::{
-    generate::{Rng, Style, document},
+    generate::{Style, document},
     mutate::mutate,
     mutation::{MUTATIONS_PER_CHANGE, automerge_takes, kind},
+    rng::Rng,
 };
 
 /// Whether a mark ends after it begins takes the order of a text's elements, and so the text: what is left for the

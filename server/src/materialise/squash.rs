@@ -15,6 +15,7 @@ use etherply_engine::change::{ChangeHash, ChangeLimits, parse};
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{Append, LogError, LogReader as _, Past};
 use etherply_engine::record::Record;
+use etherply_wire::SQUASH_ACTOR_PREFIX;
 
 use super::depth::{self, DEPTH_MAX, Depth};
 use super::replica::Opening;
@@ -103,11 +104,13 @@ pub fn squash(
     Ok(Some(squashed))
 }
 
-/// The changes of a new document that says what another one says.
-fn fresh_changes(from: &Automerge, actor: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+/// The changes of a new document that says what another one says, by an actor whose name says that it is one.
+fn fresh_changes(from: &Automerge, actor: &[u8; 16]) -> Result<Vec<Vec<u8>>, String> {
     if !depth::is_within(from, &from.get_heads(), Depth::Blocks).map_err(|error| error.to_string())? {
         return Err(format!("a block of a text has objects nested deeper than {DEPTH_MAX}"));
     }
+    let (_, own) = actor.split_at(SQUASH_ACTOR_PREFIX.len());
+    let actor = [&SQUASH_ACTOR_PREFIX, own].concat();
     let to = AutoCommit::new().with_actor(ActorId::from(actor));
     let mut rewriting = Rewriting { from, to, ops: 0, bytes: 0, objects: vec![(ROOT, ROOT)] };
     rewriting.run().map_err(|error| error.to_string())?;

@@ -12,6 +12,8 @@ use etherply_wire::websocket::handshake::{parse_upgrade, request, response};
 use etherply_wire::websocket::{OpCode, close_frame, control_into, message_into};
 
 const MASK: [u8; 4] = [0x5A, 0x00, 0xFF, 0x13];
+/// Longest history that the `change` target begins with: as long as libFuzzer makes inputs by itself.
+const HISTORY_BYTES_MAX: usize = 4_096;
 /// First byte of the `websocket` target's input: the role of the side that reads.
 const AS_SERVER: u8 = 0;
 const AS_CLIENT: u8 = 1;
@@ -27,6 +29,7 @@ pub fn corpus(root: &Path, target: &str) -> anyhow::Result<PathBuf> {
         "upgrade" => upgrades()?,
         "websocket" => streams()?,
         "reconcile" => clocks()?,
+        "change" => histories(root)?,
         _ => Vec::new(),
     };
     for (name, bytes) in seeds {
@@ -48,6 +51,27 @@ fn clocks() -> anyhow::Result<Seeds> {
     Ok(vectors
         .map(|vector| (format!("vector-{}", vector.name), [&[0], &vector.bytes[..]].concat()))
         .collect())
+}
+
+/// Whole changes one behind the other: beginnings of histories that the JavaScript library wrote.
+fn histories(root: &Path) -> anyhow::Result<Seeds> {
+    let mut seeds = Seeds::new();
+    for version in ["3.0.0", "3.5.0"] {
+        let file = root.join(format!("engine/tests/change/javascript/{version}.bin"));
+        let recorded = fs::read(file).context("cannot read the recorded changes")?;
+        let (mut rest, mut history) = (&recorded[..], Vec::new());
+        while let Some((length, behind)) = rest.split_first_chunk() {
+            let length = usize::try_from(u32::from_le_bytes(*length))?;
+            let (change, behind) = behind.split_at_checked(length).context("the recorded changes are cut")?;
+            history.extend_from_slice(change);
+            if history.len() > HISTORY_BYTES_MAX {
+                break;
+            }
+            seeds.push((format!("javascript-{version}-{}", seeds.len()), history.clone()));
+            rest = behind;
+        }
+    }
+    Ok(seeds)
 }
 
 /// The first byte of the `upgrade` target's input is how many bytes arrive at a time.
