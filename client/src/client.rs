@@ -52,6 +52,11 @@ pub struct Client {
     pub(crate) core: Core,
     link: Option<Link>,
     transport: Transport,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::tls::Tls>,
+    /// This connection's TLS. It outlives the link by its last words.
+    #[cfg(feature = "tls")]
+    session: Option<Box<crate::tls::Session>>,
     agent: Box<str>,
     seed: u64,
     /// Bytes to be sent, in the form in which they travel.
@@ -104,6 +109,10 @@ impl Client {
             },
             link: None,
             transport,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "tls")]
+            session: None,
             agent: agent.get(..end).unwrap_or_default().into(),
             seed,
             out: Vec::new(),
@@ -111,14 +120,27 @@ impl Client {
         }
     }
 
+    /// The same client, whose connections are secured by TLS.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(mut self, tls: crate::tls::Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Begins a connection on a socket that is just open.
     ///
     /// # Errors
-    /// [`ClientError::Handshake`] if the WebSocket's host or path cannot be sent.
+    /// [`ClientError::Handshake`] if the WebSocket's host or path cannot be sent, [`ClientError::Tls`] if TLS cannot
+    /// begin.
     pub fn connect(&mut self, now_ms: u64) -> Result<(), ClientError> {
         self.disconnected();
         self.core.next = Next::RECONNECT;
         self.seed = self.seed.wrapping_add(1);
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            self.session = Some(Box::new(tls.start(&self.transport)?));
+        }
         let link = Link::start(&self.transport, self.seed, &mut self.out)?;
         if link.is_open() {
             self.core.hello(&self.agent);
@@ -133,6 +155,10 @@ impl Client {
     /// error, that it is going away, when it wants to see this client again.
     pub fn disconnected(&mut self) -> Next {
         self.link = None;
+        #[cfg(feature = "tls")]
+        {
+            self.session = None;
+        }
         self.out = Vec::new();
         self.core.disconnected();
         self.core.next
@@ -144,6 +170,27 @@ impl Client {
     /// Why the connection has to end. Nothing more is taken in then, and [`Client::output`] gives nothing but the
     /// last answer, if there is one.
     pub fn input(
+        &mut self,
+        bytes: &mut [u8],
+        now_ms: u64,
+        on_event: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(), ClientError> {
+        #[cfg(feature = "tls")]
+        if let Some(session) = self.session.as_mut().filter(|_| self.link.is_some()) {
+            let mut plain = Vec::new();
+            let opened = session.open(bytes, &mut plain);
+            // What came before the fault counts.
+            self.plain_input(&mut plain, now_ms, on_event)?;
+            if let Err(error) = &opened {
+                self.core.next = self.core.next.and(error.next());
+                self.link = None;
+            }
+            return opened;
+        }
+        self.plain_input(bytes, now_ms, on_event)
+    }
+
+    fn plain_input(
         &mut self,
         bytes: &mut [u8],
         now_ms: u64,
@@ -168,6 +215,17 @@ impl Client {
     /// Appends to `out` everything that may be sent now: answers first, then pushes within the server's
     /// window, one of each document in turn.
     pub fn output(&mut self, out: &mut Vec<u8>, now_ms: u64) {
+        #[cfg(feature = "tls")]
+        if let Some(mut session) = self.session.take() {
+            self.plain_output(&mut session.plain, now_ms);
+            session.seal(out);
+            self.session = Some(session);
+            return;
+        }
+        self.plain_output(out, now_ms);
+    }
+
+    fn plain_output(&mut self, out: &mut Vec<u8>, now_ms: u64) {
         let before = out.len();
         if out.is_empty() {
             std::mem::swap(out, &mut self.out);

@@ -33,6 +33,9 @@ pub enum ClientError {
         /// The reason for people.
         message: String,
     },
+    /// TLS failed.
+    #[error("no secure connection to the server: {0}")]
+    Tls(String),
     /// The server closed the WebSocket.
     #[error("the server closed the WebSocket{}{}", .code.map(|code| format!(" with {code}")).unwrap_or_default(),
         if .reason.is_empty() { String::new() } else { format!(": {reason}") })]
@@ -94,6 +97,7 @@ impl ClientError {
             Self::Frame(error) => Some(error.code()),
             Self::WebSocket(error) => Some(error.code()),
             Self::Handshake(_) | Self::Range(_) | Self::Violation(_) => Some(ErrorCode::ProtocolViolation),
+            Self::Tls(_) => None,
             Self::Server { code, .. } => ErrorCode::from_number(*code),
             Self::Closed { code, .. } => {
                 let code = (*code)?;
@@ -116,7 +120,9 @@ impl ClientError {
                 Some(code) if !code.is_retryable() => Next::Stop,
                 _ => Next::RECONNECT,
             },
-            Self::Frame(_) | Self::WebSocket(_) | Self::Handshake(_) | Self::Violation(_) => Next::Stop,
+            Self::Frame(_) | Self::WebSocket(_) | Self::Handshake(_) | Self::Violation(_) | Self::Tls(_) => {
+                Next::Stop
+            }
         }
     }
 }

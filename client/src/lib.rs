@@ -128,6 +128,8 @@ mod requests;
 pub mod rewrite;
 pub mod saved;
 pub mod stream;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod transport;
 
 pub use backoff::Backoff;
@@ -140,6 +142,8 @@ pub use outbox::{InFlight, Push};
 pub use rewrite::{Lost, Rewritten};
 pub use saved::{Saved, SavedCopy, SavedError};
 pub use stream::{OpenOptions, StreamState};
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 pub use transport::Transport;
 
 pub use etherply_wire::Rights;

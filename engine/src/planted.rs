@@ -69,6 +69,18 @@ faults! {
     WriteRightIgnored = "write-right-ignored",
     /// The right to read is not looked at.
     ReadRightIgnored = "read-right-ignored",
+    /// Rights whose time is over stay where the document is at home.
+    ExpiryIgnored = "expiry-ignored",
+    /// Rights whose time is over stay where the member is.
+    FeedExpiryIgnored = "feed-expiry-ignored",
+    /// Streams whose token is revoked keep their rights.
+    RevocationIgnored = "revocation-ignored",
+    /// Opens that wait when their token is revoked go on.
+    RevokedOpenTaken = "revoked-open-taken",
+    /// The end of the grant before a renewal ends the new one.
+    RenewedEndsEarly = "renewed-ends-early",
+    /// A clock is told though its member's rights ended while it waited.
+    ClockWithoutRights = "clock-without-rights",
     /// A member that compared clocks is believed to have one change more of each actor.
     ReconcileOffByOne = "reconcile-off-by-one",
     /// Broadcasts that a slow member missed are left out without a word.

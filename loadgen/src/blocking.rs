@@ -1,11 +1,13 @@
 //! A client on a blocking socket, for what is done before and after a measurement.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use etherply_client::{Client, Event, Transport};
+use etherply_client::{Client, Event};
+
+use crate::plan::Target;
 
 /// Time without any progress after which the server is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -23,11 +25,11 @@ pub struct Blocking {
 
 impl Blocking {
     /// A connection on which nothing was said yet. `agent` is its name for the server's logs.
-    pub fn connect(address: SocketAddr, agent: &str) -> Result<Self> {
-        let socket = TcpStream::connect(address)?;
+    pub fn connect(target: &Target, agent: &str) -> Result<Self> {
+        let socket = TcpStream::connect(target.address)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        let mut client = Client::new(Transport::Tcp, agent, 1);
+        let mut client = target.client(false, agent, 1);
         client.connect(0)?;
         let scratch = vec![0; SCRATCH_BYTES];
         Ok(Self { client, socket, base: Instant::now(), scratch, out: Vec::new() })

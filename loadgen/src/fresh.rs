@@ -2,23 +2,23 @@
 //! was lost, and hide the loss.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use anyhow::{Result, bail};
 use etherply_client::{Event, OpenOptions, StreamId};
 use etherply_wire::Rights;
 
 use crate::blocking::Blocking;
+use crate::plan::Target;
 
 /// Documents that are read over one connection at a time.
 const OPEN_MAX: usize = 256;
 
 /// Reads documents from their beginning: for each name the bytes of a snapshot, if the server sent one, and of
 /// all changes.
-pub fn read(address: SocketAddr, names: &[String]) -> Result<Vec<(String, Vec<u8>)>> {
+pub fn read(target: &Target, names: &[String]) -> Result<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::with_capacity(names.len());
     for names in names.chunks(OPEN_MAX) {
-        found.extend(read_some(Blocking::connect(address, "etherply-loadgen/fresh")?, names)?);
+        found.extend(read_some(Blocking::connect(target, "etherply-loadgen/fresh")?, names)?);
     }
     Ok(found)
 }

@@ -24,6 +24,7 @@ mod report;
 mod scenario;
 mod schedule;
 mod sections;
+mod secure;
 mod server;
 mod stats;
 mod timeline;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::ValueEnum;
+use etherply_client::{Client, Tls, Transport};
 
 use crate::schedule::{Rhythm, Schedule, Shape};
 
@@ -37,6 +38,24 @@ pub struct Target {
     pub host: String,
     /// The WebSocket's path.
     pub path: String,
+    /// Whom connections trust, if they are secured by TLS.
+    pub tls: Option<Tls>,
+}
+
+impl Target {
+    /// A client of this server.
+    pub fn client(&self, is_websocket: bool, agent: &str, seed: u64) -> Client {
+        let transport = if is_websocket {
+            Transport::WebSocket { host: self.host.clone(), path: self.path.clone() }
+        } else {
+            Transport::Tcp
+        };
+        let client = Client::new(transport, agent, seed);
+        match &self.tls {
+            Some(tls) => client.with_tls(tls.clone()),
+            None => client,
+        }
+    }
 }
 
 /// A run.
@@ -159,6 +178,7 @@ pub(crate) mod tests {
             target: Target {
                 address: SocketAddr::from(([127, 0, 0, 1], 1)),
                 host: "localhost:1".into(),
+                tls: None,
                 path: "/sync".into(),
             },
             transport: TransportChoice::Mixed,

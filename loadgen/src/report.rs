@@ -89,6 +89,8 @@ pub struct Settings {
     /// Which of the server's threads had a real-time scheduling class, where that is known.
     pub server_realtime: Option<String>,
     pub generator_executors: usize,
+    /// Whether connections were secured by TLS.
+    pub tls: bool,
     /// The file system of the server's data: an fsync on tmpfs costs nothing and proves nothing.
     pub data_filesystem: Option<String>,
 }

@@ -103,6 +103,12 @@ pub struct ServeArgs {
         value_parser = clap::value_parser!(u64).range(1..=TOKEN_LIFETIME_S_MAX)
     )]
     pub token_lifetime: u64,
+    /// The server's certificate as PEM, followed by those between it and the root: clients then have to speak TLS
+    #[arg(long, env = "ETHERPLY_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key as PEM
+    #[arg(long, env = "ETHERPLY_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// Listen on addresses that other machines can reach, though nobody is asked for a token
     #[arg(long, env = "ETHERPLY_INSECURE")]
     pub insecure: bool,
@@ -234,6 +240,13 @@ mod tests {
             rows -= 1;
         }
         assert_eq!(rows, 0, "a row of a setting that is none");
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_come_together() {
+        let parses = |args: &[&str]| Cli::try_parse_from([&["etherply"], args].concat()).is_ok();
+        assert!(parses(&["--tls-cert", "c", "--tls-key", "k"]));
+        assert!(!parses(&["--tls-cert", "c"]) && !parses(&["--tls-key", "k"]));
     }
 
     #[test]

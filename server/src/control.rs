@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::connect_info::IntoMakeServiceWithConnectInfo;
@@ -17,12 +18,15 @@ use axum::http::{HeaderName, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::ListenerExt as _;
 use tokio::sync::oneshot;
 
 use crate::administration::{self, Administration};
 use crate::allowlist::Allowlist;
+use crate::control_listener::ControlListener;
 use crate::metrics::Metrics;
 use crate::storage::StorageStats;
+use crate::tls::{RELOAD_EVERY_S, Tls};
 
 /// What the control plane looks at.
 #[derive(Debug, Clone)]
@@ -48,8 +52,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts to answer on a bound port.
-    pub fn start(listener: TcpListener, observed: Observed) -> io::Result<Self> {
+    /// Starts to answer on a bound port, by TLS as well if there is a certificate, and to look for a new one.
+    pub fn start(listener: TcpListener, observed: Observed, tls: Option<Arc<Tls>>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -58,6 +62,11 @@ impl Control {
             crate::priority::lower();
             let served = runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
+                if let Some(tls) = tls.clone() {
+                    tokio::spawn(look_for_certificates(tls));
+                }
+                // What is tapped says where a connection is from, for `ConnectInfo`.
+                let listener = ControlListener::new(listener, tls).tap_io(|_| {});
                 // Connections that are open when the server stops are cut: there is nothing to lose.
                 tokio::select! {
                     served = axum::serve(listener, service(observed)) => served,
@@ -81,6 +90,14 @@ impl Control {
         // An error means that it has ended by itself.
         let _ = self.stop.send(());
         drop(self.thread.join());
+    }
+}
+
+async fn look_for_certificates(tls: Arc<Tls>) {
+    let mut times = tokio::time::interval(Duration::from_secs(RELOAD_EVERY_S));
+    loop {
+        times.tick().await;
+        tls.reload_and_tell(false);
     }
 }
 

@@ -12,8 +12,10 @@
 //! materialise   Automerge documents in the background; only this and `history` know Automerge
 //! history       who changed what when, and documents as they were
 //! allowlist     which pages may connect, and by which names the server is called
+//! tls           the server's certificate
 //! priority      which threads go first
 //! control       health and metrics over HTTP
+//! control_listener   where it takes connections, with TLS or without
 //! administration   what operators do by the control plane
 //! clock         the time of day
 //! operator      how commands ask for it
@@ -30,6 +32,7 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod control;
+mod control_listener;
 pub mod data_plane;
 pub mod export;
 pub mod history;
@@ -41,6 +44,7 @@ pub mod priority;
 pub mod runtime;
 pub mod serve;
 pub mod storage;
+pub mod tls;
 
 #[cfg(test)]
 mod fixture_tests;

@@ -25,6 +25,9 @@ pub enum Problem {
     /// See [`crate::access::revocations::RevocationsError`].
     #[error(transparent)]
     Revocations(#[from] crate::access::revocations::RevocationsError),
+    /// See [`crate::tls::TlsError`].
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
     /// Too few descriptors.
     #[error(
         "only {limit} open files are allowed, at least {DESCRIPTORS_MIN} are needed, and one more for each \

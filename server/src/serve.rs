@@ -12,7 +12,7 @@ use etherply_access::{Expected, KeySet, TOKEN_LIFETIME_S_MAX};
 use etherply_engine::faults::Faults;
 use etherply_engine::ids::DocumentId;
 use etherply_engine::placement::shard_of;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::access::revocations::Revocations;
@@ -35,6 +35,7 @@ use crate::runtime::{self, CoreThread};
 use crate::storage::retire::{RetireStop, spawn_retire};
 use crate::storage::scrub::{ScrubStop, spawn_scrub};
 use crate::storage::{self, Listeners, StorageThread};
+use crate::tls::Tls;
 
 /// What runs.
 struct Running {
@@ -62,23 +63,47 @@ struct Facts {
     /// Which threads have a real-time scheduling class.
     realtime: Realtime,
     asks_for_tokens: bool,
+    speaks_tls: bool,
 }
 
 /// Serves until a signal asks to stop.
 pub fn serve(args: &ServeArgs) -> Result<(), Problem> {
     // Before anything starts: a signal that comes early must not end the process half way.
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Problem::system("wait for signals"))?;
-    let (running, facts) = start(args)?;
+    let tls = open_tls(args)?;
+    if tls.is_some() {
+        signals.add_signal(SIGHUP).map_err(Problem::system("wait for signals"))?;
+    }
+    let (running, facts) = start(args, tls.clone())?;
     announce(args, &facts);
-    if let Some(signal) = signals.forever().next() {
+    for signal in signals.forever() {
+        if let Some(tls) = tls.as_ref().filter(|_| signal == SIGHUP) {
+            tls.reload_and_tell(true);
+            continue;
+        }
         let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
         tracing::info!("{name}: telling clients, finishing what is under way");
+        break;
     }
     stop(running);
     Ok(())
 }
 
-fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
+/// Reads the certificate, if there is to be one.
+fn open_tls(args: &ServeArgs) -> Result<Option<Arc<Tls>>, Problem> {
+    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else {
+        if args.keys.is_some() && !args.listen.ip().is_loopback() {
+            tracing::warn!(
+                "no TLS (--tls-cert): whoever is on the way reads documents and tokens, unless a proxy or a tunnel \
+                 in front of this server speaks TLS"
+            );
+        }
+        return Ok(None);
+    };
+    Ok(Some(Arc::new(Tls::open(certificate, key)?)))
+}
+
+fn start(args: &ServeArgs, tls: Option<Arc<Tls>>) -> Result<(Running, Facts), Problem> {
     let keys = match &args.keys {
         Some(path) => access::keys::read(path)?,
         None => KeySet::default(),
@@ -160,7 +185,10 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             access.clone(),
         )),
     };
-    let control = Control::start(control, observed).map_err(Problem::system("start the control plane"))?;
+    let data_tls = tls.as_ref().map(|tls| Arc::clone(&tls.data));
+    let speaks_tls = tls.is_some();
+    let control =
+        Control::start(control, observed, tls).map_err(Problem::system("start the control plane"))?;
 
     let materialisers = Materialisers::start(
         tables,
@@ -196,6 +224,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
             idle_timeout_s: args.idle_timeout,
             allowlist: Arc::clone(&allowlist),
             access: access.clone(),
+            tls: data_tls.clone(),
             document_bytes_max: args.document_bytes_max,
             faults: faults(),
             drained: drained_sender.clone(),
@@ -221,6 +250,7 @@ fn start(args: &ServeArgs) -> Result<(Running, Facts), Problem> {
         connections_max,
         realtime,
         asks_for_tokens: !access.keys.is_empty(),
+        speaks_tls,
     };
     let running = Running {
         acceptor,
@@ -350,7 +380,8 @@ fn open_storage(args: &ServeArgs) -> Result<storage::FjallLog, Problem> {
 
 /// Says where everything is.
 fn announce(args: &ServeArgs, facts: &Facts) {
-    let Facts { listen, control, data, cores, connections_max, realtime, asks_for_tokens } = facts;
+    let Facts { listen, control, data, cores, connections_max, realtime, asks_for_tokens, speaks_tls } =
+        facts;
     let realtime = match realtime {
         Realtime::Off => "off",
         Realtime::Auto => "commit",
@@ -365,6 +396,7 @@ fn announce(args: &ServeArgs, facts: &Facts) {
             "data": data,
             "cores": cores,
             "realtime": realtime,
+            "tls": speaks_tls,
             "pid": std::process::id(),
         });
         writeln!(out, "{ready}")
@@ -373,7 +405,7 @@ fn announce(args: &ServeArgs, facts: &Facts) {
         writeln!(
             out,
             "EtherPly {version} is ready.\n\n\
-             \x20 clients    tcp://{listen}  and  ws://{listen}\n\
+             \x20 clients    {frames}://{listen}  and  {websocket}://{listen}\n\
              \x20 control    http://{control}/health  /ready  /metrics\n\
              \x20 data       {data}\n\
              \x20 cores      {cores}, one executor pinned to each\n\
@@ -381,9 +413,11 @@ fn announce(args: &ServeArgs, facts: &Facts) {
              \x20 access     {access}\n\n\
              Try it, in another terminal:\n\
              \x20 curl http://{control}/ready\n\
-             \x20 cargo run --release -p etherply-loadgen -- edits --url tcp://{listen} --duration 5\n\n\
+             \x20 cargo run --release -p etherply-loadgen -- edits --url {frames}://{listen} --duration 5\n\n\
              Ctrl-C stops it; what was acknowledged is on disk.",
             version = env!("CARGO_PKG_VERSION"),
+            frames = if *speaks_tls { "tls" } else { "tcp" },
+            websocket = if *speaks_tls { "wss" } else { "ws" },
             data = data.display(),
             access = if *asks_for_tokens {
                 "by tokens (--keys)"

@@ -67,6 +67,8 @@ error_codes! {
     Internal = 110, "internal", retry, 1011;
     /// Text where the protocol has only binary messages.
     TextNotSupported = 111, "text_not_supported", fatal, 1003;
+    /// The port speaks TLS only.
+    TlsRequired = 112, "tls_required", fatal, 4112;
 
     /// The document's name is empty, too long, or has control characters.
     DocumentIdInvalid = 200, "document_id_invalid", fatal, 4200;

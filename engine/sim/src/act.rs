@@ -49,6 +49,7 @@ impl World {
             Some(_) if self.healing => self.act_healing(number, &mut out)?,
             Some(link) => self.act_online(number, link, &mut out)?,
         }
+        self.renew(number, &mut out);
         self.emit(number, out)
     }
 
@@ -107,7 +108,7 @@ impl World {
         let Some(member) = self.members.get_mut(number) else { return Ok(()) };
         let Some(link) = member.link else { return Ok(()) };
         for replica in &mut member.client.replicas {
-            let Some(handle) = replica.open_handle() else { continue };
+            let Some(handle) = replica.open_handle().filter(|_| !replica.has_ended) else { continue };
             let is_set = self.last_presence.contains_key(&(link, handle, replica.openings));
             if replica.rights.has(Rights::PRESENCE) && !is_set {
                 let state = self.rng.next().to_le_bytes().to_vec();
@@ -308,6 +309,10 @@ impl World {
             match event {
                 Told::Acked { document, epoch, changes } => {
                     self.check.acked(&document, epoch, &changes, &self.disk)?;
+                }
+                Told::RightsEnded { handle, openings } => {
+                    self.last_presence.remove(&(link, handle, openings));
+                    self.count("rights ended");
                 }
                 Told::Refused { code } => self.count(&format!("refused: {code}")),
                 Told::Rebuilt => {

@@ -15,6 +15,7 @@ use etherply_wire::{ErrorCode, Kind, Rights};
 
 use crate::disk::Disk;
 use crate::frames::{body, parse, split};
+use crate::rights::Ends;
 
 /// What one member was sent on one stream.
 #[derive(Debug, Default)]
@@ -50,6 +51,8 @@ pub struct Checker {
     deleted: BTreeSet<DocumentId>,
     /// Changes that were taken out of their documents.
     excluded: BTreeSet<(DocumentId, [u8; 32])>,
+    /// Rights that end.
+    pub(crate) ends: Ends,
     /// How much was checked.
     pub acks: u64,
     /// How many changes were sent to members.
@@ -109,6 +112,15 @@ impl Checker {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What a home decides about rights.
+    pub fn effect_on_rights(&mut self, life: u64, effect: &Effect, wall_ms: u64) -> Result<(), String> {
+        let document = match effect {
+            Effect::Attach(attach) => self.documents.get(&(life, attach.handle)),
+            _ => None,
+        };
+        self.ends.effect(effect, document, wall_ms)
     }
 
     /// A member asks for a document, from this place on.

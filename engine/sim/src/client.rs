@@ -12,7 +12,7 @@ use automerge::{ActorId, AutoCommit, Change, ReadDoc};
 use etherply_engine::ids::DocumentId;
 use etherply_wire::kinds::{
     Ack, Broadcast, BroadcastGap, Changes, ClockEntry, Close, Cursor, Error, Open, PresenceLeave,
-    PresenceUpdate, Push, Reconcile, Refused, Snapshot,
+    PresenceUpdate, Push, Reconcile, Refused, Renew, RightsChanged, Snapshot,
 };
 use etherply_wire::{ErrorCode, Frame, Kind, Rights, encode};
 
@@ -59,6 +59,13 @@ pub enum Event {
         /// Why.
         code: ErrorCode,
     },
+    /// A stream's rights have ended, and its presence with them.
+    RightsEnded {
+        /// The document's handle.
+        handle: u32,
+        /// Which opening of it.
+        openings: u64,
+    },
     /// A copy was given up, or a part of it, for a fork, another genesis, or a server that went back.
     Rebuilt,
     /// A broadcast came, or a notice that these will not.
@@ -92,6 +99,13 @@ pub struct Context {
     pub cloned: bool,
     /// A document began anew without some of its changes at some time.
     pub quarantined: bool,
+    /// Rights end.
+    pub tokens: bool,
+}
+
+/// Whether something is refused because rights have ended.
+fn is_end(code: Option<ErrorCode>, context: Context) -> bool {
+    context.tokens && matches!(code, Some(ErrorCode::TokenExpired | ErrorCode::TokenRevoked))
 }
 
 /// Where a stream stands.
@@ -176,6 +190,12 @@ pub struct Replica {
     unacked: BTreeMap<u64, Vec<[u8; 32]>>,
     /// How often it was opened: tells streams with the same handle apart.
     pub openings: u64,
+    /// Its rights have ended.
+    pub has_ended: bool,
+    /// When they end, 0 for never.
+    pub expires_ms: u64,
+    /// A renewal that is not answered.
+    renewing: Option<u32>,
     /// Clocks that were sent on this stream.
     clocks: usize,
     /// One of them without being asked for, which ends the stream.
@@ -217,6 +237,9 @@ impl Replica {
             in_flight: VecDeque::new(),
             unacked: BTreeMap::new(),
             openings: 0,
+            has_ended: false,
+            expires_ms: 0,
+            renewing: None,
             clocks: 0,
             is_out_of_turn: false,
             snapshot: Vec::new(),
@@ -317,6 +340,7 @@ impl Replica {
         self.unacked.clear();
         self.generation = 1;
         self.not_before_us = 0;
+        (self.has_ended, self.expires_ms, self.renewing) = (false, 0, None);
         self.clocks = 0;
         self.is_out_of_turn = false;
         self.snapshot.clear();
@@ -340,6 +364,15 @@ impl Replica {
         self.state = State::Opening { request };
     }
 
+    /// Asks for new rights.
+    pub(crate) fn renew(&mut self, request: u32, out: &mut Output) {
+        let (State::Open { handle } | State::Reconciling { handle, .. }) = self.state else { return };
+        if self.renewing.is_none() {
+            self.renewing = Some(request);
+            out.frames.push(encode(handle, &Renew { request, token: "a new one".to_owned() }, &[]));
+        }
+    }
+
     /// Asks for the stream to be closed.
     pub fn close(&mut self, out: &mut Output) {
         if let State::Open { handle } | State::Reconciling { handle, .. } = self.state {
@@ -350,7 +383,7 @@ impl Replica {
 
     /// Pushes what is not on its way, with at most so many pushes in flight.
     pub fn pump(&mut self, in_flight_max: usize, changes_max: usize, now_us: u64, out: &mut Output) {
-        while self.open_handle().is_some() && now_us >= self.not_before_us {
+        while self.open_handle().is_some() && now_us >= self.not_before_us && !self.has_ended {
             let edits: Vec<Edit> = self
                 .outbox
                 .iter()
@@ -511,7 +544,7 @@ impl Replica {
             Some(Kind::Ack) => self.on_ack(&body(frame)?, out),
             Some(Kind::Refused) => self.on_refused(&body(frame)?, frame.tail(), context, rng, out),
             Some(Kind::Reconcile) => self.on_reconcile(body(frame)?, rng, out),
-            Some(Kind::Close) => self.on_close(&body(frame)?, rng, out),
+            Some(Kind::Close) => self.on_close(&body(frame)?, context, rng, out),
             Some(Kind::PresenceUpdate) => {
                 let update: PresenceUpdate = body(frame)?;
                 if update.full {
@@ -535,8 +568,25 @@ impl Replica {
                 out.events.push(Event::Broadcasts { handle: frame.stream(), first, last });
                 Ok(())
             }
+            Some(Kind::RightsChanged) => {
+                let changed: RightsChanged = body(frame)?;
+                let had_ended = std::mem::replace(&mut self.has_ended, changed.rights == 0);
+                self.expires_ms = changed.expires_at_ms;
+                self.renewing.take_if(|request| *request == changed.request);
+                if self.has_ended {
+                    self.presence.clear();
+                    let (handle, openings) = (frame.stream(), self.openings);
+                    out.events.push(Event::RightsEnded { handle, openings });
+                } else if changed.rights != self.rights.0 {
+                    return Err(format!("rights {} instead of {}", changed.rights, self.rights.0));
+                }
+                if had_ended && self.has_ended { Err("rights end twice".to_owned()) } else { Ok(()) }
+            }
             Some(Kind::Error) => {
                 let error: Error = body(frame)?;
+                if is_end(ErrorCode::from_number(error.code), context) {
+                    return Ok(());
+                }
                 Err(format!("error {} for {}: {}", error.code, self.document, error.message))
             }
             other => Err(format!("an unexpected frame {other:?}")),
@@ -695,7 +745,8 @@ impl Replica {
             let excused = matches!(
                 code,
                 ErrorCode::StorageUnavailable | ErrorCode::MissingDependencies | ErrorCode::SequenceGap
-            ) || (context.quarantined && WITHOUT_HISTORY.contains(&code));
+            ) || (context.quarantined && WITHOUT_HISTORY.contains(&code))
+                || is_end(Some(code), context);
             // The genesis actor may hear of the server's genesis first.
             let is_genesis = (code, expected) == (ErrorCode::GenesisConflict, ErrorCode::ActorForked);
             let fits = code == expected || excused || is_genesis;
@@ -705,6 +756,8 @@ impl Replica {
             ErrorCode::StorageUnavailable | ErrorCode::Overloaded => {
                 self.not_before_us = context.now_us + u64::from(refused.retry_after_ms) * 1_000;
             }
+            // What it would write stays with it until it may.
+            _ if is_end(Some(code), context) => {}
             _ if context.quarantined && WITHOUT_HISTORY.contains(&code) => self.start_over(rng, out),
             ErrorCode::ActorForked if !context.cloned && !context.restored && !self.edited_past => {
                 return Err(format!("push {} of {} is called forked", refused.push, self.document));

@@ -1,6 +1,8 @@
 //! What a server does around the engine: it hands inputs to shards, and carries effects out.
 
-use etherply_engine::access::Grant;
+use std::sync::Arc;
+
+use etherply_engine::access::{Grant, Revocation, Revoked};
 use etherply_engine::document::Recovery;
 use etherply_engine::feed::Gathered;
 use etherply_engine::log::{Deleted, LogError, LogReader};
@@ -8,13 +10,14 @@ use etherply_engine::peer::{Now, Peer};
 use etherply_engine::placement::shard_of;
 use etherply_engine::shard::{Effect, Input, Observation, OpenRequest, PushRequest, Shard};
 use etherply_wire::kinds::{
-    BroadcastSend, Hello, LimitEntry, Open, Ping, Pong, PresenceSet, Push, Reconcile, Welcome,
+    Ack, BroadcastSend, Hello, LimitEntry, Open, Ping, Pong, PresenceSet, Push, Reconcile, Renew, Welcome,
 };
 use etherply_wire::{ErrorCode, Frame, Kind, PROTOCOL, Rights, encode, limits};
 
 use crate::disk::Waiting;
 use crate::frames::{body, parse};
 use crate::network::Way;
+use crate::rights::is_taken;
 use crate::scenario::Trouble;
 use crate::server::{Connection, Message, Query, Read, Server, SnapshotRead};
 use crate::world::{Event, Link, World};
@@ -45,7 +48,7 @@ impl World {
     }
 
     /// Sends a message from core to core; those of one pair stay in order.
-    fn post(&mut self, from: u16, to: u16, message: Message) {
+    pub(crate) fn post(&mut self, from: u16, to: u16, message: Message) {
         let delay_us = self.rng.below(self.config.core_delay_us);
         let Some(server) = &mut self.server else { return };
         let last = server.channels.entry((from, to)).or_insert(0);
@@ -123,6 +126,10 @@ impl World {
 
     fn message(&mut self, number: u16, message: Message) -> Result<(), String> {
         let now = self.now();
+        if self.config.tokens {
+            let cores = self.server.as_ref().map_or(1, Server::shards);
+            self.check.ends.at(number, cores, now.wall_ms, self.now_us);
+        }
         let Some(server) = &mut self.server else { return Ok(()) };
         let Some(core) = server.cores.get_mut(usize::from(number)) else { return Ok(()) };
         let shard = &mut core.shard;
@@ -187,7 +194,24 @@ impl World {
                 shard.step(Input::SnapshotCut { handle, result }, now, out);
             }
             Message::Open(request) => shard.step(Input::Open(request), now, out),
-            Message::Frame { peer, bytes } => step_frame(shard, peer, &bytes, now, out)?,
+            Message::Frame { peer, bytes } => {
+                if let Some(Kind::Push) = parse(&bytes)?.kind() {
+                    let frame = parse(&bytes)?;
+                    let Push { push, .. } = body(&frame)?;
+                    self.check.ends.pushed(peer.id, frame.stream(), push);
+                }
+                step_frame(shard, peer, &bytes, now, out)?;
+            }
+            Message::Renew { peer, handle, request, grant } => {
+                shard.step(Input::Renew { peer, handle, request, grant: grant.clone() }, now, out);
+                if is_taken(out, peer, handle) {
+                    self.check.ends.renewed(peer.id, handle, &grant);
+                }
+            }
+            Message::Revoke { revocation, from } => {
+                shard.step(Input::Revoke(&revocation), now, out);
+                self.revoked(number, &revocation, from);
+            }
             Message::Disconnected(peer) => shard.step(Input::Disconnected { peer }, now, out),
             Message::Loaded { handle, result } => shard.step(Input::Loaded { handle, result }, now, out),
             Message::ChainRead { handle, peer, result } => {
@@ -210,8 +234,27 @@ impl World {
         self.carry_out(number, effects)
     }
 
+    /// A core has heard of a revocation: by an operator, and tells every home; or by a core, as a home.
+    fn revoked(&mut self, number: u16, revocation: &Arc<Revocation>, from: Option<u16>) {
+        let cores = self.server.as_ref().map_or(1, Server::shards);
+        let (Some(from), Revoked::Token(token)) = (from, &revocation.what) else {
+            for home in 0..cores {
+                let revocation = Arc::clone(revocation);
+                self.post(number, home, Message::Revoke { revocation, from: Some(number) });
+            }
+            return;
+        };
+        let now_us = self.now_us;
+        self.check.ends.revoked(token, from, |handle| Shard::home_of(handle, cores) == number, now_us);
+        self.check.ends.revoked_asked(token, from, |document| shard_of(document, cores) == number);
+    }
+
     fn carry_out(&mut self, from: u16, effects: Vec<Effect>) -> Result<(), String> {
         for effect in effects {
+            if self.config.tokens {
+                let wall_ms = self.now().wall_ms;
+                self.check.effect_on_rights(self.lives, &effect, wall_ms)?;
+            }
             self.check.effect(self.lives, &effect, &self.disk)?;
             match effect.core() {
                 Some(core) if core == from => self.apply(from, effect)?,
@@ -466,6 +509,13 @@ impl World {
     }
 
     fn outgoing(&mut self, link: u64, bytes: Vec<u8>) -> Result<(), String> {
+        if self.config.tokens {
+            let frame = parse(&bytes)?;
+            let is_ack = frame.kind() == Some(Kind::Ack);
+            let acked = if is_ack { Some(body::<Ack>(&frame)?.push) } else { None };
+            let times = (self.now().wall_ms, self.now_us, 2 * self.config.core_delay_us);
+            self.check.ends.outgoing(link, frame.stream(), frame.kind(), acked, times)?;
+        }
         self.check.outgoing(self.lives, link, &bytes, &self.disk)?;
         self.send(link, 1, bytes);
         Ok(())
@@ -473,8 +523,10 @@ impl World {
 
     /// Sends the members of a core what they lack, while their links take it.
     fn gather(&mut self, number: u16) -> Result<(), String> {
-        let Some(server) = &self.server else { return Ok(()) };
-        let Some(core) = server.cores.get(usize::from(number)) else { return Ok(()) };
+        let wall_ms = self.now().wall_ms;
+        let Some(server) = &mut self.server else { return Ok(()) };
+        let Some(core) = server.cores.get_mut(usize::from(number)) else { return Ok(()) };
+        core.feeds.expire(wall_ms);
         let waiting: Vec<(u64, u64, u32)> = core
             .connections
             .iter()
@@ -581,6 +633,14 @@ impl World {
         }
     }
 
+    /// What the client behind a link is granted.
+    fn grant_for(&mut self, link: u64) -> Grant {
+        let member = self.links.get(&link).and_then(|link| self.members.get(link.member));
+        let is_device = member.is_some_and(|member| member.device.is_some());
+        let wall_ms = self.now().wall_ms;
+        self.grant(is_device, wall_ms)
+    }
+
     /// A frame of a client is at its core.
     pub(crate) fn server_receives(&mut self, number: u64, bytes: Vec<u8>) -> Result<(), String> {
         let Some(link) = self.links.get(&number).filter(|link| !link.is_cut) else { return Ok(()) };
@@ -604,16 +664,27 @@ impl World {
             let document = document.cloned().ok_or("a document that nobody knows")?;
             let home = shard_of(&document, shards);
             self.check.opening(number, open.request, open.cursor);
+            let session = connection.session;
+            let grant = self.grant_for(number);
+            self.check.ends.asking(number, core_number, &document, &grant);
             let request = OpenRequest {
                 peer,
-                session: connection.session,
+                session,
                 request: open.request,
                 document,
                 rights: Rights(open.rights),
-                grant: Grant::anonymous(),
+                grant,
                 cursor: open.cursor,
             };
             self.post(core_number, home, Message::Open(request));
+            return Ok(());
+        }
+        if frame.kind() == Some(Kind::Renew) {
+            let Renew { request, .. } = body(&frame)?;
+            let handle = frame.stream();
+            let grant = self.grant_for(number);
+            let home = Shard::home_of(handle, shards);
+            self.post(core_number, home, Message::Renew { peer, handle, request, grant });
             return Ok(());
         }
         // Whether the stream is open is for its home to know.

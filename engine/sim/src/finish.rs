@@ -26,6 +26,7 @@ impl World {
     /// Whether everybody has everything.
     pub(crate) fn has_drained(&self) -> bool {
         self.server.is_some()
+            && !self.is_anything_ending()
             && self.disk.queue.is_empty()
             && self.members.iter().all(|member| {
                 member.link.is_some()
@@ -50,8 +51,8 @@ impl World {
                 let (outbox, in_flight, redo) = replica.backlog();
                 lines.push(format!(
                     "member {number} {}: {:?}, rights {}, {seen} of {durable}, {outbox} in the outbox, \
-                     {in_flight} in flight, {redo} to redo",
-                    replica.document, replica.state, replica.rights.0
+                     {in_flight} in flight, {redo} to redo, rights ended: {}, end {}",
+                    replica.document, replica.state, replica.rights.0, replica.has_ended, replica.expires_ms
                 ));
             }
             if let Some(device) = &member.device {

@@ -32,6 +32,7 @@ mod mischief;
 mod nemesis;
 mod network;
 mod process;
+mod rights;
 mod rng;
 mod scenario;
 mod server;

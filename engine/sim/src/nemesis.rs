@@ -45,6 +45,7 @@ impl World {
             11 if self.config.bit_flips => self.bit_flips(),
             12 if self.config.deletes => self.delete(),
             13 | 14 if self.config.quarantines => self.quarantine(),
+            15 if self.config.tokens => self.revoke(),
             _ => {}
         }
         self.after(next_us, Event::Nemesis);

@@ -30,6 +30,15 @@ impl Client {
         }
     }
 
+    /// Asks for new rights of a stream.
+    pub fn renew(&mut self, index: usize, out: &mut Output) {
+        let request = self.next_request;
+        self.next_request += 1;
+        if let Some(replica) = self.replicas.get_mut(index) {
+            replica.renew(request, out);
+        }
+    }
+
     /// The connection is gone.
     pub fn disconnected(&mut self) {
         for replica in &mut self.replicas {
@@ -58,7 +67,7 @@ impl Client {
             let is_it = |replica: &&mut Replica| replica.state == State::Opening { request: error.request };
             let replica = self.replicas.iter_mut().find(is_it);
             let replica = replica.ok_or_else(|| format!("error {}: {}", error.code, error.message))?;
-            return replica.on_open_refused(&error, context.now_us);
+            return replica.on_open_refused(&error, context);
         }
         let is_it = |replica: &&mut Replica| match &replica.state {
             State::Open { handle: own }

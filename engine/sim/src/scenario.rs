@@ -40,6 +40,8 @@ pub enum Trouble {
     Social,
     /// A wall clock that jumps.
     Clock,
+    /// Rights that end.
+    Tokens,
 }
 
 /// All of them, with their names.
@@ -59,6 +61,7 @@ pub const TROUBLES: &[(Trouble, &str)] = &[
     (Trouble::Snapshots, "snapshots"),
     (Trouble::Social, "social"),
     (Trouble::Clock, "clock"),
+    (Trouble::Tokens, "tokens"),
 ];
 
 /// A seed, and what is left out.
@@ -100,6 +103,7 @@ impl Scenario {
         config.clones &= self.has(Trouble::Clones);
         config.deletes &= self.has(Trouble::Deletions);
         config.quarantines &= self.has(Trouble::Quarantines);
+        config.tokens &= self.has(Trouble::Tokens);
         if !self.has(Trouble::Damage) {
             (config.damage, config.bit_flips) = (0, false);
         }

@@ -2,7 +2,9 @@
 //! between them. Everything that decides anything is the engine's.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
+use etherply_engine::access::{Grant, Revocation};
 use etherply_engine::change::{ChangeHash, ChangeLimits};
 use etherply_engine::document::Recovered;
 use etherply_engine::feed::Feeds;
@@ -42,6 +44,24 @@ pub enum Message {
     Effect(Effect),
     /// A document is to be opened.
     Open(OpenRequest),
+    /// A stream of this core's documents is to have new rights.
+    Renew {
+        /// Whose.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// What the answer repeats.
+        request: u32,
+        /// The rights.
+        grant: Grant,
+    },
+    /// A token is revoked: by an operator, to every core; or behind what a core sent before, by that core to a home.
+    Revoke {
+        /// What is revoked.
+        revocation: Arc<Revocation>,
+        /// The core.
+        from: Option<u16>,
+    },
     /// A frame for one of this core's documents.
     Frame {
         /// Whose.

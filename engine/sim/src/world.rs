@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use etherply_engine::ids::DocumentId;
 use etherply_engine::shard::Budget;
@@ -130,6 +131,8 @@ pub struct Config {
     pub quarantines: bool,
     /// Whether bits flip in stored records.
     pub bit_flips: bool,
+    /// Whether members have tokens, which end and are revoked.
+    pub tokens: bool,
     /// Percent of deeds that break something of the client's own.
     pub client_faults: u64,
     /// What a shard may hold, and when it has snapshots cut.
@@ -213,6 +216,9 @@ pub struct World {
     pub(crate) culprits: Vec<(DocumentId, Edit)>,
     /// How far the wall clock is from where it was, in milliseconds.
     pub(crate) wall_offset_ms: i64,
+    /// Tokens that were shown, by number and of strict clients.
+    pub(crate) tokens_given: u64,
+    pub(crate) given: Vec<Arc<str>>,
     pub(crate) counts: BTreeMap<String, u64>,
     /// Presence that stands in the end, by link, handle and opening.
     pub(crate) last_presence: BTreeMap<(u64, u32, u64), Vec<u8>>,
@@ -273,6 +279,8 @@ impl World {
             deletes: rng.chance(25),
             quarantines: rng.chance(30),
             bit_flips: rng.chance(12),
+            // Of a chance of its own: worlds without tokens are as they were before there were any.
+            tokens: Rng::new(seed ^ 0x0074_6f6b_656e).chance(30),
             client_faults: [0, 5, 20].get(rng.index(3)).copied().unwrap_or(0),
             budget: Budget {
                 cache_bytes_max: [usize::MAX, 30_000, 1_000].get(rng.index(3)).copied().unwrap_or(0),
@@ -315,6 +323,8 @@ impl World {
             quarantined: false,
             culprits: Vec::new(),
             wall_offset_ms: 0,
+            tokens_given: 0,
+            given: Vec::new(),
             counts: BTreeMap::new(),
             last_presence: BTreeMap::new(),
         };
@@ -382,6 +392,7 @@ impl World {
             restored: self.restored,
             cloned: self.cloned,
             quarantined: self.quarantined,
+            tokens: self.config.tokens,
         }
     }
 

@@ -95,6 +95,7 @@ impl Shard {
     /// Ends the rights whose time is over. Called before anything else is done at this time.
     pub(super) fn end_expired(&mut self, now: Now, effects: &mut Vec<Effect>) {
         self.now = now;
+        planted!(ExpiryIgnored, { return });
         while let Some((handle, peer)) = self.expiries.pop_due(now.wall_ms) {
             self.contained(handle, effects, |shard, effects| {
                 shard.end_rights(peer, handle, ErrorCode::TokenExpired, effects);
@@ -144,7 +145,9 @@ impl Shard {
         let is_untold = |reconciling: &mut Reconciling| knows_log(rights) && take(&mut reconciling.untold);
         let number = stream.number;
         let is_clock_due = stream.reconcile.as_mut().is_some_and(is_untold);
-        self.expiries.remove(before.expires_ms, handle, peer);
+        if !planted!(RenewedEndsEarly) {
+            self.expiries.remove(before.expires_ms, handle, peer);
+        }
         self.expiries.add(expires_ms, handle, peer);
         if !rights.has(Rights::PRESENCE) {
             self.presence_leave(peer, handle, effects);
@@ -169,8 +172,12 @@ impl Shard {
         }
         for (handle, peer) in hit {
             self.contained(handle, effects, |shard, effects| {
-                shard.refuse_revoked(handle, peer, effects);
-                shard.end_rights(peer, handle, ErrorCode::TokenRevoked, effects);
+                if !planted!(RevokedOpenTaken) {
+                    shard.refuse_revoked(handle, peer, effects);
+                }
+                if !planted!(RevocationIgnored) {
+                    shard.end_rights(peer, handle, ErrorCode::TokenRevoked, effects);
+                }
             });
         }
     }

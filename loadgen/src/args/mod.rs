@@ -3,7 +3,7 @@
 mod scenarios;
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,6 +12,7 @@ pub use self::scenarios::{
     BesideArgs, CutChoice, DeafArgs, FanoutArgs, JoinArgs, PresenceArgs, SoakArgs, StormArgs,
 };
 use crate::plan::{Target, TransportChoice};
+use crate::secure;
 use crate::writer::{VALUE_BYTES_MAX, VALUE_BYTES_MIN};
 
 /// Proves what an EtherPly server does under load, with thousands of connections, genuine CRDT changes and
@@ -80,9 +81,15 @@ pub enum Scenario {
 /// Options of every scenario.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// Use this server (tcp://HOST:PORT or ws://HOST:PORT/PATH) instead of starting one
+    /// Use this server (tcp://HOST:PORT or ws://HOST:PORT/PATH; tls:// and wss:// with TLS) instead of starting one
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+    /// Start the server with a certificate made for the run, and connect by TLS
+    #[arg(long, conflicts_with = "url")]
+    pub tls: bool,
+    /// Whom to trust with tls:// and wss://: certificates as PEM [default: those that this machine trusts]
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub ca: Option<PathBuf>,
     /// The server's program [default: `etherply` beside this program]
     #[arg(long, value_name = "FILE", conflicts_with = "url")]
     pub server: Option<PathBuf>,
@@ -258,20 +265,25 @@ pub fn check(documents: u32, members: u32, writers: u32, value_bytes: usize) -> 
 }
 
 /// What a URL names: the target, and the transport if it leaves no choice.
-pub fn parse_url(url: &str) -> Result<(Target, TransportChoice)> {
-    let (scheme, rest) = url.split_once("://").context("a URL begins with tcp:// or ws://")?;
+pub fn parse_url(url: &str, ca: Option<&Path>) -> Result<(Target, TransportChoice)> {
+    let (scheme, rest) =
+        url.split_once("://").context("a URL begins with tcp://, ws://, tls:// or wss://")?;
     let (host, path) = match rest.find('/') {
         Some(at) => rest.split_at(at),
         None => (rest, "/sync"),
     };
-    let transport = match scheme {
-        "tcp" => TransportChoice::Tcp,
-        "ws" => TransportChoice::Ws,
-        _ => bail!("{scheme}:// is not supported: use tcp:// or ws://"),
+    let (transport, is_secure) = match scheme {
+        "tcp" => (TransportChoice::Tcp, false),
+        "ws" => (TransportChoice::Ws, false),
+        "tls" => (TransportChoice::Tcp, true),
+        "wss" => (TransportChoice::Ws, true),
+        _ => bail!("{scheme}:// is not supported: use tcp://, ws://, tls:// or wss://"),
     };
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    let tls = if is_secure { Some(secure::trusting(ca, name)?) } else { None };
     let addresses = host.to_socket_addrs().with_context(|| format!("{host} is not HOST:PORT"))?;
     let address = addresses.into_iter().next().with_context(|| format!("{host} has no address"))?;
-    Ok((Target { address, host: host.to_owned(), path: path.to_owned() }, transport))
+    Ok((Target { address, host: host.to_owned(), path: path.to_owned(), tls }, transport))
 }
 
 #[cfg(test)]
@@ -286,13 +298,24 @@ mod tests {
 
     #[test]
     fn urls_name_a_target_and_a_transport() {
-        let (target, transport) = parse_url("ws://127.0.0.1:7000/a/b").unwrap();
+        let (target, transport) = parse_url("ws://127.0.0.1:7000/a/b", None).unwrap();
         assert_eq!((target.path.as_str(), target.host.as_str()), ("/a/b", "127.0.0.1:7000"));
         assert_eq!(transport, TransportChoice::Ws);
-        let (target, transport) = parse_url("tcp://127.0.0.1:7000").unwrap();
+        let (target, transport) = parse_url("tcp://127.0.0.1:7000", None).unwrap();
         assert_eq!((target.address.port(), transport), (7000, TransportChoice::Tcp));
+        assert!(target.tls.is_none());
+        let folder = tempfile::tempdir().unwrap();
+        let made = secure::Certificate::make(folder.path()).unwrap();
+        for (url, transport) in
+            [("tls://127.0.0.1:7000", TransportChoice::Tcp), ("wss://127.0.0.1:7000", TransportChoice::Ws)]
+        {
+            let (target, chosen) = parse_url(url, Some(&made.certificate)).unwrap();
+            assert!(target.tls.is_some() && chosen == transport);
+            let error = parse_url(url, Some(&made.key)).unwrap_err();
+            assert!(format!("{error:#}").contains("--ca"), "{error:#}");
+        }
         for wrong in ["127.0.0.1:7000", "http://127.0.0.1:7000", "tcp://127.0.0.1", "tcp://"] {
-            assert!(parse_url(wrong).is_err(), "{wrong}");
+            assert!(parse_url(wrong, None).is_err(), "{wrong}");
         }
     }
 

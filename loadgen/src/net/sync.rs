@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use etherply_client::change::ChangeView;
-use etherply_client::{Client, Event, Next, OpenOptions, Push, StreamId, Transport};
+use etherply_client::{Client, Event, Next, OpenOptions, Push, StreamId};
 use etherply_wire::Rights;
 
 use crate::follow::{Follower, Received};
@@ -172,12 +172,8 @@ impl Session for SyncSession {
 /// The client behind a connection.
 pub fn client_of(ctx: &Ctx, connection: u32) -> Client {
     let plan = &ctx.plan;
-    let transport = if plan.is_websocket(connection) {
-        Transport::WebSocket { host: plan.target.host.clone(), path: plan.target.path.clone() }
-    } else {
-        Transport::Tcp
-    };
-    Client::new(transport, AGENT, plan.run.wrapping_add(u64::from(connection) << 20))
+    let seed = plan.run.wrapping_add(u64::from(connection) << 20);
+    plan.target.client(plan.is_websocket(connection), AGENT, seed)
 }
 
 impl SyncSession {

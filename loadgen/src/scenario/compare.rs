@@ -78,7 +78,7 @@ fn reread(export: &Path, parts: &[Part<'_>]) -> Result<()> {
     let mut copies = Vec::new();
     for Part { plan, .. } in parts {
         let names: Vec<String> = (0..plan.documents).map(|document| plan.document_name(document)).collect();
-        for (name, bytes) in fresh::read(plan.target.address, &names)? {
+        for (name, bytes) in fresh::read(&plan.target, &names)? {
             copies.push(write_copy(export, copies.len(), name, &[], &bytes)?);
         }
     }

@@ -13,7 +13,7 @@ use crate::ledger::Ledger;
 use crate::live::Live;
 use crate::net::sync::SyncSession;
 use crate::net::{Command, Fleet, Outcome};
-use crate::plan::Plan;
+use crate::plan::{Plan, Target};
 use crate::power::{Dropped, Power};
 use crate::preload::{self, Clock, Library};
 use crate::procfs;
@@ -21,9 +21,7 @@ use crate::random::Random;
 use crate::report::{Claim, Connections, GeneratorFigures, Kill, Report, ServerFigures, Verdict};
 use crate::scenario::compare::{Part, converged, verify_apart, write_samples};
 use crate::scenario::run::{Measured, merge};
-use crate::scenario::setup::{
-    self, Times, Workspace, any_port, loopback, raise_descriptors, server_program, text_of,
-};
+use crate::scenario::setup::{self, Times, Workspace, any_port, raise_descriptors, server_program, text_of};
 use crate::scenario::tally::Tally;
 use crate::schedule::Shape;
 use crate::server::{Program, Server, run_to_end};
@@ -51,7 +49,7 @@ pub fn crash(args: &CrashArgs, live: &Live) -> Result<Report> {
     let mut program = server_program(&args.common, &workspace, any_port())?;
     program.environment = taken.environment()?;
     let server = Server::start(&program)?;
-    let plan = plan_of(args, &server);
+    let plan = plan_of(args, workspace.target(server.listen)?);
     raise_descriptors(plan.connections())?;
     let names = plan.clone();
     let ledger = Ledger::create(&workspace.path("ledger"), move |document| names.document_name(document))?;
@@ -81,11 +79,10 @@ pub fn crash(args: &CrashArgs, live: &Live) -> Result<Report> {
     run.finish(args)
 }
 
-fn plan_of(args: &CrashArgs, server: &Server) -> Plan {
+fn plan_of(args: &CrashArgs, target: Target) -> Plan {
     let (documents, writers) = (args.documents, args.members);
     let shape = Shape { documents, writers, rate: 0, length_us: 0, seed: args.common.seed };
-    let (target, transport) = (loopback(server.listen), args.common.transport);
-    let plan = setup::plan(&args.common, target, transport, args.value_bytes, shape);
+    let plan = setup::plan(&args.common, target, args.common.transport, args.value_bytes, shape);
     Plan { pipeline: args.pipeline, reconnects: true, ..plan }
 }
 
@@ -186,7 +183,7 @@ impl Run<'_> {
         let plan = &self.fleet.plan;
         let names: Vec<String> = (0..plan.documents).map(|document| plan.document_name(document)).collect();
         let mut copies = Vec::new();
-        for (number, (name, bytes)) in fresh::read(plan.target.address, &names)?.into_iter().enumerate() {
+        for (number, (name, bytes)) in fresh::read(&plan.target, &names)?.into_iter().enumerate() {
             copies.push(write_copy(&folder, number, name, &[], &bytes)?);
         }
         write_index(&folder, &copies)?;

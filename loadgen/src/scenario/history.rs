@@ -29,7 +29,7 @@ pub struct History {
 /// Makes so many edits of the plan's first document over one connection, each upon the one before, and waits
 /// until they are acked.
 pub fn make(plan: &Plan, edits: u32) -> Result<History> {
-    let mut connection = Blocking::connect(plan.target.address, "etherply-loadgen/history")?;
+    let mut connection = Blocking::connect(&plan.target, "etherply-loadgen/history")?;
     let rights = Rights::READ.with(Rights::WRITE);
     let options = OpenOptions { document: plan.document_name(0), rights, token: None, cursor: None };
     let stream = connection.client.open(options)?;

@@ -10,7 +10,7 @@ use crate::args::{Common, parse_url};
 use crate::live::Live;
 use crate::plan::{Plan, Target, TransportChoice};
 use crate::report::Settings;
-use crate::scenario::setup::{self, Times, Workspace, any_port, loopback, server_program, text_of};
+use crate::scenario::setup::{self, Times, Workspace, any_port, server_program, text_of};
 use crate::schedule::Shape;
 use crate::server::{Program, Server, run_to_end};
 
@@ -41,14 +41,14 @@ impl Host {
     pub fn start(common: &Common, live: &Live) -> Result<Self> {
         let workspace = Workspace::new(common)?;
         if let Some(url) = &common.url {
-            let (target, transport) = parse_url(url)?;
+            let (target, transport) = parse_url(url, common.ca.as_deref())?;
             return Ok(Self { workspace, target, transport, program: None, server: None });
         }
         let program = server_program(common, &workspace, any_port())?;
         live.stage("starting the server");
         let server = Server::start(&program)?;
         let again = server_program(common, &workspace, server.listen)?;
-        let target = loopback(server.listen);
+        let target = workspace.target(server.listen)?;
         Ok(Self {
             workspace,
             target,

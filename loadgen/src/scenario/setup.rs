@@ -12,6 +12,7 @@ use crate::cleanup;
 use crate::plan::{Plan, Sampling, Target, TransportChoice};
 use crate::report::Settings;
 use crate::schedule::{Rhythm, Shape};
+use crate::secure::Certificate;
 use crate::server::{Program, find_server};
 
 /// Descriptors that the generator needs besides its sockets.
@@ -84,6 +85,7 @@ pub fn settings(common: &Common, plan: &Plan, time: Times, data_filesystem: Opti
         server_cores: common.server_cores,
         server_realtime: None,
         generator_executors: plan.executors,
+        tls: plan.target.tls.is_some(),
         data_filesystem,
     }
 }
@@ -98,6 +100,8 @@ pub struct Times {
 /// A temporary folder for the server's data, its log and what is compared at the end.
 pub struct Workspace {
     root: tempfile::TempDir,
+    /// The server's certificate, if connections are secured.
+    certificate: Option<Certificate>,
 }
 
 impl Workspace {
@@ -111,7 +115,14 @@ impl Workspace {
         };
         let root = root.context("no temporary directory can be made")?;
         cleanup::add_folder(root.path());
-        Ok(Self { root })
+        let certificate = if common.tls { Some(Certificate::make(root.path())?) } else { None };
+        Ok(Self { root, certificate })
+    }
+
+    /// The server that was started here, as a target.
+    pub fn target(&self, address: SocketAddr) -> Result<Target> {
+        let tls = self.certificate.as_ref().map(Certificate::trusted).transpose()?;
+        Ok(Target { tls, ..loopback(address) })
     }
 
     /// A path in it.
@@ -158,6 +169,9 @@ pub fn server_program(common: &Common, workspace: &Workspace, listen: SocketAddr
     if let Some(cores) = common.server_cores {
         arguments.extend(["--cores".into(), cores.to_string()]);
     }
+    if let Some(Certificate { certificate, key }) = &workspace.certificate {
+        arguments.extend(["--tls-cert".into(), text_of(certificate)?, "--tls-key".into(), text_of(key)?]);
+    }
     Ok(Program {
         binary: find_server(common.server.as_deref())?,
         arguments,
@@ -171,9 +185,9 @@ pub fn any_port() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-/// A server on loopback as a target.
+/// A server on loopback as a target, without TLS.
 pub fn loopback(address: SocketAddr) -> Target {
-    Target { address, host: address.to_string(), path: "/sync".into() }
+    Target { address, host: address.to_string(), path: "/sync".into(), tls: None }
 }
 
 /// A path as an argument.

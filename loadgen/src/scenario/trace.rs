@@ -320,7 +320,7 @@ impl Sums {
                 self.fault(format!("{}: a member has another text or other heads", document.name));
             }
         }
-        let read = fresh::read(orders.target.address, &names)?;
+        let read = fresh::read(&orders.target, &names)?;
         for ((name, bytes), Ended { members, .. }) in read.into_iter().zip(&replayed.documents) {
             let is_whole = match text_of(&bytes) {
                 Ok((text, heads)) => is_right(&text, &heads),
@@ -396,6 +396,7 @@ fn settings_of(args: &TraceArgs, sums: &Sums, host: &Host) -> Settings {
         server_cores: args.common.server_cores,
         server_realtime: host.realtime(),
         generator_executors: executors(&args.common),
+        tls: host.target.tls.is_some(),
         data_filesystem: host.filesystem(),
         ..Settings::default()
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use automerge::AutoCommit;
 use etherply_client::change::ChangeView;
-use etherply_client::{Client, Event, OpenOptions, StreamId, Transport};
+use etherply_client::{Client, Event, OpenOptions, StreamId};
 use etherply_wire::Rights;
 use mio::net::TcpStream;
 
@@ -104,12 +104,7 @@ impl Member {
     /// Connects and asks for the document. `agent` is whose changes this member pushes.
     pub fn connect(place: &Place<'_>, document: usize, of: &Document, agent: Option<u32>) -> Result<Self> {
         let socket = reach(place.target)?;
-        let transport = if place.is_websocket {
-            Transport::WebSocket { host: place.target.host.clone(), path: place.target.path.clone() }
-        } else {
-            Transport::Tcp
-        };
-        let mut client = Client::new(transport, AGENT, place.seed);
+        let mut client = place.target.client(place.is_websocket, AGENT, place.seed);
         let rights = if agent.is_some() { Rights::READ.with(Rights::WRITE) } else { Rights::READ };
         let options = OpenOptions { document: of.name.clone(), rights, token: None, cursor: None };
         let stream = client.open(options)?;

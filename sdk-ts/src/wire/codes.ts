@@ -22,6 +22,7 @@ export const CODES = [
   [109, "shutting_down", true, "Nothing: the client connects again."],
   [110, "internal", true, "Nothing: the client tries again. The reason is in the server's log."],
   [111, "text_not_supported", false, "Let nothing between client and server change messages."],
+  [112, "tls_required", false, "Connect with TLS: the server's address begins with wss://."],
   [200, "document_id_invalid", false, "Name documents with 1 to 256 bytes without control characters."],
   [201, "stream_not_open", false, "Report this: the client and the server disagree about what is open."],
   [202, "already_open", false, "Report this: the client and the server disagree about what is open."],

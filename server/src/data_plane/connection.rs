@@ -16,6 +16,7 @@ use etherply_wire::websocket::Decoder;
 
 use super::due::Due;
 use super::limits::{CONTROL_BYTES_MAX, CONTROL_OVERHEAD_BYTES};
+use super::tls::Security;
 
 /// What a connection speaks.
 #[derive(Debug)]
@@ -64,6 +65,7 @@ pub(super) struct OpenStream {
 pub(super) struct Connection {
     pub(super) peer: Peer,
     pub(super) descriptor: RawFd,
+    pub(super) security: Security,
     pub(super) transport: Transport,
     pub(super) stage: Stage,
     pub(super) session: SessionId,
@@ -111,10 +113,17 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(peer: Peer, descriptor: RawFd, session: SessionId, now_s: u32) -> Self {
+    pub(super) fn new(
+        peer: Peer,
+        descriptor: RawFd,
+        security: Security,
+        session: SessionId,
+        now_s: u32,
+    ) -> Self {
         Self {
             peer,
             descriptor,
+            security,
             transport: Transport::Unknown,
             stage: Stage::Greeting,
             session,
@@ -270,7 +279,7 @@ mod tests {
 
     #[test]
     fn silence_is_counted_from_the_last_sign_of_life() {
-        let mut connection = Connection::new(Peer { core: 0, id: 1 }, -1, [0; 16], 10);
+        let mut connection = Connection::new(Peer { core: 0, id: 1 }, -1, Security::Plain, [0; 16], 10);
         assert_eq!(connection.silent_s(15), Some(5));
         connection.heard_s = 14;
         assert_eq!(connection.silent_s(15), Some(1));

@@ -36,6 +36,7 @@ use super::limits::{
 };
 use super::mailbox::{Mailboxes, Message, Outbox, Request, StopStage};
 use super::slab::Slab;
+use super::tls::Security;
 use super::{effects, flush, handover, receive};
 use crate::access::{Access, Gate};
 use crate::allowlist::Allowlist;
@@ -78,6 +79,8 @@ pub struct CoreSetup {
     pub allowlist: Arc<Allowlist>,
     /// Keys of tokens, and what was revoked.
     pub access: Access,
+    /// TLS, if the server has a certificate.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Most bytes of changes that a document may have.
     pub document_bytes_max: u64,
     /// Panics on purpose, for tests.
@@ -113,6 +116,10 @@ pub(super) struct State {
     pub(super) deletions: BTreeMap<u64, flume::Sender<Result<Deleted, LogError>>>,
     /// What goes out in one send.
     pub(super) out: Vec<u8>,
+    /// The same, sealed by TLS.
+    pub(super) sealed: Vec<u8>,
+    /// What TLS opened of what was read.
+    pub(super) opened: Vec<u8>,
     pub(super) pieces: Vec<bytes::Bytes>,
     pub(super) lengths: Vec<u32>,
     /// Effects of a step that only count: see [`effects::carry_out`].
@@ -157,6 +164,8 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         waiting_deletions: VecDeque::new(),
         deletions: BTreeMap::new(),
         out: Vec::new(),
+        sealed: Vec::new(),
+        opened: Vec::new(),
         pieces: Vec::new(),
         lengths: Vec::new(),
         settled: Vec::new(),
@@ -311,8 +320,10 @@ impl Core {
         let now_s = state.now_s();
         let stream = Stream::new(socket);
         let (core, descriptor) = (state.setup.core, stream.descriptor());
-        let id =
-            state.connections.insert(|id| Connection::new(Peer { core, id }, descriptor, session, now_s));
+        let security = if state.setup.tls.is_some() { Security::Expected } else { Security::Plain };
+        let id = state
+            .connections
+            .insert(|id| Connection::new(Peer { core, id }, descriptor, security, session, now_s));
         state.setup.metrics.accepted.inc();
         state.setup.metrics.connections.inc();
         if let Some(count) = state.setup.connections_per_core.get(usize::from(core)) {

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     fn connection(id: u64) -> Connection {
-        Connection::new(Peer { core: 0, id }, -1, [0; 16], 0)
+        Connection::new(Peer { core: 0, id }, -1, super::super::tls::Security::Plain, [0; 16], 0)
     }
 
     /// Queues with so many of each.

@@ -14,11 +14,12 @@ use socket2::SockRef;
 
 use super::connection::{Connection, Control, Stage, Transport};
 use super::contain::{self, Scope};
-use super::core::State;
+use super::core::{CoreSetup, State};
 use super::due::Due;
 use super::effects;
 use super::limits::DRAIN_TIMEOUT_S;
 use super::mailbox::Message;
+use super::tls::Security;
 use crate::storage::{Question, Reader};
 
 /// Never wait; a closed socket is an error here, not a signal to the process.
@@ -94,20 +95,40 @@ fn end(state: &mut State, id: u64) {
         }
         // The other side reads it, closes, and then this end is closed too; one that does not is closed when
         // its time is over (RFC 6455, 7.1.1, but it is as good for TCP).
-        Stage::Draining => drop(with_socket(connection, |socket| socket.shutdown(std::net::Shutdown::Write))),
+        Stage::Draining => {
+            say_last(connection);
+            drop(with_socket(connection, |socket| socket.shutdown(std::net::Shutdown::Write)));
+        }
         _ => {}
     }
 }
 
 /// Closes a WebSocket of a server that stops (RFC 6455, 7.4.1: 1001), as far as the socket takes that at once.
-pub(super) fn say_goodbye(connection: &Connection) {
+pub(super) fn say_goodbye(connection: &mut Connection) {
     let may_speak = !matches!(connection.stage, Stage::Draining | Stage::Dead)
         && connection.control.is_empty()
         && connection.unsent.is_empty();
     if may_speak && matches!(connection.transport, Transport::WebSocket(_)) {
         let code = ErrorCode::ShuttingDown.close_code();
-        let close = etherply_wire::websocket::close_frame(code, "the server stops", None);
+        let mut close = etherply_wire::websocket::close_frame(code, "the server stops", None);
+        if let Security::Tls(tls) = &mut connection.security {
+            let mut sealed = Vec::new();
+            if tls.seal(&close, &mut sealed).is_err() {
+                return;
+            }
+            close = sealed;
+        }
         drop(with_socket(connection, |socket| socket.send_with_flags(&close, SEND_FLAGS)));
+    }
+    say_last(connection);
+}
+
+/// Says to the other side's TLS that nothing more follows, as far as the socket takes that at once.
+fn say_last(connection: &mut Connection) {
+    let Security::Tls(tls) = &mut connection.security else { return };
+    let mut last = Vec::new();
+    if connection.unsent.is_empty() && tls.close(&mut last).is_ok() {
+        drop(with_socket(connection, |socket| socket.send_with_flags(&last, SEND_FLAGS)));
     }
 }
 
@@ -183,7 +204,7 @@ fn with_socket<T>(connection: &Connection, act: impl FnOnce(&SockRef<'_>) -> T) 
 /// One system call for all pieces.
 fn send(state: &mut State, id: u64, pieces: &[bytes::Bytes]) {
     let now_s = state.now_s();
-    let State { connections, out, setup, .. } = state;
+    let State { connections, out, sealed, setup, .. } = state;
     let Some(connection) = connections.get_mut(id) else { return };
     let bytes: &[u8] = match pieces {
         [one] => one,
@@ -195,6 +216,35 @@ fn send(state: &mut State, id: u64, pieces: &[bytes::Bytes]) {
             out
         }
     };
+    if let Security::Tls(tls) = &mut connection.security {
+        sealed.clear();
+        match tls.seal(bytes, sealed) {
+            Ok(()) => transmit(connection, setup, now_s, sealed, &[]),
+            // Before the handshake is done there is nobody to tell anything.
+            Err(error) => {
+                tracing::debug!(peer = id, "nothing can be sent by TLS: {error}");
+                connection.stage = Stage::Dead;
+                connection.wake();
+            }
+        }
+    } else {
+        transmit(connection, setup, now_s, bytes, pieces);
+    }
+}
+
+/// Sends bytes as they are, and keeps what the socket does not take: as parts of these pieces, which others share, or
+/// as a copy where there are none.
+pub(super) fn transmit(
+    connection: &mut Connection,
+    setup: &CoreSetup,
+    now_s: u32,
+    bytes: &[u8],
+    pieces: &[bytes::Bytes],
+) {
+    if connection.is_blocked {
+        connection.unsent.push_back(bytes::Bytes::copy_from_slice(bytes));
+        return;
+    }
     setup.metrics.sends.inc();
     let sent = loop {
         match with_socket(connection, |socket| socket.send_with_flags(bytes, SEND_FLAGS)) {
@@ -209,18 +259,20 @@ fn send(state: &mut State, id: u64, pieces: &[bytes::Bytes]) {
         }
     };
     setup.metrics.sent_bytes.inc_by(sent as u64);
-    if sent < bytes.len() {
-        connection.took_s = now_s;
-        let mut skip = sent;
-        for piece in pieces {
-            if skip < piece.len() {
-                connection.unsent.push_back(piece.slice(skip..));
-            }
-            skip = skip.saturating_sub(piece.len());
-        }
-        connection.is_blocked = true;
-        setup.metrics.blocked.inc();
-        // Its task waits for the socket to take more.
-        connection.wake();
+    let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) else { return };
+    connection.took_s = now_s;
+    if pieces.is_empty() {
+        connection.unsent.push_back(bytes::Bytes::copy_from_slice(rest));
     }
+    let mut skip = sent;
+    for piece in pieces {
+        if skip < piece.len() {
+            connection.unsent.push_back(piece.slice(skip..));
+        }
+        skip = skip.saturating_sub(piece.len());
+    }
+    connection.is_blocked = true;
+    setup.metrics.blocked.inc();
+    // Its task waits for the socket to take more.
+    connection.wake();
 }

@@ -36,6 +36,8 @@ pub const CONNECTIONS_PER_CORE_MAX: usize = 100_000;
 pub const HANDOVER_SLACK: u64 = 64;
 /// Time from the accept to a hello.
 pub const HELLO_TIMEOUT_S: u32 = 10;
+/// Most bytes that TLS holds of a record, or of a message of its handshake, that has not arrived whole.
+pub const TLS_HELD_BYTES_MAX: usize = 32 * 1024;
 /// Tokens of a connection that are refused before it ends: each costs a signature.
 pub const TOKENS_REFUSED_MAX: u8 = 16;
 /// Time without a sign of life after which a connection ends, unless the operator says otherwise: a frame from

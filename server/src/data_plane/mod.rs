@@ -12,6 +12,8 @@
 //! effects     what the engine wants done
 //! handover    a connection moves to its document's core
 //! flush       bytes out: one send for everything that a connection is to get
+//! tls         what comes in is opened, what goes out is sealed
+//! secure      a connection that has to speak TLS: its first bytes, what it reads, its last word
 //! ```
 
 mod accept;
@@ -25,8 +27,10 @@ mod handover;
 pub mod limits;
 mod mailbox;
 mod receive;
+mod secure;
 mod session;
 mod slab;
+mod tls;
 
 pub use accept::{Acceptor, Listener, Room};
 pub use core::{CoreSetup, run};

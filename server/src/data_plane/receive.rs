@@ -22,6 +22,8 @@ use super::limits::{
     CORE_IN_FLIGHT_BYTES_MAX, CORE_PARTIAL_BYTES_MAX, DRAIN_TIMEOUT_S, FINISH_TIMEOUT_S, PARTIAL_BYTES_FREE,
     READ_BYTES, READS_PER_TURN_MAX,
 };
+use super::secure::{self, Read};
+use super::tls::Security;
 use super::{handover, session};
 use crate::allowlist::{Allowlist, Unwelcome};
 use crate::runtime::Stream;
@@ -84,7 +86,16 @@ fn poll_connection(
             take_in(&mut state, id, carry, &mut []);
             continue;
         }
+        let is_secure = !matches!(connection.security, Security::Plain);
         let mut scratch = core.scratch.borrow_mut();
+        if is_secure && !is_ending {
+            match secure::poll(&mut state, context, id, stream, carry, &mut scratch) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Read::Ended) => return Poll::Ready(()),
+                Poll::Ready(Read::AtEnd) => return reach_end(&mut state, id),
+                Poll::Ready(Read::More) => continue,
+            }
+        }
         match poll_bytes(stream, context, carry, &mut scratch) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(_)) => return Poll::Ready(()),
@@ -185,7 +196,7 @@ fn poll_bytes(
 
 /// Acts on what was read, and keeps what is not a whole frame yet. If something was kept already, what was
 /// read stands behind it.
-fn take_in(state: &mut RefMut<'_, State>, id: u64, carry: &mut Vec<u8>, read: &mut [u8]) {
+pub(super) fn take_in(state: &mut RefMut<'_, State>, id: u64, carry: &mut Vec<u8>, read: &mut [u8]) {
     if carry.is_empty() {
         let consumed = consume(state, id, read);
         carry.extend_from_slice(read.get(consumed..).unwrap_or_default());
@@ -207,7 +218,11 @@ fn bound_partial_frames(state: &mut RefMut<'_, State>, id: u64, carry_bytes: usi
         Transport::WebSocket(decoder) => decoder.held_bytes(),
         Transport::Unknown | Transport::Tcp => 0,
     };
-    let held = carry_bytes + fragments_bytes;
+    let sealed_bytes = match &connection.security {
+        Security::Tls(tls) => tls.held_bytes(),
+        Security::Plain | Security::Expected => 0,
+    };
+    let held = carry_bytes + fragments_bytes + sealed_bytes;
     let before = std::mem::replace(&mut connection.partial_bytes, held);
     state.partial_bytes = state.partial_bytes.saturating_sub(before) + held;
     if held > PARTIAL_BYTES_FREE && state.partial_bytes > CORE_PARTIAL_BYTES_MAX {
@@ -250,6 +265,10 @@ fn consume(state: &mut State, id: u64, bytes: &mut [u8]) -> usize {
 /// Finds out what the connection speaks. `None` if that takes more bytes.
 fn greet(state: &mut State, id: u64, bytes: &[u8]) -> Option<usize> {
     let connection = state.connections.get_mut(id)?;
+    if !secure::is_agreed(connection, bytes) {
+        connection.stage = Stage::Dead;
+        return Some(bytes.len());
+    }
     if bytes.first() == MAGIC.first() {
         let (magic, _) = bytes.split_first_chunk::<8>()?;
         if *magic == MAGIC {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use automerge::ActorId;
 use automerge::transaction::Transactable as _;
-use etherply_client::{Client, ClientError, Document, Event, OpenOptions, StreamId, Transport};
+use etherply_client::{Client, ClientError, Document, Event, OpenOptions, StreamId, Tls, Transport};
 use etherply_wire::Rights;
 use etherply_wire::kinds::Cursor;
 
@@ -169,6 +169,36 @@ impl Member {
         member.client.connect(0).unwrap();
         member.until(|told| *told == Told::Ready);
         member
+    }
+
+    /// Connects by TLS, or says why not.
+    pub fn connect_tls(server: &Server, websocket: bool, number: u8, tls: Tls) -> Result<Self, ClientError> {
+        let transport = if websocket {
+            Transport::WebSocket { host: server.listen.to_string(), path: "/".to_owned() }
+        } else {
+            Transport::Tcp
+        };
+        let mut member = Self {
+            client: Client::new(transport, "test", u64::from(number) << 32).with_tls(tls),
+            socket: connect(server.listen),
+            documents: BTreeMap::new(),
+            told: VecDeque::new(),
+            started: Instant::now(),
+            actor: number,
+        };
+        member.client.connect(0)?;
+        let mut bytes = vec![0; 64 * 1024];
+        while !member.client.is_ready() {
+            let read = member.read(&mut bytes);
+            assert!(read > 0, "the server closed the connection without a word");
+            let heard = member.client.input(&mut bytes[..read], member.now_ms(), &mut |_| {});
+            if heard.is_err() {
+                // Why, for the server.
+                member.answer_close();
+            }
+            heard?;
+        }
+        Ok(member)
     }
 
     /// Connects again, to the same or another server, as the same client.

@@ -3,11 +3,17 @@
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::{Close, Cursor, Error, Opened, resume};
 
-use super::{Output, Replica, State};
+use super::{Context, Output, Replica, State, is_end};
 use crate::rng::Rng;
 
 impl Replica {
-    pub(super) fn on_close(&mut self, close: &Close, rng: &mut Rng, out: &mut Output) -> Result<(), String> {
+    pub(super) fn on_close(
+        &mut self,
+        close: &Close,
+        context: Context,
+        rng: &mut Rng,
+        out: &mut Output,
+    ) -> Result<(), String> {
         let was_asked = matches!(self.state, State::Closing { .. });
         self.state = State::Closed;
         match ErrorCode::from_number(close.code) {
@@ -17,6 +23,8 @@ impl Replica {
             Some(ErrorCode::ActorForked) => self.start_over(rng, out),
             Some(_) if was_asked => {}
             Some(ErrorCode::StorageUnavailable) => {}
+            // It was asked what it has, and may not know any more what the server has.
+            code if is_end(code, context) => {}
             // The server takes a clock that it asked for.
             Some(ErrorCode::ProtocolViolation) if self.is_out_of_turn => {}
             _ => return Err(format!("closed with {}: {}", close.code, close.message)),
@@ -26,12 +34,13 @@ impl Replica {
     }
 
     /// The document cannot be opened, now or ever.
-    pub(crate) fn on_open_refused(&mut self, error: &Error, now_us: u64) -> Result<(), String> {
+    pub(crate) fn on_open_refused(&mut self, error: &Error, context: Context) -> Result<(), String> {
         self.state = State::Closed;
-        self.opens_at_us = now_us + u64::from(error.retry_after_ms) * 1_000;
+        self.opens_at_us = context.now_us + u64::from(error.retry_after_ms) * 1_000;
         match ErrorCode::from_number(error.code) {
             Some(ErrorCode::DocumentDeleted) => self.is_deleted = true,
             Some(ErrorCode::DocumentReset | ErrorCode::DocumentDamaged | ErrorCode::StorageUnavailable) => {}
+            code if is_end(code, context) => {}
             _ => return Err(format!("{} is not opened: {}: {}", self.document, error.code, error.message)),
         }
         Ok(())
@@ -62,6 +71,7 @@ impl Replica {
         let start = Cursor { epoch: opened.cursor.epoch, seq: 0, chain: [0; 32] };
         self.state = State::Open { handle };
         self.openings += 1;
+        self.expires_ms = opened.expires_at_ms;
         match (opened.resume, self.position) {
             (resume::START, position) => {
                 if self.force_reconcile || position.is_some_and(|cursor| cursor.seq > 0) {
