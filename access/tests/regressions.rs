@@ -3,29 +3,17 @@
 
 #[path = "../../fuzz/src/pattern.rs"]
 mod pattern;
+#[path = "../../fuzz/src/regressions.rs"]
+mod regressions;
 #[path = "../../fuzz/src/token.rs"]
 mod token;
 
-use std::path::PathBuf;
-
-fn replay(target: &str, check: fn(&[u8])) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/regressions").join(target);
-    let mut count = 0;
-    for entry in std::fs::read_dir(&folder).expect("the folder of regressions") {
-        let path = entry.expect("an entry").path();
-        println!("{}", path.display());
-        check(&std::fs::read(&path).expect("an input"));
-        count += 1;
-    }
-    assert!(count > 0, "no input in {}", folder.display());
-}
-
 #[test]
 fn tokens() {
-    replay("token", token::check);
+    regressions::replay("token", |input, _| token::check(input));
 }
 
 #[test]
 fn patterns() {
-    replay("pattern", pattern::check);
+    regressions::replay("pattern", |input, _| pattern::check(input));
 }
