@@ -158,7 +158,8 @@ fn fault(error: &rustls::Error, name: &ServerName<'static>) -> ClientError {
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => format!("the server's certificate is not for `{name}`: connect to it by the name that it has"),
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        // Signed by another root of the same name is signed by another root.
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "the server's certificate leads to no root that this client trusts: give it the root's certificate"
                 .to_owned()
         }

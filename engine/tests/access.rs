@@ -386,6 +386,28 @@ fn a_renewal_in_time_ends_nothing_and_the_old_end_is_forgotten() {
     ));
 }
 
+/// A client forgets who is present when its rights end, so it has to be told again of those who never moved.
+#[test]
+fn a_renewal_after_the_end_shows_again_who_is_present() {
+    let mut host = Host::default();
+    host.join(1);
+    let handle = host.handle(peer(1));
+    host.turn(Input::PresenceSet { peer: peer(1), handle, ttl_ms: 60_000, state: STATE });
+    host.open_as(grant("ada", MEMBER, MS + 1_000), document(), peer(2), MEMBER, None);
+    host.take(peer(2));
+    assert!(got(&host.gather(peer(2))).presence);
+    host.now.wall_ms = MS + 1_000;
+    host.turn(Input::Tick);
+    assert!(!got(&host.gather(peer(2))).presence, "its rights have ended");
+    let renewal = grant("ada", MEMBER, MS + 9_000);
+    host.turn(Input::Renew { peer: peer(2), handle, request: 1, grant: renewal });
+    let told = host.gather(peer(2));
+    assert!(matches!(&told[..], [Told::PresenceUpdate(update)] if update.full), "{told:?}");
+    assert!(got(&told).presence);
+    host.turn(Input::Renew { peer: peer(2), handle, request: 2, grant: grant("ada", MEMBER, MS + 9_999) });
+    assert!(!got(&host.gather(peer(2))).presence, "a renewal in time has nothing to tell");
+}
+
 #[test]
 fn a_renewal_never_gives_more_than_was_wanted_and_may_give_less() {
     let mut host = Host::default();

@@ -115,7 +115,7 @@ fn documents_travel_by_tls_as_they_do_without() {
     }
     for (member, stream) in members.iter_mut().zip(&streams) {
         let contents = member.until_keys(*stream, 4);
-        assert_eq!(contents.values().filter(|value| value.len() == 600_002).count(), 2);
+        assert_eq!(contents.values().filter(|value| value.len() == 600_000).count(), 2);
     }
     if std::thread::available_parallelism().unwrap().get() > 1 {
         assert!(server.metric("etherply_handovers_total") > 0.0, "some have moved, with their keys");

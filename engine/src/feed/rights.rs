@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use etherply_wire::Rights;
 
 use super::Feeds;
+use super::presence::Seen;
 use crate::ids::DocumentId;
 use crate::peer::Peer;
 
@@ -44,6 +45,10 @@ impl Feeds {
         let Some(member) = feed.member(number, peer) else { return false };
         self.expiries.remove(member.expires_ms, handle, number);
         self.expiries.add(expires_ms, handle, number);
+        if !member.rights.has(Rights::PRESENCE) {
+            // Whose rights ended has forgotten who is present, and heard of no change since.
+            member.presence_seen = Seen::Nothing;
+        }
         (member.rights, member.expires_ms) = (rights, expires_ms);
         !rights.is_empty() && member.wake()
     }

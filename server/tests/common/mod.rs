@@ -374,7 +374,10 @@ impl Member {
             self.client.tick(self.now_ms());
             self.send();
             match self.socket.read(bytes) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {}
+                // A read with a time limit also ends when this process is stopped and goes on.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+                        && begun.elapsed() < PATIENCE => {}
                 read => return read.unwrap(),
             }
         }
