@@ -29,6 +29,10 @@ struct Held {
     expires_ms: u64,
     /// Since when its rights have ended.
     ended_us: Option<u64>,
+    /// Whether the stream was told so.
+    is_told: bool,
+    /// A grant before this one ended in the turn that renewed it: of that as well it has to be told.
+    is_owed: bool,
     /// Pushes that came without the right to them.
     barred: BTreeSet<u64>,
 }
@@ -72,7 +76,8 @@ impl Ends {
     pub fn renewed(&mut self, link: u64, handle: u32, grant: &Grant) {
         if let Some(held) = self.held.get_mut(&(link, handle)) {
             held.token = Arc::clone(&grant.identity.token);
-            (held.expires_ms, held.ended_us) = (grant.expires_ms, None);
+            held.is_owed = held.ended_us.is_some() && !held.is_told;
+            (held.expires_ms, held.ended_us, held.is_told) = (grant.expires_ms, None, false);
             held.barred.clear();
         }
     }
@@ -114,6 +119,8 @@ impl Ends {
                     token: Arc::clone(&grant.identity.token),
                     expires_ms: attach.member.expires_ms,
                     ended_us: None,
+                    is_told: false,
+                    is_owed: false,
                     barred: BTreeSet::new(),
                 };
                 self.held.insert((id, attach.handle), held);
@@ -124,7 +131,7 @@ impl Ends {
                 Ok(())
             }
             Effect::Reply { peer, handle, frame } => {
-                let Some(held) = self.held.get(&(peer.id, *handle)) else { return Ok(()) };
+                let Some(held) = self.held.get_mut(&(peer.id, *handle)) else { return Ok(()) };
                 let frame = parse(frame.frame())?;
                 match frame.kind() {
                     Some(Kind::RightsChanged) => ended_rightly(held, &self.revoked, &body(&frame)?, wall_ms),
@@ -175,11 +182,15 @@ impl Ends {
 
 /// Rights end when their time is over, or their token was revoked.
 fn ended_rightly(
-    held: &Held,
+    held: &mut Held,
     revoked: &BTreeSet<Arc<str>>,
     changed: &RightsChanged,
     wall_ms: u64,
 ) -> Result<(), String> {
+    if changed.rights == 0 && std::mem::take(&mut held.is_owed) {
+        return Ok(());
+    }
+    held.is_told = changed.rights == 0;
     let is_right = match ErrorCode::from_number(changed.code) {
         Some(ErrorCode::TokenExpired) => held.expires_ms != 0 && wall_ms >= held.expires_ms,
         Some(ErrorCode::TokenRevoked) => revoked.contains(&held.token),
