@@ -584,6 +584,8 @@ impl Replica {
             }
             Some(Kind::Error) => {
                 let error: Error = body(frame)?;
+                // A new token may be over when it arrives: the next one is asked for.
+                self.renewing.take_if(|request| *request == error.request);
                 if is_end(ErrorCode::from_number(error.code), context) {
                     return Ok(());
                 }
