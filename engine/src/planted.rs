@@ -79,8 +79,6 @@ faults! {
     RevokedOpenTaken = "revoked-open-taken",
     /// The end of the grant before a renewal ends the new one.
     RenewedEndsEarly = "renewed-ends-early",
-    /// A clock is told though its member's rights ended while it waited.
-    ClockWithoutRights = "clock-without-rights",
     /// A member that compared clocks is believed to have one change more of each actor.
     ReconcileOffByOne = "reconcile-off-by-one",
     /// Broadcasts that a slow member missed are left out without a word.

@@ -17,13 +17,23 @@ pub mod websocket;
 /// Most processor time that one input may take, in microseconds, instrumentation and sanitizer included.
 pub const INPUT_US_MAX: u64 = 50_000;
 
-/// Checks an input, and that it did not take more of the processor than [`INPUT_US_MAX`]. Time in which the thread
-/// did not run does not count: how busy a machine is says nothing about an input.
+/// How often an input is checked before it is called slow. What a virtual machine's host takes from it counts as time
+/// of the thread: an input of 114 bytes for a linear search was seen to take 67 ms, once.
+const TRIES: u32 = 3;
+
+/// Checks an input, and that it did not take more of the processor than [`INPUT_US_MAX`] each time. Time in which the
+/// thread did not run does not count: how busy a machine is says nothing about an input.
 pub fn within_bounds(data: &[u8], check: fn(&[u8])) {
-    let begun = thread_us();
-    check(data);
-    let took = thread_us().saturating_sub(begun);
-    assert!(took <= INPUT_US_MAX, "this input took {took} us of the processor, the limit is {INPUT_US_MAX}");
+    let mut took = u64::MAX;
+    for _ in 0..TRIES {
+        let begun = thread_us();
+        check(data);
+        took = took.min(thread_us().saturating_sub(begun));
+        if took <= INPUT_US_MAX {
+            return;
+        }
+    }
+    panic!("this input took {took} us of the processor, the limit is {INPUT_US_MAX}");
 }
 
 /// Processor time of this thread so far, in microseconds.

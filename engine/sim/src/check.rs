@@ -118,6 +118,7 @@ impl Checker {
     pub fn effect_on_rights(&mut self, life: u64, effect: &Effect, wall_ms: u64) -> Result<(), String> {
         let document = match effect {
             Effect::Attach(attach) => self.documents.get(&(life, attach.handle)),
+            Effect::Reply { handle, .. } => self.documents.get(&(life, *handle)),
             _ => None,
         };
         self.ends.effect(effect, document, wall_ms)

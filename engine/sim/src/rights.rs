@@ -20,6 +20,8 @@ use crate::world::World;
 
 /// Longest time for which a grant is good while things go wrong, in milliseconds of a clock that runs fast.
 const GRANT_MS_MAX: u64 = 3_000;
+/// Longest time of one that ends while what it was for still waits for the disk.
+const SHORT_GRANT_MS_MAX: u64 = 150;
 
 /// What a stream was granted, as its document's home knows it.
 #[derive(Debug)]
@@ -98,6 +100,20 @@ impl Ends {
         self.taken_back.extend(hit.map(|(key, _)| key.clone()));
     }
 
+    /// What a stream begins with.
+    fn granted(&self, peer: Peer, document: &DocumentId) -> Option<Held> {
+        let (grant, _) = self.asked.get(&(peer.id, document.clone()))?;
+        Some(Held {
+            core: peer.core,
+            token: Arc::clone(&grant.identity.token),
+            expires_ms: grant.expires_ms,
+            ended_us: None,
+            is_told: false,
+            is_owed: false,
+            barred: BTreeSet::new(),
+        })
+    }
+
     /// What a home decides.
     pub fn effect(
         &mut self,
@@ -108,22 +124,13 @@ impl Ends {
         match effect {
             Effect::Attach(attach) => {
                 let Some(document) = document else { return Ok(()) };
-                let Peer { core, id } = attach.peer;
-                let key = (id, document.clone());
-                if self.taken_back.contains(&key) {
+                let Peer { id, .. } = attach.peer;
+                if self.taken_back.contains(&(id, document.clone())) {
                     return Err(format!("{document} is opened by a token that was revoked"));
                 }
-                let Some((grant, _)) = self.asked.get(&key) else { return Ok(()) };
-                let held = Held {
-                    core,
-                    token: Arc::clone(&grant.identity.token),
-                    expires_ms: attach.member.expires_ms,
-                    ended_us: None,
-                    is_told: false,
-                    is_owed: false,
-                    barred: BTreeSet::new(),
-                };
-                self.held.insert((id, attach.handle), held);
+                if let Some(held) = self.granted(attach.peer, document) {
+                    self.held.entry((id, attach.handle)).or_insert(held);
+                }
                 Ok(())
             }
             Effect::Detach { peer, handle } => {
@@ -131,8 +138,14 @@ impl Ends {
                 Ok(())
             }
             Effect::Reply { peer, handle, frame } => {
-                let Some(held) = self.held.get_mut(&(peer.id, *handle)) else { return Ok(()) };
                 let frame = parse(frame.frame())?;
+                // A stream begins here: what it has to be asked first comes before anything is attached.
+                if frame.kind() == Some(Kind::Opened)
+                    && let Some(held) = document.and_then(|document| self.granted(*peer, document))
+                {
+                    self.held.insert((peer.id, *handle), held);
+                }
+                let Some(held) = self.held.get_mut(&(peer.id, *handle)) else { return Ok(()) };
                 match frame.kind() {
                     Some(Kind::RightsChanged) => ended_rightly(held, &self.revoked, &body(&frame)?, wall_ms),
                     Some(Kind::Reconcile) if held.ended_us.is_some() => {
@@ -212,7 +225,8 @@ impl World {
         let (subject, token) = (Arc::from("everybody"), Arc::from(format!("token-{}", self.tokens_given)));
         let identity = Identity { subject, token, issued_s: 0 };
         if !is_device && !self.healing && self.rng.chance(70) {
-            grant.expires_ms = wall_ms + self.rng.range(1, GRANT_MS_MAX);
+            let most_ms = if self.rng.chance(30) { SHORT_GRANT_MS_MAX } else { GRANT_MS_MAX };
+            grant.expires_ms = wall_ms + self.rng.range(1, most_ms);
         }
         if !is_device {
             self.given.push(Arc::clone(&identity.token));

@@ -162,7 +162,7 @@ impl Shard {
         let &Listener { peer, handle, .. } = listener;
         let hosted = self.hosted.get_mut(&handle).filter(|hosted| hosted.listens(listener));
         let Some(stream) = hosted.and_then(|hosted| hosted.streams.get_mut(&peer)) else { return };
-        if knows_log(stream.access.rights) || planted!(ClockWithoutRights) {
+        if knows_log(stream.access.rights) {
             effects.extend(frames.into_iter().map(|frame| Effect::Reply { peer, handle, frame }));
         } else if let Some(reconciling) = &mut stream.reconcile {
             reconciling.untold = true;
