@@ -130,14 +130,14 @@ mod tests {
     fn lines_of_the_named_folders_are_read_from_the_report() {
         let file = |name: &str, count: u64, covered: u64| serde_json::json!({"filename": name, "summary": {"lines": {"count": count, "covered": covered}}});
         let files = vec![
-            file("/root/wire/src/frame.rs", 10, 9),
-            file("/root/server/src/storage/log.rs", 20, 5),
-            file("/root/server/src/storage/log_tests.rs", 20, 20),
-            file("/root/server/src/serve.rs", 20, 5),
+            file("/a/wire/src/frame.rs", 10, 9),
+            file("/a/server/src/storage/log.rs", 20, 5),
+            file("/a/server/src/storage/log_tests.rs", 20, 20),
+            file("/a/server/src/serve.rs", 20, 5),
             file("/elsewhere/wire/src/frame.rs", 20, 5),
         ];
         let report = serde_json::json!({"data": [{"files": files}]});
-        let found = lines(Path::new("/root"), &report);
+        let found = lines(Path::new("/a"), &report);
         let expected = [("server/src/storage/log.rs", (20, 5)), ("wire/src/frame.rs", (10, 9))]
             .map(|(path, of)| (path.to_owned(), of));
         assert_eq!(found, Lines::from(expected));
