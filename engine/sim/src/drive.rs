@@ -126,7 +126,10 @@ impl World {
 
     fn message(&mut self, number: u16, message: Message) -> Result<(), String> {
         let now = self.now();
-        if self.config.tokens {
+        // What a home is not asked, it cannot see the time at.
+        let asks_home =
+            !matches!(message, Message::Effect(_) | Message::Read { .. } | Message::SnapshotRead { .. });
+        if self.config.tokens && asks_home {
             let cores = self.server.as_ref().map_or(1, Server::shards);
             self.check.ends.at(number, cores, now.wall_ms, self.now_us);
         }

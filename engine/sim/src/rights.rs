@@ -59,7 +59,7 @@ impl Ends {
         self.asked.insert((link, document.clone()), (grant.clone(), core));
     }
 
-    /// A core works at this time: what is over is over from now on, wherever its clock goes.
+    /// A home is asked something at this time: what is over is over from now on, wherever its clock goes.
     pub fn at(&mut self, home: u16, cores: u16, wall_ms: u64, now_us: u64) {
         let here = self.held.iter_mut().filter(|((_, handle), _)| Shard::home_of(*handle, cores) == home);
         for (_, held) in here.filter(|(_, held)| held.expires_ms != 0 && wall_ms >= held.expires_ms) {
