@@ -45,6 +45,8 @@ pub struct Metrics {
     pub backups: IntCounterVec,
     /// Snapshots: cut, not cut, or found unreadable.
     pub snapshots: IntCounterVec,
+    /// Snapshots that were asked for and are not cut yet.
+    pub snapshots_due: IntGauge,
     /// Changes frames handed to sockets.
     pub deliveries: IntCounter,
     /// Calls that hand bytes to a socket.
@@ -145,6 +147,7 @@ impl Metrics {
             opened: labelled("opens_total", "Documents opened by members", "resume")?,
             backups: labelled("backups_total", "Backups of the running server", "outcome")?,
             snapshots: labelled("snapshots_total", "Snapshots of documents", "outcome")?,
+            snapshots_due: gauge("snapshots_due", "Snapshots that are asked for and not cut yet")?,
             deliveries: counter("deliveries_total", "Changes frames handed to sockets")?,
             sends: counter("sends_total", "Calls that hand bytes to a socket")?,
             sent_bytes: counter("sent_bytes_total", "Bytes handed to sockets")?,

@@ -250,6 +250,7 @@ fn find(
 fn cut_snapshot(state: &mut State, handle: u32, document: DocumentId, through: Cursor) {
     let mailbox = own_mailbox(state);
     let Some(storage) = &state.setup.storage else { return };
+    state.setup.metrics.snapshots_due.inc();
     let mut cut = Cut::new(document.clone(), through).within(&state.setup.cuts);
     let mut committer = storage.committer.clone();
     let work = move |reader: &Reader| cut.step(reader, &mut committer);
@@ -274,6 +275,7 @@ pub(super) fn snapshot_cut(
         tracing::warn!("no snapshot was cut, the log stays as it is: {error}");
     }
     let outcome = if result.is_ok() { "cut" } else { "failed" };
+    state.setup.metrics.snapshots_due.dec();
     state.setup.metrics.snapshots.with_label_values(&[outcome]).inc();
     if result.is_ok() {
         cover(state, document);

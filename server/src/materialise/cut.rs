@@ -84,7 +84,13 @@ impl Cut {
                     State::Apply { before, recovery, replica: Box::new(replica) }
                 }
             }
-            State::Write { before, summary, replica } => self.write(reader, before, *summary, &replica)?,
+            State::Write { before, summary, replica } => {
+                let written = self.write(reader, before, *summary, &replica)?;
+                // Before it is said to be done; what it covers goes without the document.
+                drop(replica);
+                (self.memory, self.reserved) = (None, None);
+                written
+            }
             State::Cover(mut cover) => {
                 return match cover.step(reader, pieces) {
                     Ok(_) => Ok(Some(cover.snapshot())),
@@ -102,11 +108,11 @@ impl Cut {
         let recovery = Box::new(Recovery::through(self.document.clone(), seq));
         let (before, replica) = match reader.snapshot(&self.document, epoch)? {
             Some((anchor, bytes)) => {
-                let cursor = anchor.anchor.snapshot.cursor;
+                let Snapshot { cursor, covered_bytes, .. } = anchor.anchor.snapshot;
                 if cursor.seq >= seq {
                     return Err(self.failed("a newer one is there"));
                 }
-                let replica = Replica::from_saved(self.document.clone(), cursor, &bytes)
+                let replica = Replica::from_saved(self.document.clone(), cursor, covered_bytes, &bytes)
                     .map_err(|poison| self.failed(&poison.to_string()))?;
                 (Some(anchor), replica)
             }

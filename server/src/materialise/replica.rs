@@ -11,6 +11,7 @@ use etherply_engine::chain::chain_start;
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::{FIRST_EPOCH, LogError, LogReader as _};
 use etherply_engine::record::Record;
+use etherply_engine::snapshot::Snapshot;
 use etherply_wire::kinds::Cursor;
 
 use super::faults;
@@ -75,12 +76,17 @@ impl Replica {
     }
 
     /// A document from what [`Self::save_verified`] gave, or from changes one behind the other; they are what the
-    /// log has up to `cursor`.
+    /// log has up to `cursor`, where they came in `log_bytes`: saved, they may be a thousand times smaller.
     ///
     /// # Errors
     /// [`Poison`] if Automerge cannot load it, or not without changes that are missing.
-    pub fn from_saved(document: DocumentId, cursor: Cursor, saved: &[u8]) -> Result<Self, Box<Poison>> {
-        let applied_bytes = saved.len() as u64;
+    pub fn from_saved(
+        document: DocumentId,
+        cursor: Cursor,
+        log_bytes: u64,
+        saved: &[u8],
+    ) -> Result<Self, Box<Poison>> {
+        let applied_bytes = log_bytes.max(saved.len() as u64);
         let poison = |action, what| Poison::new(&document, 1, cursor.seq, action, what);
         match catch_unwind(AssertUnwindSafe(|| Automerge::load(saved))) {
             // A document chunk may be followed by changes, and those may wait for others.
@@ -277,8 +283,8 @@ impl Opening {
         let stored = stored.filter(|(anchor, _)| anchor.anchor.snapshot.cursor.seq <= self.through_seq);
         self.state = match stored {
             Some((anchor, bytes)) => {
-                let cursor = anchor.anchor.snapshot.cursor;
-                let replica = Replica::from_saved(self.document.clone(), cursor, &bytes)?;
+                let Snapshot { cursor, covered_bytes, .. } = anchor.anchor.snapshot;
+                let replica = Replica::from_saved(self.document.clone(), cursor, covered_bytes, &bytes)?;
                 State::Tail(Box::new(replica))
             }
             None => State::Log {

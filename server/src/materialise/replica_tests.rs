@@ -74,6 +74,17 @@ fn bytes_that_are_no_change_are_named_by_their_position() {
     records[6].change = Bytes::from_static(b"no change");
     let poison = Replica::new(document(), FIRST_EPOCH).apply(&records).unwrap_err();
     assert_eq!((poison.first_seq, poison.last_seq), (7, 7));
-    let saved = Replica::from_saved(document(), Replica::new(document(), 1).cursor(), b"no document");
+    let saved = Replica::from_saved(document(), Replica::new(document(), 1).cursor(), 0, b"no document");
     assert_eq!(saved.unwrap_err().action, "load");
+}
+
+#[test]
+fn what_was_saved_small_counts_by_the_bytes_that_it_came_in() {
+    let (_, records) = history(10);
+    let replica = Replica::new(document(), FIRST_EPOCH).apply(&records).unwrap();
+    let saved = replica.save_verified().unwrap();
+    let of =
+        |log_bytes| Replica::from_saved(document(), replica.cursor(), log_bytes, &saved).unwrap().bytes();
+    assert_eq!(of(64 << 20), 64 << 20);
+    assert_eq!(of(0), replica.bytes(), "small values count by their number");
 }

@@ -141,7 +141,7 @@ pub fn unpack(
     bytes: &[u8],
 ) -> Result<HashMap<ChangeHash, Bytes>, String> {
     let replica =
-        Replica::from_saved(document.clone(), cursor, bytes).map_err(|poison| poison.to_string())?;
+        Replica::from_saved(document.clone(), cursor, 0, bytes).map_err(|poison| poison.to_string())?;
     let unpack = || {
         let changes = replica.automerge().get_changes(&[]);
         let each = |change: automerge::Change| {
