@@ -240,18 +240,22 @@ impl Document {
         Ok(None)
     }
 
-    /// Sends the server what it lacks, as [`Document::take`] found.
+    /// Sends the server what it lacks, as [`Document::take`] found; nothing if the stream has ended since, which the
+    /// server may say right behind its question: it asks again when the stream is open again.
     ///
     /// # Errors
-    /// What [`Client::reconcile`] and [`Client::supply`] say, or something received cannot be applied.
+    /// What else [`Client::reconcile`] and [`Client::supply`] say, or something received cannot be applied.
     pub fn answer(&mut self, client: &mut Client, answer: Answer, tag: u64) -> Result<(), ExchangeError> {
         // The server's clock is to be compared with everything that this side has.
         self.apply()?;
-        match answer {
-            Answer::Reconcile(clock) => self.reconcile(client, &clock, tag)?,
-            Answer::Supply(clock) => self.supply(client, &clock, tag)?,
+        let given = match answer {
+            Answer::Reconcile(clock) => self.reconcile(client, &clock, tag),
+            Answer::Supply(clock) => self.supply(client, &clock, tag),
+        };
+        match given {
+            Err(RequestError::NotAsked) => Ok(()),
+            given => Ok(given?),
         }
-        Ok(())
     }
 
     /// Throws the copy away, because the document began anew. This member goes on as a fresh actor.
