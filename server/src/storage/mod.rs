@@ -28,6 +28,7 @@
 //! ```
 
 pub mod anchor;
+mod archive;
 pub mod cover;
 #[cfg(test)]
 mod crash_tests;
