@@ -221,9 +221,9 @@ impl Document {
             Event::Reset { stream, cursor, unacked } if *stream == self.stream => {
                 self.begin_reset(*cursor, unacked);
             }
-            // It began anew once more, or its log is another one, before the copy was there.
+            // It may have begun anew once more before the copy was there, or its log be another one, and shorter.
             Event::Opened { stream, cursor, .. } if *stream == self.stream => {
-                if let Some(reset) = self.reset.as_mut().filter(|reset| reset.until.epoch != cursor.epoch) {
+                if let Some(reset) = &mut self.reset {
                     reset.until = *cursor;
                 }
             }
