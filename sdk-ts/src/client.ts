@@ -18,10 +18,14 @@ import type { AuthReason } from "./protocol/events.js";
 import { Session } from "./protocol/session.js";
 import { Channel, Room } from "./room.js";
 import type { RoomHost } from "./room.js";
-import { Listeners } from "./signal.js";
+import { Listeners, Signal } from "./signal.js";
 import type { Unsubscribe } from "./signal.js";
 import type { ClientStatus } from "./status.js";
 import type { Store } from "./store/store.js";
+import { pageTabs } from "./tabs/host.js";
+import type { TabsHost } from "./tabs/host.js";
+import type { Ask } from "./tabs/messages.js";
+import type { Sharing } from "./tabs/sharing.js";
 import { VERSION } from "./version.js";
 import { utf8 } from "./wire/bytes.js";
 import { DOCUMENT_ID_BYTES_MAX } from "./wire/limits.js";
@@ -49,6 +53,11 @@ export interface ClientOptions {
   readonly webSocket?: WebSocketFactory;
   /** Where Automerge's WebAssembly comes from, if not from the package's own copy. */
   readonly wasm?: WasmSource;
+  /**
+   * Whether the tabs of one browser share one connection, which they do where their store is the same, its subject is,
+   * and the server is. `"separate"` gives each its own.
+   */
+  readonly tabs?: "share" | "separate";
   /** Name and version of the application, for the server's logs. */
   readonly agent?: string;
   /** How long to wait before connecting again, in milliseconds: at first, and at most. */
@@ -57,11 +66,20 @@ export interface ClientOptions {
   readonly environment?: Environment;
 }
 
+/** Whose connection it is: this client's; not known yet; that of one of the tabs. */
+type Link = { readonly kind: "own" | "loading" } | { readonly kind: "shared"; readonly sharing: Sharing };
+
 /** An error that nobody waited for, and what it is about. */
 export type ErrorListener = (error: EtherPlyError, documentId: string) => void;
 
 /** A connection to a server, with documents and rooms on it. */
 export class Client {
+  private readonly statuses = new Signal<ClientStatus>({ state: "offline", error: undefined });
+  private link: Link;
+  /** Names this connection among members, or that of the tab which has it. */
+  private member = "";
+  /** Documents and rooms that are open for other tabs only. */
+  private readonly guests = new Map<string, Document<never> | Room>();
   private readonly connection: Connection;
   private readonly session: Session;
   private readonly channels = new Map<string, Channel>();
@@ -72,6 +90,7 @@ export class Client {
   private readonly leavePage: () => void;
   private isClosed = false;
   private isPaused = false;
+  private isSuspended = false;
 
   /** Made by {@link createClient}. @internal */
   constructor(private readonly options: ClientOptions) {
@@ -92,22 +111,38 @@ export class Client {
       agent: options.agent ?? `etherply-sdk/${VERSION}`,
       environment,
       token: auth === undefined ? undefined : ask,
-      ready: () => this.connection.welcomed(),
+      ready: () => {
+        this.member = this.session.member;
+        this.connection.welcomed();
+      },
       silent: () => this.connection.silent(),
     });
     this.host = {
       session: this.session,
       environment,
-      status: this.connection.status,
-      report: (error, documentId) => this.errors.tell(error, documentId),
+      status: this.statuses,
+      member: () => this.member,
+      // What is open for other tabs only is told there.
+      report: (error, documentId) => {
+        if (!this.guests.has(documentId)) this.errors.tell(error, documentId);
+      },
       release: (channel) => void this.channels.delete(channel.id),
     };
-    this.leavePage = watchPage(() => this.connection.hurry());
+    const tabs = environment.tabs ?? pageTabs();
+    const scope = options.tabs === "separate" || tabs === undefined ? undefined : options.store?.scope;
+    this.link = scope === undefined ? { kind: "own" } : { kind: "loading" };
+    if (scope !== undefined && tabs !== undefined) void this.share(`${address(options.url)} ${scope}`, tabs, environment);
+    this.connection.status.subscribe((status) => this.follow(status));
+    this.leavePage = watchPage({
+      hurry: () => this.hurry(),
+      suspend: () => this.suspend(true),
+      resume: () => this.suspend(false),
+    });
   }
 
   /** Where the client stands. */
   get status(): ClientStatus {
-    return this.connection.status.value;
+    return this.statuses.value;
   }
 
   /** Whether every edit of every document would survive if this page or program ended now. */
@@ -117,7 +152,7 @@ export class Client {
 
   /** Watches where the client stands. */
   onStatus(listener: (status: ClientStatus) => void): Unsubscribe {
-    return this.connection.status.subscribe(listener);
+    return this.statuses.subscribe(listener);
   }
 
   /** Hears of errors that nobody waits for: refusals, and edits that were lost. */
@@ -133,11 +168,19 @@ export class Client {
    */
   document<T extends object>(id: string, options: DocumentOptions<T> = {}): Document<T> {
     const known = this.documents.get(id);
-    if (known !== undefined) return known as unknown as Document<T>;
+    if (known !== undefined) {
+      if (this.guests.get(id) === known) {
+        this.guests.delete(id);
+        (known as unknown as Document<T>).claim(options);
+      }
+      return known as unknown as Document<T>;
+    }
     const channel = this.channel(id);
     const store = this.options.store?.document(id);
-    const released = (): void => void this.documents.delete(id);
-    const document = new Document<T>(channel, options, () => this.factory(), store, released);
+    const document = new Document<T>(channel, options, () => this.factory(), store, (kept) => {
+      this.documents.delete(id);
+      void kept.then(() => this.again(id));
+    });
     this.documents.set(id, document as unknown as Document<never>);
     this.connect();
     return document;
@@ -151,8 +194,14 @@ export class Client {
    */
   room(id: string): Room {
     const known = this.rooms.get(id);
-    if (known !== undefined) return known;
-    const room = new Room(this.channel(id), () => void this.rooms.delete(id));
+    if (known !== undefined) {
+      if (this.guests.get(id) === known) this.guests.delete(id);
+      return known;
+    }
+    const room = new Room(this.channel(id), () => {
+      this.rooms.delete(id);
+      this.again(id);
+    });
     this.rooms.set(id, room);
     this.connect();
     return room;
@@ -161,14 +210,17 @@ export class Client {
   /** Goes online again after {@link Client.disconnect}, or after the server refused the client. */
   reconnect(): void {
     this.isPaused = false;
-    this.connection.hurry();
+    this.hurry();
     this.connect();
   }
 
-  /** Goes offline until {@link Client.reconnect}. Documents stay, and can be edited. */
+  /**
+   * Goes offline until {@link Client.reconnect}. Documents stay, and can be edited. Other tabs stay online; this one
+   * hears nothing of them.
+   */
   disconnect(): void {
     this.isPaused = true;
-    this.connection.stop();
+    this.unlink();
   }
 
   /**
@@ -190,9 +242,9 @@ export class Client {
     this.isClosed = true;
     const kept = [...this.documents.values()].map((document) => document.close());
     for (const room of [...this.rooms.values()]) room.close();
-    this.connection.stop();
     this.leavePage();
     await Promise.all(kept);
+    this.unlink();
     this.errors.clear();
   }
 
@@ -203,7 +255,116 @@ export class Client {
   }
 
   private connect(): void {
-    if (!this.isPaused && !this.isClosed && this.channels.size > 0) this.connection.start(this.session);
+    if (this.isPaused || this.isSuspended || this.isClosed || this.channels.size === 0) return;
+    if (this.link.kind === "own") this.connection.start(this.session);
+    else if (this.link.kind === "shared") this.link.sharing.group.join();
+    // Others may be there: until that is known, this tab is not alone.
+    if (this.link.kind !== "own" && this.statuses.value.state === "offline") this.tell({ state: "connecting", error: undefined });
+  }
+
+  /** Is not connected any more, nor one of the tabs that are. */
+  private unlink(): void {
+    if (this.link.kind === "shared") this.link.sharing.group.leave();
+    this.connection.stop();
+    this.tell({ state: "offline", error: undefined });
+  }
+
+  private tell(status: ClientStatus): void {
+    this.statuses.set(status);
+    if (this.link.kind === "shared") this.link.sharing.announce();
+  }
+
+  /** The connection's status is the client's, where it is this tab's. */
+  private follow(status: ClientStatus): void {
+    if (this.link.kind === "own" || this.isLeading) this.tell(status);
+  }
+
+  private get isLeading(): boolean {
+    return this.link.kind === "shared" && this.link.sharing.group.role.kind === "leading";
+  }
+
+  private hurry(): void {
+    this.connection.hurry();
+    if (this.link.kind === "shared") this.link.sharing.group.post({ kind: "hurry" });
+  }
+
+  /** The page is frozen, or in the back/forward cache; or it is back. */
+  private suspend(isSuspended: boolean): void {
+    if (isSuspended === this.isSuspended) return;
+    this.isSuspended = isSuspended;
+    if (isSuspended) this.unlink();
+    else this.connect();
+  }
+
+  private async share(scope: string, tabs: TabsHost, environment: Environment): Promise<void> {
+    const { Sharing } = await import("./tabs/sharing.js");
+    if (this.isClosed) return;
+    const client = this;
+    const sharing = new Sharing(scope, tabs, environment, {
+      lead: () => void this.lead(),
+      follow: () => {
+        this.connection.stop();
+        if (sharing.group.role.kind !== "away") this.tell({ state: "connecting", error: undefined });
+        this.dropGuests();
+      },
+      heard: (status, member, limits) => {
+        this.member = member;
+        Object.assign(this.session.limits, limits);
+        this.tell(status);
+      },
+      get told() {
+        return { status: client.statuses.value, member: client.member, limits: client.session.limits };
+      },
+      hurry: () => this.connection.hurry(),
+      host: (id, content) => this.hostFor(id, content),
+      unhost: (id) => this.unhost(id),
+      report: (error, id) => this.host.report(error, id),
+    });
+    this.link = { kind: "shared", sharing };
+    for (const channel of this.channels.values()) sharing.add(channel);
+    this.connect();
+  }
+
+  /** This tab has the connection from now on: goes on with what all tabs kept. */
+  private async lead(): Promise<void> {
+    this.tell({ state: "connecting", error: undefined });
+    await Promise.all([...this.documents.values()].map((document) => document.lead()));
+    if (this.isLeading) this.connection.start(this.session);
+  }
+
+  /** Opens a document or a room that other tabs use. */
+  private hostFor(id: string, content: Ask["content"]): void {
+    if (this.isClosed) return;
+    try {
+      if (content === undefined) {
+        if (this.channels.has(id)) return;
+        this.guests.set(id, this.room(id));
+      } else if (!this.documents.has(id)) {
+        const document = this.document<object>(id, content.writes ? {} : { access: "read" });
+        const room = this.guests.get(id);
+        this.guests.set(id, document as unknown as Document<never>);
+        void room?.close();
+      } else if (content.writes && this.guests.has(id)) {
+        this.documents.get(id)?.claim({});
+      }
+    } catch (error) {
+      this.errors.tell(error as EtherPlyError, id);
+    }
+  }
+
+  private unhost(id: string): void {
+    const guest = this.guests.get(id);
+    this.guests.delete(id);
+    void guest?.close();
+  }
+
+  private dropGuests(): void {
+    for (const id of [...this.guests.keys()]) this.unhost(id);
+  }
+
+  /** Something was closed here that other tabs may use: they ask for it again. */
+  private again(id: string): void {
+    if (this.isLeading && this.link.kind === "shared") this.link.sharing.group.post({ kind: "again", doc: id });
   }
 
   private channel(id: string): Channel {
@@ -213,8 +374,11 @@ export class Client {
     if (bytes === 0 || bytes > DOCUMENT_ID_BYTES_MAX || /[\u0000-\u001f\u007f-\u009f]/.test(id)) {
       throw namedError("document_id_invalid", `a document's name of ${bytes} bytes`);
     }
-    const channel = this.channels.get(id) ?? new Channel(id, this.host);
+    const known = this.channels.get(id);
+    if (known !== undefined) return known;
+    const channel = new Channel(id, this.host);
     this.channels.set(id, channel);
+    if (this.link.kind === "shared") this.link.sharing.add(channel);
     return channel;
   }
 }
@@ -256,16 +420,30 @@ function webSocket(): WebSocketFactory {
   return found;
 }
 
-/** Calls `hurry` when the network is back, or somebody looks at the page again. */
-function watchPage(hurry: () => void): () => void {
+/** What a page goes through, as far as it concerns a client. */
+interface PageEvents {
+  /** The network is back, or somebody looks at the page again. */
+  hurry(): void;
+  /** The page is frozen, in the back/forward cache, or on its way out. */
+  suspend(): void;
+  resume(): void;
+}
+
+function watchPage({ hurry, suspend, resume }: PageEvents): () => void {
   if (typeof window === "undefined" || typeof document === "undefined") return () => undefined;
   const seen = (): void => {
     if (document.visibilityState === "visible") hurry();
   };
-  window.addEventListener("online", hurry);
-  document.addEventListener("visibilitychange", seen);
+  const events = [
+    [window, "online", hurry],
+    [document, "visibilitychange", seen],
+    [window, "pagehide", suspend],
+    [window, "pageshow", resume],
+    [document, "freeze", suspend],
+    [document, "resume", resume],
+  ] as const;
+  for (const [target, name, listener] of events) target.addEventListener(name, listener);
   return () => {
-    window.removeEventListener("online", hurry);
-    document.removeEventListener("visibilitychange", seen);
+    for (const [target, name, listener] of events) target.removeEventListener(name, listener);
   };
 }

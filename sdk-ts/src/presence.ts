@@ -8,7 +8,7 @@ import type { Environment } from "./environment.js";
 import { localError, namedError } from "./errors.js";
 import type { Unsubscribe } from "./signal.js";
 import { Listeners, Signal } from "./signal.js";
-import { textOf, toHex, utf8 } from "./wire/bytes.js";
+import { fromHex, textOf, toHex, utf8 } from "./wire/bytes.js";
 import type { PresenceEntry } from "./wire/kinds.js";
 
 /** Shortest time between two states that are sent: states in between are never seen. */
@@ -19,7 +19,7 @@ export type Json = string | number | boolean | null | readonly Json[] | { readon
 
 /** Somebody else who is here. */
 export interface Member<P> {
-  /** Names the member's connection: another one after it reconnected. */
+  /** Names the member's connection: another one after it reconnected. Of another tab of this browser, that tab. */
   readonly id: string;
   /** What it shows. */
   readonly state: P;
@@ -29,6 +29,8 @@ export interface Member<P> {
 export class Presence<P extends Json = Json> {
   private own: P | undefined;
   private members: ReadonlyMap<string, Member<P>> = new Map();
+  /** Other tabs of this browser. */
+  private tabs: ReadonlyMap<string, Member<P>> = new Map();
   private readonly list = new Signal<readonly Member<P>[]>([]);
   private readonly anything = new Listeners<[]>();
   private cancel: (() => void) | undefined;
@@ -46,7 +48,10 @@ export class Presence<P extends Json = Json> {
     return this.own;
   }
 
-  /** The others who are here, those who came first at the front. */
+  /**
+   * The others who are here, those who came first at the front, and the other tabs of this browser behind them. Tabs
+   * that share a connection are one member to everybody else, who see what was set last in any of them.
+   */
   get others(): readonly Member<P>[] {
     return this.list.value;
   }
@@ -106,6 +111,25 @@ export class Presence<P extends Json = Json> {
     this.show(members);
   }
 
+  /** What another tab of this browser shows; nothing any more. @internal */
+  sibling(tab: string, state: Uint8Array | undefined): void {
+    const tabs = new Map(this.tabs);
+    const value = state === undefined ? undefined : parse(state);
+    if (value === undefined) tabs.delete(tab);
+    else tabs.set(tab, { id: tab, state: value as P });
+    if (value === undefined && tabs.size === this.tabs.size) return;
+    this.tabs = tabs;
+    this.show(this.members);
+  }
+
+  /** The members elsewhere, as the server names them. @internal */
+  entries(): PresenceEntry[] {
+    return [...this.members.values()].flatMap(({ id, state }) => {
+      const member = fromHex(id);
+      return member === undefined ? [] : [{ member, state: utf8(JSON.stringify(state)) }];
+    });
+  }
+
   /** Members that are gone. @internal */
   left(gone: readonly Uint8Array[]): void {
     const members = new Map(this.members);
@@ -138,7 +162,7 @@ export class Presence<P extends Json = Json> {
 
   private show(members: ReadonlyMap<string, Member<P>>): void {
     this.members = members;
-    this.list.set([...members.values()]);
+    this.list.set([...members.values(), ...this.tabs.values()]);
     this.anything.tell();
   }
 }

@@ -10,6 +10,8 @@ import type { ErrorCode, EtherPlyError } from "./errors.js";
 import { encodeJson, Messages, Presence } from "./presence.js";
 import type { Json, Message } from "./presence.js";
 import { Renewal } from "./renewal.js";
+import type { FeedEvent, TabEdit } from "./tabs/messages.js";
+import { errorData, HERE } from "./tabs/messages.js";
 import type { Opened, Refused, StreamEvents } from "./protocol/events.js";
 import type { Push } from "./protocol/outbox.js";
 import type { Session } from "./protocol/session.js";
@@ -25,6 +27,71 @@ import { BROADCAST_TOPIC_BYTES_MAX } from "./wire/limits.js";
 /** Codes by which the server says that a token is of no use any more, and why the next one is asked for. */
 const ENDED: Partial<Record<ErrorCode, "expired" | "revoked">> = { token_expired: "expired", token_revoked: "revoked" };
 
+/** Where a channel stands with the server, whichever tab has the connection. */
+export interface Standing {
+  readonly state: SyncState;
+  /** Why it is not live, or why the last request was refused. */
+  readonly error: EtherPlyError | undefined;
+  /** Why the server does not open it, or will not any more. */
+  readonly refusal: EtherPlyError | undefined;
+  /** Why the server does not take edits, which are kept. */
+  readonly held: EtherPlyError | undefined;
+  /** The rights granted, as bits; `undefined` while it is not open. */
+  readonly rights: number | undefined;
+  /** Whether the rights have ended and another token is on its way. */
+  readonly isRenewing: boolean;
+  /** Whether everything was received that the server had when it opened the stream. */
+  readonly isWhole: boolean;
+}
+
+/** What a channel has to do with the other tabs that share the connection. */
+export interface Siblings {
+  /** Where it stands, by the tab that has the connection; `undefined` if this one has it. */
+  readonly standing: Standing | undefined;
+  /** Whether another tab has the connection. */
+  readonly isElsewhere: boolean;
+  /** Whether this tab answers for edits of that one. */
+  isOurs(tab: string | undefined): boolean;
+  /** There is more to ask for, or to tell of. */
+  opened(): void;
+  /** Where it stands may have changed. */
+  moved(): void;
+  /** The content is whole now, perhaps. */
+  settled(): void;
+  /** The server said this, to the tab with the connection. */
+  feed(event: FeedEvent): void;
+  edited(edits: readonly TabEdit[]): void;
+  show(state: Uint8Array | undefined): void;
+  say(topic: string, payload: Uint8Array): void;
+  /** What the server refused is to be sent again, or to be taken back. */
+  retry(): void;
+  drop(): void;
+  /** These edits were taken back. */
+  discarded(hashes: readonly string[]): void;
+  closed(): void;
+}
+
+/** What other tabs need of the content. */
+export interface SharedContent {
+  /** Whether it is whole: nothing waits to be applied, and no new copy is on its way. */
+  apply(): boolean;
+  heads(): readonly string[];
+  genesis(): Uint8Array | undefined;
+  /** What a new document is to hold, if this tab does not say. */
+  offer(genesis: Uint8Array): void;
+  readonly writes: boolean;
+  unsaved(): readonly TabEdit[];
+  isKin(edits: readonly TabEdit[]): boolean;
+  adopt(edits: readonly TabEdit[], areUnsaved: boolean): boolean;
+  knows(hash: string): boolean;
+  saved(hashes: readonly string[], positions: readonly bigint[]): boolean;
+  lackedBy(heads: readonly string[]): { readonly copy: Uint8Array | undefined; readonly changes: readonly Uint8Array[] };
+  receiveCopy(copy: Uint8Array | undefined, changes: readonly Uint8Array[], seq: bigint): void;
+  discard(hashes: readonly string[]): void;
+  retry(): void;
+  drop(): void;
+}
+
 /** What content is told of a stream. */
 export type ContentSink = Pick<
   StreamEvents,
@@ -32,6 +99,7 @@ export type ContentSink = Pick<
 > & {
   /** The stream is open, or is not any more, or may do something else. */
   moved(): void;
+  readonly shared: SharedContent;
 };
 
 /** What all rooms of a client share. */
@@ -39,6 +107,8 @@ export interface RoomHost {
   readonly session: Session;
   readonly environment: Environment;
   readonly status: Signal<ClientStatus>;
+  /** This connection's name among members, or that of the tab which has it. */
+  member(): string;
   /** An error that nobody waits for. */
   report(error: EtherPlyError, documentId: string): void;
   /** The channel is not used any more. */
@@ -53,6 +123,10 @@ export class Channel implements StreamEvents {
   stream: Stream | undefined;
   /** What the server said when it opened the stream, on this connection. */
   grant: Opened | undefined;
+  /** What other tabs have to do with it. */
+  siblings: Siblings | undefined;
+  /** Why the server does not take edits. */
+  held: EtherPlyError | undefined;
   /** Why the server does not open it. */
   refusal: EtherPlyError | undefined;
   error: EtherPlyError | undefined;
@@ -66,6 +140,8 @@ export class Channel implements StreamEvents {
   isCatchingUp = false;
   private early: ((sink: ContentSink) => void)[] = [];
   private readonly renewal: Renewal;
+  /** What each tab of this browser shows, the one that set it last at the end; this one's is `HERE`. */
+  private readonly shown = new Map<string, Uint8Array>();
   private readonly off: Unsubscribe;
 
   constructor(
@@ -94,7 +170,70 @@ export class Channel implements StreamEvents {
       this.stream.reopen();
     }
     this.moved();
+    this.siblings?.opened();
     return this.stream;
+  }
+
+  /** The content's side for other tabs, once there is content. */
+  get shared(): SharedContent | undefined {
+    return this.sink?.shared;
+  }
+
+  /** Where it stands, by whichever tab has the connection. */
+  get standing(): Standing {
+    return this.siblings?.standing ?? this.own;
+  }
+
+  /** Where it stands on this tab's connection. */
+  get own(): Standing {
+    const { error, refusal, held, grant, isRenewing, stream } = this;
+    const isWhole = grant !== undefined && stream?.state === "open" && stream.hasSeen(grant.cursor);
+    return { state: this.ownState, error, refusal, held, rights: grant?.rights, isRenewing, isWhole };
+  }
+
+  /** Throws away what the copy holds, and asks the server for it from its beginning. */
+  restart(): void {
+    this.siblings?.feed({ kind: "reset" });
+    this.stream?.restart();
+    this.siblings?.moved();
+  }
+
+  /** Edits are not taken by the server, or are sent again. */
+  hold(error: EtherPlyError | undefined): void {
+    this.held = error;
+    this.siblings?.moved();
+  }
+
+  /** What tabs show, and nothing of those that are not named. */
+  showAll(all: ReadonlyMap<string, Uint8Array>): void {
+    for (const tab of [...this.shown.keys()]) if (tab !== HERE && !all.has(tab)) this.shows(tab, undefined);
+    for (const [tab, state] of all) this.shows(tab, state);
+  }
+
+  /** What each tab shows. */
+  get allShown(): ReadonlyMap<string, Uint8Array> {
+    return this.shown;
+  }
+
+  /** A tab shows this from now on, or nothing. */
+  shows(tab: string, state: Uint8Array | undefined): void {
+    const before = [...this.shown.values()].at(-1);
+    this.shown.delete(tab);
+    if (state !== undefined) this.shown.set(tab, state);
+    if (tab !== HERE) this.presence.sibling(tab, state);
+    const stream = this.stream;
+    const now = [...this.shown.values()].at(-1);
+    if (stream === undefined || now === before) return;
+    stream.presence.set(now);
+    if (now !== undefined) this.host.session.showPresence(stream);
+    else if (stream.isOpen) this.host.session.send("presenceLeave", stream.handle, { version: 0n, members: [] });
+  }
+
+  /** An error that nobody waits for. */
+  report(error: EtherPlyError): void {
+    const data = errorData(error);
+    if (data !== undefined) this.siblings?.feed({ kind: "error", error: data });
+    this.host.report(error, this.id);
   }
 
   /** A room or a document uses the channel from now on. */
@@ -125,10 +264,10 @@ export class Channel implements StreamEvents {
     for (const each of early) each(sink);
     this.isCatchingUp = false;
     sink.moved();
+    this.siblings?.opened();
   }
 
-  /** Where it stands, without regard to content. */
-  get state(): SyncState {
+  private get ownState(): SyncState {
     if (this.refusal !== undefined) return "refused";
     const { state } = this.host.status.value;
     if (state !== "live") return state;
@@ -143,13 +282,21 @@ export class Channel implements StreamEvents {
     if (bytes.length > this.host.session.limits.broadcastBytesMax) {
       throw namedError("broadcast_too_large", `the message has ${bytes.length} bytes`);
     }
-    const stream = this.stream;
-    if (stream === undefined || !stream.isOpen) throw localError("not_connected", `${this.id} is not open at the moment`);
-    this.host.session.send("broadcastSend", stream.handle, { topic }, [bytes]);
+    const { stream, siblings } = this;
+    const isOpen = siblings?.isElsewhere === true ? this.standing.state === "live" : stream?.isOpen === true;
+    if (!isOpen) throw localError("not_connected", `${this.id} is not open at the moment`);
+    this.sendBroadcast(topic, bytes);
+    siblings?.say(topic, bytes);
+  }
+
+  /** Sends a message to those elsewhere, if this tab has the connection. */
+  sendBroadcast(topic: string, bytes: Uint8Array): void {
+    if (this.stream?.isOpen === true) this.host.session.send("broadcastSend", this.stream.handle, { topic }, [bytes]);
   }
 
   private close(): void {
     this.isClosed = true;
+    this.siblings?.closed();
     this.off();
     this.renewal.stop();
     this.presence.stop();
@@ -172,12 +319,13 @@ export class Channel implements StreamEvents {
     this.error = error;
     if (!retries) this.refusal = error;
     this.moved();
-    if (!retries) this.host.report(error, this.id);
+    if (!retries) this.report(error);
   }
 
   disconnected(): void {
     this.grant = undefined;
     this.renewal.stop();
+    this.siblings?.feed({ kind: "presence", entries: [], full: true });
     this.presence.disconnected();
     this.moved();
   }
@@ -194,7 +342,7 @@ export class Channel implements StreamEvents {
     this.error = error;
     this.renewal.granted(this.leftMs(expiresAtMs));
     this.moved();
-    if (error !== undefined) this.host.report(error, this.id);
+    if (error !== undefined) this.report(error);
   }
 
   renewalRefused(error: EtherPlyError): void {
@@ -212,40 +360,50 @@ export class Channel implements StreamEvents {
     if (this.grant?.rights === 0) this.refusal = error;
     this.error = error;
     this.moved();
-    this.host.report(error, this.id);
+    this.report(error);
   }
 
   failed(error: EtherPlyError): void {
     this.error = error;
     this.moved();
-    this.host.report(error, this.id);
+    this.report(error);
   }
 
   presenceUpdate(entries: readonly PresenceEntry[], full: boolean): void {
-    this.presence.receive(entries, full, this.host.session.member);
+    this.siblings?.feed({ kind: "presence", entries, full });
+    this.presence.receive(entries, full, this.host.member());
   }
 
   left(members: readonly Uint8Array[]): void {
+    this.siblings?.feed({ kind: "left", members });
     this.presence.left(members);
   }
 
   broadcasted(member: Uint8Array, topic: string, payload: Uint8Array): void {
+    this.siblings?.feed({ kind: "broadcast", member, topic, payload });
     this.messages.receive(member, topic, payload);
   }
 
   missed(count: bigint): void {
+    this.siblings?.feed({ kind: "missed", count });
     this.messages.missed(count);
   }
 
   reset(unacked: readonly Push[]): void {
+    this.siblings?.feed({ kind: "reset" });
     this.pass((sink) => sink.reset(unacked));
   }
 
   changes(changes: readonly Uint8Array[], afterSeq: bigint, seq: bigint): void {
+    // Before it is applied here: a page that nobody looks at has slow timers.
+    this.siblings?.feed({ kind: "changes", changes, afterSeq, seq });
+    this.siblings?.moved();
     this.pass((sink) => sink.changes(changes, afterSeq, seq));
   }
 
   snapshot(bytes: Uint8Array, seq: bigint): void {
+    this.siblings?.feed({ kind: "snapshot", bytes, seq });
+    this.siblings?.moved();
     this.pass((sink) => sink.snapshot(bytes, seq));
   }
 
@@ -255,6 +413,7 @@ export class Channel implements StreamEvents {
 
   acked(push: Push, positions: readonly bigint[]): void {
     this.pass((sink) => sink.acked(push, positions));
+    this.siblings?.moved();
   }
 
   refused(refused: Refused): void {
@@ -267,17 +426,18 @@ export class Channel implements StreamEvents {
     else call(this.sink);
   }
 
-  private moved(): void {
-    this.status.set({ state: this.state, error: this.refusal ?? this.error ?? this.host.status.value.error });
+  /** Where it stands may have changed. */
+  moved(): void {
+    const { state, refusal, error } = this.standing;
+    this.status.set({ state, error: refusal ?? error ?? this.host.status.value.error });
     this.sink?.moved();
+    // Behind the content: a new document is begun before other tabs hear that all of it is there.
+    this.siblings?.moved();
   }
 
   private showPresence(state: Uint8Array | undefined): void {
-    const stream = this.stream;
-    if (stream === undefined) return;
-    stream.presence.set(state);
-    if (state !== undefined) this.host.session.showPresence(stream);
-    else if (stream.isOpen) this.host.session.send("presenceLeave", stream.handle, { version: 0n, members: [] });
+    this.shows(HERE, state);
+    this.siblings?.show(state);
   }
 
   /** How long a grant holds, as far as the server's clock is known; `undefined` for ever. */

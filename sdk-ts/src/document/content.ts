@@ -15,6 +15,8 @@ import type { Kept } from "../store/keeper.js";
 import type { Row, Stored } from "../store/store.js";
 import type { Push } from "../protocol/outbox.js";
 import type { Stream } from "../protocol/stream.js";
+import { HERE } from "../tabs/messages.js";
+import type { TabEdit } from "../tabs/messages.js";
 import { fromHex, toHex, utf8 } from "../wire/bytes.js";
 import type { ClockEntry, Cursor } from "../wire/kinds.js";
 import { CHANGE_MESSAGE_BYTES_MAX } from "../wire/limits.js";
@@ -39,6 +41,12 @@ export interface ContentEvents {
   changed(edited: boolean): void;
   /** The copy is not what it was and more, but something else. */
   began(): void;
+  /** Edits were made here, which other tabs do not have. */
+  made(edits: readonly TabEdit[]): void;
+  /** Whether this tab answers for an edit that this one made: by itself, or because nobody else does. */
+  isOurs(tab: string | undefined): boolean;
+  /** Whether another tab has the connection, and keeps the document. */
+  isElsewhere(): boolean;
   /** Something that nobody waits for went wrong. */
   failed(error: EtherPlyError, changes?: readonly Uint8Array[]): void;
 }
@@ -71,6 +79,8 @@ export class Content<T extends object> implements Kept {
   /** The copy that takes this one's place once it is whole. */
   private next: Doc<T> | undefined;
   private pieces: Piece[] = [];
+  /** Edits of other tabs that were made in the new copy already. */
+  private early = new Set<string>();
   /** The actors that this side is or was, as hexadecimal text. */
   private readonly actors = new Set<string>();
   /** A genesis that the server has not answered yet: until then nobody knows whether what it sends fits to it. */
@@ -95,9 +105,22 @@ export class Content<T extends object> implements Kept {
     return this.A.getHeads(this.copy).length === 0;
   }
 
+  /** The hashes of the last changes. */
+  get heads(): readonly string[] {
+    return this.A.getHeads(this.copy);
+  }
+
   /** Whether a new copy is on its way. */
   get beginsAnew(): boolean {
     return this.next !== undefined;
+  }
+
+  get isElsewhere(): boolean {
+    return this.events.isElsewhere();
+  }
+
+  isOwn(hash: string): boolean {
+    return this.receipts.get(hash)?.tab === HERE;
   }
 
   /** Goes on with what was kept: the copy, and edits that are not on the server yet. */
@@ -116,9 +139,10 @@ export class Content<T extends object> implements Kept {
     for (const { hash, actor } of this.A.getChangesMetaSince(doc, [])) {
       const change = mine.get(hash);
       if (change === undefined) continue;
-      this.receipts.add(hash, change);
+      // If other tabs are there, the one that made it says so; it is nobody's until then.
+      this.receipts.add(hash, change, undefined);
       if (actor === GENESIS_ACTOR) this.openGenesis = change;
-      else this.actors.add(actor);
+      else if (this.events.isOurs(undefined)) this.actors.add(actor);
       unsent.push(change);
     }
     if (unsent.length > 0) this.stream.push(unsent);
@@ -187,15 +211,22 @@ export class Content<T extends object> implements Kept {
     return true;
   }
 
-  /** Gives a new document its initial content, and pushes it if `pushes`. */
+  /** The change that gives a new document its initial content. Throws `initial_invalid`. */
+  genesis(initial: object): Uint8Array | undefined {
+    return initial instanceof Uint8Array ? initial : genesis(this.A, initial);
+  }
+
+  /** Gives a new document its initial content, or its genesis change, and pushes it if `pushes`. */
   begin(initial: object, pushes: boolean): void {
-    const change = genesis(this.A, initial);
+    const change = initial instanceof Uint8Array ? initial : genesis(this.A, initial);
     if (change === undefined) return;
     const [doc] = this.A.applyChanges(this.copy, [change]);
     if (pushes) {
       this.openGenesis = change;
-      this.receipts.add(this.hashOf(change), change);
+      const hash = this.hashOf(change);
+      this.receipts.add(hash, change);
       this.stream.push([change]);
+      this.events.made([{ hash, change, tab: HERE }]);
     }
     this.show(doc, true);
   }
@@ -229,6 +260,7 @@ export class Content<T extends object> implements Kept {
     this.undo.made({ before, after: [made.hash] }, origin, nowMs, message);
     // What is edited while a new copy is on its way is made again in that one.
     if (this.next === undefined) this.stream.push([made.bytes]);
+    this.events.made([{ hash: made.hash, change: made.bytes, tab: HERE }]);
     this.show(doc, true);
     return { receipt, bytes: made.bytes };
   }
@@ -240,10 +272,107 @@ export class Content<T extends object> implements Kept {
     return this.edit(reverse(this.A, this.copy, steps), { ...options, origin, message: undefined });
   }
 
+  /** What a tab with these heads lacks: changes, or everything. The copy has to be whole. */
+  lackedBy(heads: readonly string[]): { readonly copy: Uint8Array | undefined; readonly changes: readonly Uint8Array[] } {
+    const isPart = heads.length > 0 && this.A.hasHeads(this.copy as Doc<unknown>, [...heads]);
+    if (isPart) return { copy: undefined, changes: this.A.getChangesSince(this.copy, [...heads]) };
+    return { copy: this.isEmpty ? undefined : this.save(), changes: [] };
+  }
+
+  /** Gathers what the tab with the connection has, up to a place in the log. */
+  receiveCopy(copy: Uint8Array | undefined, changes: readonly Uint8Array[], seq: bigint): void {
+    if (copy !== undefined) this.pieces.push({ snapshot: copy });
+    if (changes.length > 0) this.pieces.push({ changes });
+    this.positions.covered(seq);
+  }
+
+  /** Edits that are not on the server yet and would be pushed, each behind those that it was made upon. */
+  unsaved(): TabEdit[] {
+    return this.stream.outbox.unacked.flatMap(({ changes }) =>
+      changes.flatMap((change) => {
+        const receipt = this.receipts.get(this.receipts.hashOf(change) ?? "");
+        return receipt === undefined ? [] : [{ hash: receipt.hash, change, tab: receipt.tab }];
+      }),
+    );
+  }
+
+  /** Whether a change is part of the copy. */
+  knows(hash: string): boolean {
+    return this.A.hasHeads((this.next ?? this.copy) as Doc<unknown>, [hash]);
+  }
+
+  /** Whether these edits were made in the document that this is, and not in one that began otherwise. */
+  isKin(edits: readonly TabEdit[]): boolean {
+    const [first] = edits;
+    if (first === undefined || this.isEmpty || this.knows(first.hash)) return true;
+    const { actor, deps } = this.A.decodeChange(first.change);
+    return deps.length > 0 || actor !== GENESIS_ACTOR;
+  }
+
+  /**
+   * Takes in edits of other tabs. What is in the copy already is on the server, unless `areUnsaved` says otherwise.
+   * Whether all of them fit.
+   */
+  adopt(edits: readonly TabEdit[], areUnsaved: boolean): boolean {
+    this.apply();
+    let doc = this.next ?? this.copy;
+    let fits = true;
+    const taken: Uint8Array[] = [];
+    for (const { hash, change, tab } of edits) {
+      const receipt = this.receipts.get(hash);
+      if (receipt !== undefined && receipt.tab !== HERE) receipt.tab = tab ?? receipt.tab;
+      const isThere = this.A.hasHeads(doc as Doc<unknown>, [hash]);
+      if (receipt !== undefined || (isThere && !areUnsaved)) continue;
+      const { actor, deps } = this.A.decodeChange(change);
+      if (!this.A.hasHeads(doc as Doc<unknown>, deps)) {
+        fits = false;
+        continue;
+      }
+      if (!isThere) [doc] = this.A.applyChanges(doc, [change]);
+      this.receipts.add(hash, change, tab);
+      if (this.next !== undefined) this.early.add(hash);
+      if (actor === GENESIS_ACTOR) this.openGenesis = change;
+      taken.push(change);
+    }
+    if (taken.length === 0) return fits;
+    this.stream.push(taken);
+    if (this.next !== undefined) this.next = doc;
+    else this.show(doc, false);
+    return fits;
+  }
+
+  /** Another tab heard that these changes are on the server. Whether all of them are known here. */
+  saved(hashes: readonly string[], positions: readonly bigint[]): boolean {
+    this.apply();
+    this.positions.acked(hashes, positions, this.stream.cursor?.seq ?? 0n);
+    let areKnown = true;
+    for (const hash of hashes) {
+      if (!this.receipts.has(hash)) areKnown &&= this.knows(hash);
+      if (this.openGenesis !== undefined && this.hashOf(this.openGenesis) === hash) this.openGenesis = undefined;
+      this.receipts.saved(hash);
+    }
+    const gone = new Set(hashes);
+    this.stream.outbox.forget((change) => gone.has(this.receipts.hashOf(change) ?? ""));
+    return areKnown;
+  }
+
+  /** Takes in what another tab kept, and this one has not heard of. */
+  catchUp(stored: Stored): void {
+    const [epoch, own] = [stored.cursor?.epoch, this.stream.cursor];
+    if (epoch !== undefined && own !== undefined && epoch !== own.epoch) return;
+    if (this.next !== undefined || this.openGenesis !== undefined) return;
+    const { copy, cursor, rows } = stored;
+    if (copy !== undefined && (own === undefined || (cursor !== undefined && cursor.seq > own.seq))) this.join(copy);
+    const others = rows.filter(({ hash, mine }) => !mine && !this.knows(hash)).map(({ change }) => change);
+    if (others.length > 0) this.show(this.A.applyChanges(this.copy, others)[0], false);
+    this.adopt(rows.flatMap(({ hash, change, mine }) => (mine ? [{ hash, change, tab: undefined }] : [])), false);
+    if (cursor !== undefined && (own === undefined || cursor.seq > own.seq)) this.stream.follow(cursor);
+  }
+
   /** A push is on the server's disk. Gives the hashes of its changes. */
   acked(push: Push, positions: readonly bigint[]): readonly string[] {
-    this.positions.acked(push.changes, positions);
     const hashes = push.changes.map((change) => this.hashOf(change));
+    this.positions.acked(hashes, positions, this.stream.cursor?.seq ?? 0n);
     if (this.openGenesis !== undefined && push.changes.includes(this.openGenesis)) this.openGenesis = undefined;
     for (const hash of hashes) this.receipts.saved(hash);
     return hashes;
@@ -255,6 +384,7 @@ export class Content<T extends object> implements Kept {
     this.next = this.blank();
     this.positions = new Positions(0n);
     this.pieces = [];
+    this.early.clear();
     this.openGenesis = undefined;
     this.isBroken = false;
   }
@@ -267,14 +397,27 @@ export class Content<T extends object> implements Kept {
     const lost = this.lost(old, arrived);
     this.copy = arrived;
     // What the server sends is on its disk, whether or not its ack came before the document began anew.
-    for (const hash of this.receipts.hashes) if (this.A.hasHeads(arrived as Doc<unknown>, [hash])) this.receipts.saved(hash);
+    const { early } = this;
+    this.early = new Set();
+    for (const hash of this.receipts.hashes) {
+      if (!early.has(hash) && this.A.hasHeads(arrived as Doc<unknown>, [hash])) this.receipts.saved(hash);
+    }
     if (this.isEmpty && initial !== undefined) this.begin(initial, pushes);
-    const made: Uint8Array[] = [];
+    // Edits of other tabs are made again there.
+    const again = new Set(lost.map(({ hash }) => hash));
+    for (const hash of this.receipts.hashes) {
+      const isBegin = this.openGenesis !== undefined && this.hashOf(this.openGenesis) === hash;
+      if (!again.has(hash) && !early.has(hash) && !isBegin) this.receipts.forget(hash);
+    }
+    const made: TabEdit[] = [];
     for (const { hash, message, time } of lost) {
       const change = this.rewrite(old, hash, message, time);
-      if (change !== undefined) made.push(change);
+      if (change !== undefined) made.push({ hash: this.hashOf(change), change, tab: HERE });
     }
-    if (made.length > 0) this.stream.push(made);
+    if (made.length > 0) {
+      this.stream.push(made.map(({ change }) => change));
+      this.events.made(made);
+    }
     this.A.free(old);
     this.undo.clear();
     this.events.began();
@@ -303,10 +446,11 @@ export class Content<T extends object> implements Kept {
   }
 
   /** Takes these changes, and what is built upon them, out of the copy. Nobody else has them. */
-  discard(changes: readonly Uint8Array[], error: EtherPlyError): void {
-    const hashes = new Set(changes.map((change) => this.hashOf(change)));
+  discard(hashes: readonly string[], error: EtherPlyError): void {
+    const gone = new Set(hashes);
+    this.stream.outbox.forget((change) => gone.has(this.receipts.hashOf(change) ?? ""));
     for (const hash of hashes) this.receipts.lost(hash, error);
-    this.without(this.copy, hashes);
+    this.without(this.copy, gone);
     this.events.changed(false);
   }
 
@@ -341,7 +485,8 @@ export class Content<T extends object> implements Kept {
     this.events.changed(edited);
   }
 
-  private hashOf(change: Uint8Array): string {
+  /** The hash of a change. */
+  hashOf(change: Uint8Array): string {
     return this.receipts.hashOf(change) ?? this.A.decodeChange(change).hash;
   }
 
@@ -389,9 +534,12 @@ export class Content<T extends object> implements Kept {
     // A document of which nothing is left, and which is not empty, holds what was saved in another form (a squash),
     // or began otherwise: then only what was not saved is lost.
     const isOther = has.size > 0 && !all.some(({ hash }) => has.has(hash));
-    return all.filter(
-      ({ hash, actor }) => this.actors.has(actor) && !has.has(hash) && (!isOther || this.receipts.has(hash)),
-    );
+    return all.filter(({ hash, actor }) => {
+      if (has.has(hash)) return false;
+      const receipt = this.receipts.get(hash);
+      if (receipt !== undefined) return actor !== GENESIS_ACTOR && this.events.isOurs(receipt.tab);
+      return this.actors.has(actor) && !isOther;
+    });
   }
 
   /** Makes an own change of the old copy again in the new one. */
@@ -419,6 +567,8 @@ export class Content<T extends object> implements Kept {
     }
     if (made === undefined) return undefined;
     this.receipts.rewritten(hash, made.hash, made.bytes);
+    const receipt = this.receipts.get(made.hash);
+    if (receipt !== undefined) receipt.tab = HERE;
     return made.bytes;
   }
 }

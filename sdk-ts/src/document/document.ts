@@ -13,7 +13,7 @@ import type { Json, Message, Presence } from "../presence.js";
 import type { Refused } from "../protocol/events.js";
 import type { Stream } from "../protocol/stream.js";
 import { has, PRESENCE, READ, WRITE } from "../rights.js";
-import type { Channel, ContentSink } from "../room.js";
+import type { Channel, ContentSink, SharedContent } from "../room.js";
 import { guarded, Listeners, Signal } from "../signal.js";
 import type { Unsubscribe } from "../signal.js";
 import type { DocumentStatus, SyncState } from "../status.js";
@@ -88,17 +88,18 @@ export class Document<T extends object> {
   private keeper: Keeper | undefined;
   private isReady = false;
   private isClosed = false;
-  private held: EtherPlyError | undefined;
+  /** What a new document holds, by another tab. */
+  private offered: Uint8Array | undefined;
   private failure: EtherPlyError | undefined;
   private rebuilds = 0;
 
   /** Made by {@link Client.document}. @internal */
   constructor(
     private readonly channel: Channel,
-    private readonly options: DocumentOptions<T>,
+    private options: DocumentOptions<T>,
     load: () => Promise<ContentFactory>,
     private readonly store: DocumentStore | undefined,
-    private readonly released: () => void,
+    private readonly released: (kept: Promise<void>) => void,
   ) {
     channel.join();
     this.scheduler = new Scheduler(channel.host.environment, () => this.settle());
@@ -114,6 +115,23 @@ export class Document<T extends object> {
   /** The name. */
   get id(): string {
     return this.channel.id;
+  }
+
+  /** It was opened for other tabs; from now on this one uses it as well. @internal */
+  claim(options: DocumentOptions<T>): void {
+    this.options = options;
+    this.channel.open(this.rights);
+    this.settle();
+  }
+
+  /** This tab is about to have the connection: takes in what others kept. @internal */
+  async lead(): Promise<void> {
+    const { content, keeper } = this;
+    if (content === undefined || keeper === undefined) return;
+    const stored = await this.stored();
+    if (this.isClosed) return;
+    if (stored !== undefined) content.catchUp(stored);
+    keeper.takeOver(stored);
   }
 
   /** The document as it is now, `undefined` until it is {@link Document.ready}. What did not change stays the same object. */
@@ -133,9 +151,9 @@ export class Document<T extends object> {
 
   /** Edits that the server does not take, if there are any. */
   get refused(): RefusedEdits | undefined {
-    const stream = this.channel.stream;
-    if (this.held === undefined || stream === undefined) return undefined;
-    return { error: this.held, changes: stream.outbox.unacked.flatMap((push) => push.changes) };
+    const { stream, standing } = this.channel;
+    if (standing.held === undefined || stream === undefined) return undefined;
+    return { error: standing.held, changes: stream.outbox.unacked.flatMap((push) => push.changes) };
   }
 
   /**
@@ -292,24 +310,38 @@ export class Document<T extends object> {
 
   /** Sends edits again that the server did not take. */
   retryRefused(): void {
-    if (this.held !== undefined) this.resend();
+    if (this.channel.standing.held === undefined) return;
+    if (this.channel.siblings?.isElsewhere === true) this.channel.siblings.retry();
+    else this.resend();
   }
 
   private resend(): void {
-    this.held = undefined;
+    this.channel.hold(undefined);
     this.channel.stream?.supply([]);
     this.update();
   }
 
   /** Takes edits back that the server does not take, and all that were made upon them. Returns them as changes. */
   discardRefused(): readonly Uint8Array[] {
-    const error = this.held;
-    if (error === undefined) return [];
-    const given = this.channel.stream?.outbox.giveBack().flatMap((push) => push.changes) ?? [];
-    this.held = undefined;
-    this.content?.discard(given, error);
-    this.update();
+    const { channel, content } = this;
+    const { held } = channel.standing;
+    if (held === undefined || content === undefined || channel.stream === undefined) return [];
+    if (channel.siblings?.isElsewhere === true) {
+      const changes = channel.stream.outbox.unacked.flatMap((push) => push.changes);
+      channel.siblings.drop();
+      return changes;
+    }
+    const given = channel.stream.outbox.giveBack().flatMap((push) => push.changes);
+    const hashes = given.map((change) => content.hashOf(change));
+    channel.hold(undefined);
+    this.discard(hashes, held);
+    channel.siblings?.discarded(hashes);
     return given;
+  }
+
+  private discard(hashes: readonly string[], error: EtherPlyError): void {
+    this.content?.discard(hashes, error);
+    this.update();
   }
 
   /**
@@ -321,9 +353,9 @@ export class Document<T extends object> {
     this.scheduler.flush();
     this.scheduler.stop();
     this.isClosed = true;
-    const kept = this.keeper?.close();
+    const kept = this.keeper?.close() ?? Promise.resolve();
     this.channel.detach();
-    this.released();
+    this.released(kept);
     this.channel.leave();
     this.arrivals.tell(undefined);
     this.content?.receipts.refuse(localError("closed", `${this.id} was closed`));
@@ -333,7 +365,11 @@ export class Document<T extends object> {
   }
 
   private open(cursor: Cursor | undefined): Stream {
-    return this.channel.open(READ | PRESENCE | (this.options.access === "read" ? 0 : WRITE), cursor);
+    return this.channel.open(this.rights, cursor);
+  }
+
+  private get rights(): number {
+    return READ | PRESENCE | (this.options.access === "read" ? 0 : WRITE);
   }
 
   /** What was kept. A store that fails costs what it kept, and not the document. */
@@ -355,6 +391,9 @@ export class Document<T extends object> {
         this.changed();
       },
       began: () => this.keeper?.began(),
+      made: (edits) => this.channel.siblings?.edited(edits),
+      isOurs: (tab) => this.channel.siblings?.isOurs(tab) ?? true,
+      isElsewhere: () => this.channel.siblings?.isElsewhere ?? false,
       failed: (error) => {
         this.failure = error;
         this.channel.host.report(error, this.id);
@@ -377,7 +416,7 @@ export class Document<T extends object> {
   }
 
   private heads(): readonly string[] {
-    return this.content?.since([]).heads ?? [];
+    return this.content?.heads ?? [];
   }
 
   /** What the stream brings. */
@@ -390,11 +429,58 @@ export class Document<T extends object> {
       reconcile: (clock) => (content.reconcile(clock), this.settle()),
       acked: (push, positions) => {
         this.rebuilds = 0;
-        for (const hash of content.acked(push, positions)) this.keeper?.saved(hash);
+        const hashes = content.acked(push, positions);
+        for (const hash of hashes) this.keeper?.saved(hash);
+        this.channel.siblings?.feed({ kind: "saved", hashes, positions });
         this.settle();
       },
       refused: (refused) => this.onRefused(content, refused),
+      shared: this.sharing(content),
     };
+  }
+
+  /** What other tabs need of the content. */
+  private sharing(content: Content<T>): SharedContent {
+    const self = this;
+    return {
+      apply: () => content.apply() && !content.beginsAnew,
+      heads: () => content.heads,
+      genesis: () => (self.options.initial === undefined ? undefined : self.guard(() => content.genesis(self.options.initial ?? {}))),
+      offer: (genesis) => {
+        self.offered = genesis;
+        self.settle();
+      },
+      get writes() {
+        return self.options.access !== "read";
+      },
+      unsaved: () => content.unsaved(),
+      isKin: (edits) => content.isKin(edits),
+      adopt: (edits, areUnsaved) => {
+        const fits = content.adopt(edits, areUnsaved);
+        self.settle();
+        return fits;
+      },
+      knows: (hash) => content.knows(hash),
+      saved: (hashes, positions) => {
+        const areKnown = content.saved(hashes, positions);
+        self.settle();
+        return areKnown;
+      },
+      lackedBy: (heads) => content.lackedBy(heads),
+      receiveCopy: (copy, changes, seq) => content.receiveCopy(copy, changes, seq),
+      discard: (hashes) => self.discard(hashes, localError("edit_lost", "the edit was taken back in another tab")),
+      retry: () => self.retryRefused(),
+      drop: () => void self.discardRefused(),
+    };
+  }
+
+  private guard<R>(make: () => R): R | undefined {
+    try {
+      return make();
+    } catch {
+      // It is told where this tab begins the document itself.
+      return undefined;
+    }
   }
 
   private onRefused(content: Content<T>, { error, blocks, clock }: Refused): void {
@@ -411,7 +497,7 @@ export class Document<T extends object> {
         this.rebuilds += 1;
         if (this.rebuilds > REBUILDS_MAX) return this.hold(content, error);
         content.beginAnew();
-        this.channel.stream?.restart();
+        this.channel.restart();
         return this.update();
       case "token_expired":
       case "token_revoked":
@@ -425,19 +511,21 @@ export class Document<T extends object> {
 
   /** Keeps edits that the server does not take. */
   private hold(content: Content<T>, error: EtherPlyError): void {
-    this.held = error;
+    this.channel.hold(error);
     content.receipts.refuse(error);
     this.update();
-    this.channel.host.report(error, this.id);
+    this.channel.report(error);
   }
 
   /** The stream is open, or is not any more, or may do something else. */
   private moved(): void {
     const { grant, refusal, stream } = this.channel;
+    const { held } = this.channel.standing;
+    if (held !== undefined && this.channel.siblings?.isElsewhere === true) this.content?.receipts.refuse(held);
     const isForRights = stream?.outbox.blocked !== undefined && FOR_RIGHTS.has(wireError(stream.outbox.blocked, "").code);
     if (isForRights && grant !== undefined && has(grant.rights, WRITE)) this.resend();
     // There will be no other token: what waits for one is told so.
-    else if (isForRights && refusal !== undefined && this.held === undefined && this.content !== undefined) {
+    else if (isForRights && refusal !== undefined && held === undefined && this.content !== undefined) {
       this.hold(this.content, refusal);
     }
     this.settle();
@@ -448,19 +536,22 @@ export class Document<T extends object> {
     const { content, channel } = this;
     if (content === undefined || this.isClosed || channel.isCatchingUp) return;
     const isWhole = content.apply() && this.isUpToDate();
-    const pushes = this.options.access !== "read" && (channel.grant === undefined || has(channel.grant.rights, WRITE));
-    if (isWhole && content.beginsAnew) content.arrive(this.options.initial, pushes);
+    const { rights, refusal } = channel.standing;
+    const pushes = this.options.access !== "read" && (rights === undefined || has(rights, WRITE));
+    // The tab with the connection gives a new document its initial content.
+    const initial = channel.siblings?.isElsewhere === true ? undefined : (this.options.initial ?? (this.offered as T | undefined));
+    if (isWhole && content.beginsAnew) content.arrive(initial, pushes);
     if (!this.isReady && !content.beginsAnew) {
       // Who cannot ask the server begins by himself what everybody would begin.
       const { state } = channel.host.status.value;
-      const isAlone = (state === "offline" || state === "refused") && channel.refusal === undefined;
-      const { initial } = this.options;
+      const isAlone = (state === "offline" || state === "refused") && refusal === undefined;
       if (content.isEmpty && initial !== undefined && (isWhole || isAlone)) this.tryBegin(content, initial, pushes);
       if (isWhole || (isAlone && !content.isEmpty)) this.becomeReady();
     }
     const obstacle = this.obstacle();
     if (!this.isReady && obstacle !== undefined) this.arrivals.tell(obstacle);
     this.update();
+    channel.siblings?.settled();
   }
 
   private tryBegin(content: Content<T>, initial: T, pushes: boolean): void {
@@ -481,8 +572,7 @@ export class Document<T extends object> {
 
   /** Whether everything was received that the server had when it opened the stream. */
   private isUpToDate(): boolean {
-    const { grant, stream } = this.channel;
-    return grant !== undefined && stream?.state === "open" && stream.hasSeen(grant.cursor);
+    return this.channel.standing.isWhole;
   }
 
   private changed(): void {
@@ -504,7 +594,7 @@ export class Document<T extends object> {
     if (this.isClosed) return localError("closed", `${this.id} was closed`);
     if (this.failure !== undefined) return this.failure;
     const { state, error } = this.channel.host.status.value;
-    return this.channel.refusal ?? (state === "refused" && this.options.initial === undefined ? error : undefined);
+    return this.channel.standing.refusal ?? (state === "refused" && this.options.initial === undefined ? error : undefined);
   }
 
   private readable(): Content<T> {
@@ -529,19 +619,18 @@ export class Document<T extends object> {
   private derive(): DocumentStatus {
     const { channel, content } = this;
     const pending = content?.receipts.size ?? 0;
-    const rights = channel.grant?.rights;
-    const link = channel.state;
+    const { rights, isRenewing, held, state: link } = channel.standing;
     const isLive = link === "live" && this.isUpToDate() && content?.beginsAnew === false;
     const state: SyncState = link === "live" ? (isLive ? "live" : "connecting") : link;
     return {
       state,
-      error: this.held ?? this.failure ?? (state === "live" ? undefined : channel.status.value.error),
+      error: held ?? this.failure ?? (state === "live" ? undefined : channel.status.value.error),
       ready: this.isReady,
       savedLocally: this.keeper?.isKept ?? false,
       savedOnServer: pending === 0,
       pending,
       // The last word of the server counts while there is no connection, or a token is renewed.
-      writable: rights === undefined || channel.isRenewing ? this.lastWritable() : has(rights, WRITE),
+      writable: rights === undefined || isRenewing ? this.lastWritable() : has(rights, WRITE),
     };
   }
 

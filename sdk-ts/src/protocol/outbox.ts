@@ -160,6 +160,17 @@ export class Outbox {
     return given;
   }
 
+  /** Forgets changes that are on the server already, as another tab says; those in flight wait for their acks. */
+  forget(isSaved: (change: Uint8Array) => boolean): void {
+    const waiting = this.entries.splice(this.sent);
+    for (const entry of waiting) {
+      const changes = entry.push.changes.filter((change) => !isSaved(change));
+      const bytes = changes.reduce((sum, change) => sum + change.length, 0);
+      this.total -= entry.push.bytes - bytes;
+      if (changes.length > 0) this.entries.push({ ...entry, push: { ...entry.push, changes, bytes } });
+    }
+  }
+
   private sentIndex(number: bigint): number | undefined {
     const at = this.entries.findIndex((entry) => entry.push.number === number);
     return at >= 0 && at < this.sent ? at : undefined;

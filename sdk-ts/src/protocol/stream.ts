@@ -127,6 +127,18 @@ export class Stream {
     return unacked;
   }
 
+  /** Forgets the copy and what it owes the server, as the tab with the connection did. */
+  abandon(): void {
+    this.outbox.rewind();
+    this.outbox.giveBack();
+    this.progress.restart(0n);
+  }
+
+  /** Another tab has the connection, and everything up to there was heard from it. */
+  follow(cursor: Cursor): void {
+    this.progress = new Progress(cursor);
+  }
+
   /** Opens the stream anew, with other rights for instance. */
   reopen(): void {
     switch (this.state) {

@@ -21,6 +21,10 @@ export const KEEP_RETRY_MS = 5_000;
 export interface Kept {
   /** Changes since these heads, and the heads now. */
   since(heads: readonly string[]): { readonly rows: readonly Omit<Row, "epoch">[]; readonly heads: readonly string[] };
+  /** Whether another tab keeps the document: then only what was made here, and is not on the server, is kept. */
+  readonly isElsewhere: boolean;
+  /** Whether an edit was made in this tab. */
+  isOwn(hash: string): boolean;
   /** Up to where everything was received and applied; `undefined` if that cannot be told now. */
   cursor(): Cursor | undefined;
   /** The whole document. */
@@ -38,6 +42,7 @@ export class Keeper {
   private bytes = 0;
   private epoch = 0n;
   private replaces = false;
+  private wantsCopy = false;
   private urgent = false;
   private isWriting = false;
   private writing: Promise<void> = Promise.resolve();
@@ -66,6 +71,14 @@ export class Keeper {
     this.epoch = stored.cursor?.epoch ?? 0n;
     this.rows = stored.rows.length;
     this.bytes = stored.rows.reduce((sum, row) => sum + row.change.length, 0);
+  }
+
+  /** From now on this tab keeps the document, and everything of it: what there is was kept by another. */
+  takeOver(stored: Stored | undefined): void {
+    this.version = stored?.version ?? 0;
+    this.replaces = false;
+    this.wantsCopy = true;
+    this.changed(true);
   }
 
   /** The content is another one now. What was edited here is kept at once, what others did after a while. */
@@ -115,16 +128,21 @@ export class Keeper {
     this.isWriting = true;
     this.isDirty = false;
     this.urgent = false;
-    const { settled, replaces } = this;
+    const { isElsewhere } = this.content;
+    const settled = isElsewhere ? [] : this.settled;
+    const replaces = !isElsewhere && this.replaces;
+    const { wantsCopy } = this;
     this.settled = [];
-    this.replaces = false;
-    const before = this.heads;
-    const { rows, heads } = this.content.since(before);
-    const cursor = this.content.cursor();
-    if (cursor !== undefined) this.epoch = cursor.epoch;
+    this.replaces = this.wantsCopy = false;
+    const since = this.content.since(this.heads);
+    const { heads } = since;
+    const rows = since.rows.filter(({ hash, mine }) => !isElsewhere || (mine && this.content.isOwn(hash)));
+    const reached = this.content.cursor();
+    if (reached !== undefined) this.epoch = reached.epoch;
+    const cursor = isElsewhere ? undefined : reached;
     this.rows += rows.length;
     this.bytes += rows.reduce((sum, row) => sum + row.change.length, 0);
-    const copies = replaces || this.rows > ROWS_MAX || this.bytes > ROWS_BYTES_MAX;
+    const copies = !isElsewhere && (replaces || wantsCopy || this.rows > ROWS_MAX || this.bytes > ROWS_BYTES_MAX);
     try {
       const taken = await this.store.write({
         rows: rows.map((row) => ({ ...row, epoch: this.epoch })),
@@ -141,6 +159,7 @@ export class Keeper {
     } catch (error) {
       this.settled = [...settled, ...this.settled];
       this.replaces ||= replaces;
+      this.wantsCopy ||= wantsCopy;
       this.isWriting = false;
       this.isDirty = true;
       this.told(error instanceof EtherPlyError ? error : localError("store_failed", "the store failed", error));
