@@ -250,8 +250,8 @@ export class Client {
 
   /** What needs Automerge is loaded with it. */
   private async factory(): Promise<ContentFactory> {
-    const [module, { Content }] = await Promise.all([automerge(this.options.wasm), import("./document/content.js")]);
-    return (stream, events) => new Content(module, stream, events);
+    const [module, { Content, Keeper }] = await Promise.all([automerge(this.options.wasm), import("./document/content.js")]);
+    return { content: (stream, events) => new Content(module, stream, events), keeper: (...of) => new Keeper(...of) };
   }
 
   private connect(): void {

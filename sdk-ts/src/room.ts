@@ -9,6 +9,7 @@ import { localError, namedError } from "./errors.js";
 import type { ErrorCode, EtherPlyError } from "./errors.js";
 import { encodeJson, Messages, Presence } from "./presence.js";
 import type { Json, Message } from "./presence.js";
+import type { Content } from "./document/content.js";
 import { Renewal } from "./renewal.js";
 import type { FeedEvent, TabEdit } from "./tabs/messages.js";
 import { errorData, HERE } from "./tabs/messages.js";
@@ -71,22 +72,20 @@ export interface Siblings {
   closed(): void;
 }
 
-/** What other tabs need of the content. */
+/** What other tabs need of a document. */
 export interface SharedContent {
-  /** Whether it is whole: nothing waits to be applied, and no new copy is on its way. */
-  apply(): boolean;
-  heads(): readonly string[];
+  readonly content: Pick<
+    Content<object>,
+    "apply" | "beginsAnew" | "heads" | "unsaved" | "isKin" | "adopt" | "knows" | "saved" | "lackedBy" | "receiveCopy"
+  >;
+  /** The change by which this tab would begin a new document. */
   genesis(): Uint8Array | undefined;
   /** What a new document is to hold, if this tab does not say. */
   offer(genesis: Uint8Array): void;
+  /** Whether this tab wants to write. */
   readonly writes: boolean;
-  unsaved(): readonly TabEdit[];
-  isKin(edits: readonly TabEdit[]): boolean;
-  adopt(edits: readonly TabEdit[], areUnsaved: boolean): boolean;
-  knows(hash: string): boolean;
-  saved(hashes: readonly string[], positions: readonly bigint[]): boolean;
-  lackedBy(heads: readonly string[]): { readonly copy: Uint8Array | undefined; readonly changes: readonly Uint8Array[] };
-  receiveCopy(copy: Uint8Array | undefined, changes: readonly Uint8Array[], seq: bigint): void;
+  /** The content was given something. */
+  settle(): void;
   discard(hashes: readonly string[]): void;
   retry(): void;
   drop(): void;

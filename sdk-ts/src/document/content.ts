@@ -29,6 +29,8 @@ import { transplant } from "./transplant.js";
 import { reverse, UndoStacks } from "./undo.js";
 import type { Origin } from "./undo.js";
 
+export { Keeper } from "../store/keeper.js";
+
 /** Most operations that one change may have. */
 export const CHANGE_OPS_MAX = 262_144;
 

@@ -23,7 +23,7 @@ import type { HistoryEntry } from "./history.js";
 import type { Receipt } from "./receipts.js";
 import type { UndoState } from "./undo.js";
 import { Scheduler } from "./scheduler.js";
-import { Keeper } from "../store/keeper.js";
+import type { Keeper } from "../store/keeper.js";
 import type { DocumentStore, Stored } from "../store/store.js";
 import type { Cursor } from "../wire/kinds.js";
 
@@ -70,8 +70,11 @@ export interface RefusedEdits {
   readonly changes: readonly Uint8Array[];
 }
 
-/** Makes the content of a document, once what that takes is loaded. */
-export type ContentFactory = <T extends object>(stream: Stream, events: ContentEvents) => Content<T>;
+/** Makes the content of a document, and what keeps it, once what that takes is loaded. */
+export interface ContentFactory {
+  content<T extends object>(stream: Stream, events: ContentEvents): Content<T>;
+  keeper(...of: ConstructorParameters<typeof Keeper>): Keeper;
+}
 
 interface Subscription<T> {
   check(doc: Doc<T>): void;
@@ -385,7 +388,7 @@ export class Document<T extends object> {
   private loaded(make: ContentFactory, stored: Stored | undefined): void {
     if (this.isClosed) return;
     const stream = this.open(stored?.cursor);
-    const content = make<T>(stream, {
+    const content = make.content<T>(stream, {
       changed: (edited) => {
         this.keeper?.changed(edited);
         this.changed();
@@ -405,7 +408,7 @@ export class Document<T extends object> {
         if (error !== undefined) this.channel.host.report(error, this.id);
         this.update();
       };
-      this.keeper = new Keeper(this.store, content, this.channel.host.environment, told);
+      this.keeper = make.keeper(this.store, content, this.channel.host.environment, told);
     }
     if (stored !== undefined) {
       content.restore(stored);
@@ -443,9 +446,8 @@ export class Document<T extends object> {
   private sharing(content: Content<T>): SharedContent {
     const self = this;
     return {
-      apply: () => content.apply() && !content.beginsAnew,
-      heads: () => content.heads,
-      genesis: () => (self.options.initial === undefined ? undefined : self.guard(() => content.genesis(self.options.initial ?? {}))),
+      content,
+      genesis: () => self.guard(() => self.options.initial && content.genesis(self.options.initial)),
       offer: (genesis) => {
         self.offered = genesis;
         self.settle();
@@ -453,21 +455,7 @@ export class Document<T extends object> {
       get writes() {
         return self.options.access !== "read";
       },
-      unsaved: () => content.unsaved(),
-      isKin: (edits) => content.isKin(edits),
-      adopt: (edits, areUnsaved) => {
-        const fits = content.adopt(edits, areUnsaved);
-        self.settle();
-        return fits;
-      },
-      knows: (hash) => content.knows(hash),
-      saved: (hashes, positions) => {
-        const areKnown = content.saved(hashes, positions);
-        self.settle();
-        return areKnown;
-      },
-      lackedBy: (heads) => content.lackedBy(heads),
-      receiveCopy: (copy, changes, seq) => content.receiveCopy(copy, changes, seq),
+      settle: () => self.settle(),
       discard: (hashes) => self.discard(hashes, localError("edit_lost", "the edit was taken back in another tab")),
       retry: () => self.retryRefused(),
       drop: () => void self.discardRefused(),

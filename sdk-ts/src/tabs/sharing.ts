@@ -10,7 +10,7 @@
 
 import type { Environment } from "../environment.js";
 import type { EtherPlyError } from "../errors.js";
-import type { Channel, Siblings, Standing } from "../room.js";
+import type { Channel, SharedContent, Siblings, Standing } from "../room.js";
 import { isSame } from "../signal.js";
 import type { ClientStatus } from "../status.js";
 import { fromHex } from "../wire/bytes.js";
@@ -254,7 +254,7 @@ class SharedChannel implements Siblings {
       case "feed":
         return this.fed(message.term, message.n, message.event, message.cursor);
       case "edit":
-        if (shared?.adopt(this.ofHere(message.edits, from), false) !== false) return;
+        if (shared === undefined || this.adopt(shared, this.ofHere(message.edits, from), false)) return;
         // What they are made upon has not come yet, or not to this tab.
         if (this.isLeading) this.sharing.group.post({ kind: "again", doc: channel.id });
         else this.ask();
@@ -301,9 +301,9 @@ class SharedChannel implements Siblings {
     this.asked += 1;
     this.following = { kind: "asking", ask: this.asked };
     const content = shared && {
-      heads: shared.heads(),
+      heads: shared.content.heads,
       epoch: channel.stream?.cursor?.epoch,
-      edits: this.named(shared.unsaved()),
+      edits: this.named(shared.content.unsaved()),
       genesis: shared.genesis(),
       writes: shared.writes,
     };
@@ -315,7 +315,8 @@ class SharedChannel implements Siblings {
     const { channel } = this;
     const { shared } = channel;
     if (group.role.kind !== "leading") return;
-    if (ask.content !== undefined && shared?.apply() !== true) {
+    const isWhole = shared !== undefined && shared.content.apply() && !shared.content.beginsAnew;
+    if (ask.content !== undefined && !isWhole) {
       this.waiting.push([ask, from]);
       return;
     }
@@ -325,15 +326,15 @@ class SharedChannel implements Siblings {
       const { heads, epoch, genesis } = ask.content;
       const edits = this.ofHere(ask.content.edits, from);
       const own = channel.stream?.cursor;
-      const anew = (epoch !== undefined && own !== undefined && epoch !== own.epoch) || !shared.isKin(edits);
+      const anew = (epoch !== undefined && own !== undefined && epoch !== own.epoch) || !shared.content.isKin(edits);
       if (!anew) {
         if (genesis !== undefined) shared.offer(genesis);
-        shared.adopt(edits, false);
+        this.adopt(shared, edits, false);
       }
-      const unsaved = this.named(shared.unsaved());
+      const unsaved = this.named(shared.content.unsaved());
       const open = new Set(unsaved.map(({ hash }) => hash));
-      const saved = edits.flatMap(({ hash }) => (!anew && !open.has(hash) && shared.knows(hash) ? [hash] : []));
-      content = { anew, ...shared.lackedBy(anew ? [] : heads), unsaved, saved, cursor: channel.stream?.cursor };
+      const saved = edits.flatMap(({ hash }) => (!anew && !open.has(hash) && shared.content.knows(hash) ? [hash] : []));
+      content = { anew, ...shared.content.lackedBy(anew ? [] : heads), unsaved, saved, cursor: channel.stream?.cursor };
     }
     const shown = [...channel.allShown].map(([tab, state]) => [tab === HERE ? group.tab : tab, state] as const);
     group.post({
@@ -359,12 +360,12 @@ class SharedChannel implements Siblings {
     const { shared } = channel;
     if (content !== undefined && shared !== undefined) {
       if (content.anew) this.forget();
-      shared.receiveCopy(content.copy, content.changes, content.cursor?.seq ?? 0n);
+      shared.content.receiveCopy(content.copy, content.changes, content.cursor?.seq ?? 0n);
       if (content.cursor !== undefined) channel.stream?.follow(content.cursor);
-      shared.adopt(this.ofHere(content.unsaved, group.tab), true);
-      shared.saved(content.saved, []);
+      this.adopt(shared, this.ofHere(content.unsaved, group.tab), true);
+      this.saved(shared, content.saved, []);
       const open = new Set(content.unsaved.map(({ hash }) => hash));
-      isShort = shared.unsaved().some(({ hash }) => !open.has(hash));
+      isShort = shared.content.unsaved().some(({ hash }) => !open.has(hash));
     }
     this.following = { kind: "following", n, isShort };
     this.mirrored = standingOf(standing);
@@ -399,7 +400,7 @@ class SharedChannel implements Siblings {
       case "reset":
         return shared && this.forget();
       case "saved":
-        if (shared?.saved(event.hashes, event.positions) === false) this.ask();
+        if (shared !== undefined && !this.saved(shared, event.hashes, event.positions)) this.ask();
         return;
       case "standing":
         this.mirrored = standingOf(event.standing);
@@ -420,6 +421,18 @@ class SharedChannel implements Siblings {
         if (error !== undefined) this.sharing.client.report(error, channel.id);
       }
     }
+  }
+
+  private adopt(shared: SharedContent, edits: readonly TabEdit[], areUnsaved: boolean): boolean {
+    const fits = shared.content.adopt(edits, areUnsaved);
+    shared.settle();
+    return fits;
+  }
+
+  private saved(shared: SharedContent, hashes: readonly string[], positions: readonly bigint[]): boolean {
+    const areKnown = shared.content.saved(hashes, positions);
+    shared.settle();
+    return areKnown;
   }
 
   /** The document begins anew. */
