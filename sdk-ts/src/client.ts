@@ -224,8 +224,8 @@ export class Client {
   }
 
   /**
-   * Asks before the page is left while edits are neither on the server's disk nor in the store. Browsers decide how. Does nothing where
-   * there is no page.
+   * Asks before the page is left while edits are neither on the server's disk nor in the store. Browsers decide how.
+   * Does nothing where there is no page.
    */
   guardUnload(): Unsubscribe {
     if (typeof window === "undefined") return () => undefined;
@@ -250,8 +250,12 @@ export class Client {
 
   /** What needs Automerge is loaded with it. */
   private async factory(): Promise<ContentFactory> {
-    const [module, { Content, Keeper }] = await Promise.all([automerge(this.options.wasm), import("./document/content.js")]);
-    return { content: (stream, events) => new Content(module, stream, events), keeper: (...of) => new Keeper(...of) };
+    const [module, { Content, Keeper, Scheduler }] = await Promise.all([automerge(this.options.wasm), import("./document/content.js")]);
+    return {
+      content: (stream, events) => new Content(module, stream, events),
+      keeper: (...of) => new Keeper(...of),
+      scheduler: (...of) => new Scheduler(...of),
+    };
   }
 
   private connect(): void {

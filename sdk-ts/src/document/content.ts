@@ -30,6 +30,7 @@ import { reverse, UndoStacks } from "./undo.js";
 import type { Origin } from "./undo.js";
 
 export { Keeper } from "../store/keeper.js";
+export { Scheduler } from "./scheduler.js";
 
 /** Most operations that one change may have. */
 export const CHANGE_OPS_MAX = 262_144;

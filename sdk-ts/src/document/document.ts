@@ -22,7 +22,7 @@ import type { Content, ContentEvents, Edit } from "./content.js";
 import type { HistoryEntry } from "./history.js";
 import type { Receipt } from "./receipts.js";
 import type { UndoState } from "./undo.js";
-import { Scheduler } from "./scheduler.js";
+import type { Scheduler } from "./scheduler.js";
 import type { Keeper } from "../store/keeper.js";
 import type { DocumentStore, Stored } from "../store/store.js";
 import type { Cursor } from "../wire/kinds.js";
@@ -74,6 +74,7 @@ export interface RefusedEdits {
 export interface ContentFactory {
   content<T extends object>(stream: Stream, events: ContentEvents): Content<T>;
   keeper(...of: ConstructorParameters<typeof Keeper>): Keeper;
+  scheduler(...of: ConstructorParameters<typeof Scheduler>): Scheduler;
 }
 
 interface Subscription<T> {
@@ -87,7 +88,7 @@ export class Document<T extends object> {
   private readonly undoStates = new Signal<UndoState>({ canUndo: false, canRedo: false });
   private readonly subscriptions = new Set<Subscription<T>>();
   private readonly arrivals = new Listeners<[EtherPlyError | undefined]>();
-  private readonly scheduler: Scheduler;
+  private scheduler: Scheduler | undefined;
   private keeper: Keeper | undefined;
   private isReady = false;
   private isClosed = false;
@@ -105,7 +106,6 @@ export class Document<T extends object> {
     private readonly released: (kept: Promise<void>) => void,
   ) {
     channel.join();
-    this.scheduler = new Scheduler(channel.host.environment, () => this.settle());
     this.statuses = new Signal(this.derive());
     // What is kept says where to resume, and has to be there before the server is asked.
     if (store === undefined) this.open(undefined);
@@ -353,8 +353,8 @@ export class Document<T extends object> {
    */
   async close(): Promise<void> {
     if (this.isClosed) return;
-    this.scheduler.flush();
-    this.scheduler.stop();
+    this.scheduler?.flush();
+    this.scheduler?.stop();
     this.isClosed = true;
     const kept = this.keeper?.close() ?? Promise.resolve();
     this.channel.detach();
@@ -402,7 +402,9 @@ export class Document<T extends object> {
         this.channel.host.report(error, this.id);
       },
     });
+    const scheduler = make.scheduler(this.channel.host.environment, () => this.settle());
     this.content = content;
+    this.scheduler = scheduler;
     if (this.store !== undefined) {
       const told = (error: EtherPlyError | undefined): void => {
         if (error !== undefined) this.channel.host.report(error, this.id);
@@ -415,7 +417,7 @@ export class Document<T extends object> {
       this.keeper?.begin(stored, this.heads());
       if (!content.isEmpty) this.becomeReady();
     }
-    this.channel.attach(this.sink(content));
+    this.channel.attach(this.sink(content, scheduler));
   }
 
   private heads(): readonly string[] {
@@ -423,11 +425,11 @@ export class Document<T extends object> {
   }
 
   /** What the stream brings. */
-  private sink(content: Content<T>): ContentSink {
+  private sink(content: Content<T>, scheduler: Scheduler): ContentSink {
     return {
       moved: () => this.moved(),
-      changes: (changes, afterSeq, seq) => (content.receive(changes, afterSeq, seq), this.scheduler.request()),
-      snapshot: (bytes, seq) => (content.receiveSnapshot(bytes, seq), this.scheduler.request()),
+      changes: (changes, afterSeq, seq) => (content.receive(changes, afterSeq, seq), scheduler.request()),
+      snapshot: (bytes, seq) => (content.receiveSnapshot(bytes, seq), scheduler.request()),
       reset: () => content.beginAnew(),
       reconcile: (clock) => (content.reconcile(clock), this.settle()),
       acked: (push, positions) => {
