@@ -203,10 +203,9 @@ export class Channel implements StreamEvents {
     this.siblings?.moved();
   }
 
-  /** What tabs show, and nothing of those that are not named. */
-  showAll(all: ReadonlyMap<string, Uint8Array>): void {
-    for (const tab of [...this.shown.keys()]) if (tab !== HERE && !all.has(tab)) this.shows(tab, undefined);
-    for (const [tab, state] of all) this.shows(tab, state);
+  /** No other tab shows anything. */
+  forgetShown(): void {
+    for (const tab of [...this.shown.keys()]) if (tab !== HERE) this.shows(tab, undefined);
   }
 
   /** What each tab shows. */

@@ -167,7 +167,7 @@ class SharedChannel implements Siblings {
     this.told = UNKNOWN;
     this.waiting = [];
     this.guests.clear();
-    this.channel.showAll(new Map());
+    this.channel.forgetShown();
     this.ask();
     this.channel.moved();
   }
@@ -369,7 +369,8 @@ class SharedChannel implements Siblings {
     }
     this.following = { kind: "following", n, isShort };
     this.mirrored = standingOf(standing);
-    channel.showAll(new Map(shown.filter(([tab]) => tab !== group.tab)));
+    // What a tab said itself since is newer than what the leader knew.
+    for (const [tab, state] of shown) if (tab !== group.tab && !channel.allShown.has(tab)) channel.shows(tab, state);
     channel.presenceUpdate(members, true);
     channel.moved();
   }

@@ -69,8 +69,14 @@ export class Site {
 export const shows = (page: Page, text: string) =>
   page.waitForFunction((wanted) => document.querySelector("textarea")?.value === wanted, text);
 /** Waits until its line of status begins with this. */
-export const says = (page: Page, text: string) =>
-  page.waitForFunction((wanted) => document.querySelector("output")?.textContent?.startsWith(wanted), text);
+export const says = async (page: Page, text: string): Promise<void> => {
+  const line = page.locator("output");
+  try {
+    await page.waitForFunction((wanted) => document.querySelector("output")?.textContent?.startsWith(wanted), text);
+  } catch (cause) {
+    throw new Error(`the page says "${(await line.textContent()) ?? ""}", not "${text}"`, { cause });
+  }
+};
 /** Types text at one end of what is there. */
 export const type = (page: Page, text: string, at: "start" | "end") =>
   page.evaluate(

@@ -73,7 +73,7 @@ it("share one WebSocket, and lose nothing when the page that has it is closed, c
   // What is there without the letters is everything that was typed in order.
   expect([...text].filter((letter) => /[0-9]/.test(letter)).join("")).toBe("0123" + "012" + "01");
   expect([...text].filter((letter) => /[abc]/.test(letter)).length).toBe(3 + 2 + 1);
-});
+}, 180_000);
 
 /** Ends a page as a fault in it does. */
 async function crash(context: BrowserContext, page: Page): Promise<void> {
