@@ -39,7 +39,10 @@ export function indexedDbStore(options: IndexedDbOptions): Store {
     });
     return opening;
   };
-  return { document: (id) => new IndexedDbDocument(database, JSON.stringify([options.subject, id])) };
+  return {
+    document: (id) => new IndexedDbDocument(database, JSON.stringify([options.subject, id])),
+    scope: JSON.stringify([options.name ?? "etherply", options.subject]),
+  };
 }
 
 function open(name: string): Promise<IDBDatabase> {
