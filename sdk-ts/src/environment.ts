@@ -13,7 +13,7 @@ export interface Environment {
   random(): number;
   /** Calls `act` after so many milliseconds, unless the function returned was called before. */
   after(ms: number, act: () => void): () => void;
-  /** Locks and messages between the tabs of one browser; without it, where there are such tabs. */
+  /** Locks and messages between the tabs of one browser; without it, where there are such tabs. @internal */
   readonly tabs?: TabsHost;
 }
 
