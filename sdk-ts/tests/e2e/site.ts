@@ -59,9 +59,14 @@ export class Site {
     this.pages.close();
   }
 
+  /** Where the pages are. */
+  get origin(): string {
+    return `http://127.0.0.1:${(this.pages.address() as AddressInfo).port}`;
+  }
+
   /** The page's address for a user and a server. */
-  address(subject: string, url: string): string {
-    return `http://127.0.0.1:${(this.pages.address() as AddressInfo).port}/?subject=${subject}&server=${encodeURIComponent(url)}`;
+  address(subject: string, url: string, ...flags: readonly ("memory" | "patient" | "guard")[]): string {
+    return `${this.origin}/?subject=${subject}&server=${encodeURIComponent(url)}${flags.map((flag) => `&${flag}`).join("")}`;
   }
 }
 
