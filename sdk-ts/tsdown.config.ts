@@ -8,6 +8,7 @@ export default defineConfig({
   target: "es2022",
   external: [/^@automerge\//, /^node:/, "react"],
   sourcemap: true,
+  minify: "dce-only",
   inputOptions: { optimization: { inlineConst: true } },
   fixedExtension: false,
 });

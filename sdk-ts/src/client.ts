@@ -357,8 +357,7 @@ function watchPage({ hurry, suspend, resume }: PageEvents): () => void {
     [document, "freeze", suspend],
     [document, "resume", resume],
   ] as const;
-  for (const [target, name, listener] of events) target.addEventListener(name, listener);
-  return () => {
-    for (const [target, name, listener] of events) target.removeEventListener(name, listener);
-  };
+  const left = new AbortController();
+  for (const [target, name, listener] of events) target.addEventListener(name, listener, left);
+  return () => left.abort();
 }

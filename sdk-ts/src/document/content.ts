@@ -17,7 +17,7 @@ import type { Push } from "../protocol/outbox.js";
 import type { Stream } from "../protocol/stream.js";
 import { fromHex, toHex, utf8 } from "../wire/bytes.js";
 import type { ClockEntry, Cursor } from "../wire/kinds.js";
-import { CHANGE_MESSAGE_BYTES_MAX, GENESIS_ACTOR } from "../wire/limits.js";
+import { CHANGE_MESSAGE_BYTES_MAX, GENESIS_ACTOR, SQUASH_ACTOR_PREFIX } from "../wire/limits.js";
 import { genesis } from "./genesis.js";
 import { headsAt, history, Positions, viewAt } from "./history.js";
 import type { HistoryEntry } from "./history.js";
@@ -243,11 +243,11 @@ export class Content<T extends object> implements Kept {
     const made = this.made(doc, before);
     if (made === undefined) return undefined;
     if (made.bytes.length > bytesMax || made.ops > CHANGE_OPS_MAX) {
-      this.without(doc, new Set([made.hash]));
+      this.without(doc, [made.hash]);
       throw namedError("change_too_large", `the edit makes a change of ${made.bytes.length} bytes and ${made.ops} operations`);
     }
     if (!this.stream.outbox.hasRoom(made.bytes.length)) {
-      this.without(doc, new Set([made.hash]));
+      this.without(doc, [made.hash]);
       throw localError("outbox_full", "too many edits wait for the server");
     }
     const receipt = this.receipts.add(made.hash, made.bytes);
@@ -341,9 +341,8 @@ export class Content<T extends object> implements Kept {
 
   /** Takes these changes, and what is built upon them, out of the copy. Nobody else has them. */
   discard(hashes: readonly string[], error: EtherPlyError): void {
-    const gone = new Set(hashes);
     for (const hash of hashes) this.receipts.lost(hash, error);
-    this.without(this.copy, gone);
+    this.without(this.copy, hashes);
     this.events.changed(false);
   }
 
@@ -398,7 +397,7 @@ export class Content<T extends object> implements Kept {
   }
 
   /** Builds the copy again without some of its changes and all that depend on them, as a fresh actor. */
-  private without(doc: Doc<T>, hashes: ReadonlySet<string>): void {
+  private without(doc: Doc<T>, hashes: readonly string[]): void {
     const gone = new Set(hashes);
     const kept: Uint8Array[] = [];
     for (const { hash, deps, change } of this.pieced(doc)) {
@@ -429,16 +428,17 @@ export class Content<T extends object> implements Kept {
 
   /** Own changes of the old copy that the new one lacks, in the order in which they were made. */
   private lost(old: Doc<T>, arrived: Doc<T>): { hash: string; message: string | null; time: number }[] {
-    const has = new Set(this.A.getChangesMetaSince(arrived, []).map(({ hash }) => hash));
+    const now = this.A.getChangesMetaSince(arrived, []);
+    const has = new Set(now.map(({ hash }) => hash));
     const all = this.A.getChangesMetaSince(old, []);
-    // A document of which nothing is left, and which is not empty, holds what was saved in another form (a squash),
-    // or began otherwise: then only what was not saved is lost.
-    const isOther = has.size > 0 && !all.some(({ hash }) => has.has(hash));
+    // What was saved is in a squashed document, in other changes: only what was not is lost. In one that merely began
+    // otherwise it is not.
+    const isSquash = now.some(({ actor }) => actor.startsWith(SQUASH_ACTOR_PREFIX)) && !all.some(({ hash }) => has.has(hash));
     return all.filter(({ hash, actor }) => {
       if (has.has(hash)) return false;
       const receipt = this.receipts.get(hash);
       if (receipt !== undefined) return actor !== GENESIS_ACTOR && this.events.isOurs(receipt.tab);
-      return this.actors.has(actor) && !isOther;
+      return this.actors.has(actor) && !isSquash;
     });
   }
 

@@ -559,11 +559,7 @@ export class Document<T extends object> {
       savedOnServer: pending === 0,
       pending,
       // The last word of the server counts while there is no connection, or a token is renewed.
-      writable: rights === undefined || isRenewing ? this.lastWritable() : has(rights, WRITE),
+      writable: rights === undefined || isRenewing ? (this.statuses as Signal<DocumentStatus> | undefined)?.value.writable : has(rights, WRITE),
     };
-  }
-
-  private lastWritable(): boolean | undefined {
-    return this.statuses === undefined ? undefined : this.statuses.value.writable;
   }
 }

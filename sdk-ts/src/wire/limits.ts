@@ -19,6 +19,8 @@ export const CHANGE_BYTES_MAX = 1024 * 1024;
 export const CHANGE_MESSAGE_BYTES_MAX = 4 * 1024;
 /** The actor of genesis changes. */
 export const GENESIS_ACTOR: string = toHex(utf8("etherply genesis"));
+/** How the actors of squashes begin: changes that hold what a document held, in place of its history. */
+export const SQUASH_ACTOR_PREFIX: string = toHex(utf8("squashed"));
 /** Longest genesis change, by which a client gives a new document its initial content. */
 export const GENESIS_BYTES_MAX = 64 * 1024;
 /** Most changes in one push. */
