@@ -8,7 +8,7 @@ import type { WasmSource } from "./automerge.js";
 import { Connection } from "./connection.js";
 import type { WebSocketFactory } from "./connection.js";
 import { Document } from "./document/document.js";
-import type { ContentFactory, DocumentOptions } from "./document/document.js";
+import type { Parts, DocumentOptions } from "./document/document.js";
 import { world } from "./environment.js";
 import type { Environment } from "./environment.js";
 import { localError, namedError } from "./errors.js";
@@ -18,10 +18,11 @@ import type { AuthReason } from "./protocol/events.js";
 import { Session } from "./protocol/session.js";
 import { Channel, Room } from "./room.js";
 import type { RoomHost } from "./room.js";
-import { Listeners } from "./signal.js";
+import { Listeners, Signal } from "./signal.js";
 import type { Unsubscribe } from "./signal.js";
 import type { ClientStatus } from "./status.js";
 import type { Store } from "./store/store.js";
+import type { Sharing } from "./tabs/sharing.js";
 import { VERSION } from "./version.js";
 import { utf8 } from "./wire/bytes.js";
 import { DOCUMENT_ID_BYTES_MAX } from "./wire/limits.js";
@@ -49,6 +50,11 @@ export interface ClientOptions {
   readonly webSocket?: WebSocketFactory;
   /** Where Automerge's WebAssembly comes from, if not from the package's own copy. */
   readonly wasm?: WasmSource;
+  /**
+   * Whether the tabs of one browser share one connection, which they do where their store is the same, its subject is,
+   * and the server is. `"separate"` gives each its own.
+   */
+  readonly tabs?: "share" | "separate";
   /** Name and version of the application, for the server's logs. */
   readonly agent?: string;
   /** How long to wait before connecting again, in milliseconds: at first, and at most. */
@@ -62,6 +68,11 @@ export type ErrorListener = (error: EtherPlyError, documentId: string) => void;
 
 /** A connection to a server, with documents and rooms on it. */
 export class Client {
+  private readonly statuses = new Signal<ClientStatus>({ state: "offline", error: undefined });
+  /** The tabs that have one connection, if this is one of them. */
+  private sharing: Sharing | undefined;
+  /** Whether that is not known yet. */
+  private isLoading = false;
   private readonly connection: Connection;
   private readonly session: Session;
   private readonly channels = new Map<string, Channel>();
@@ -72,6 +83,7 @@ export class Client {
   private readonly leavePage: () => void;
   private isClosed = false;
   private isPaused = false;
+  private isSuspended = false;
 
   /** Made by {@link createClient}. @internal */
   constructor(private readonly options: ClientOptions) {
@@ -98,16 +110,29 @@ export class Client {
     this.host = {
       session: this.session,
       environment,
-      status: this.connection.status,
-      report: (error, documentId) => this.errors.tell(error, documentId),
+      status: this.statuses,
+      // What is open for other tabs only is told there.
+      report: (error, documentId) => {
+        if (this.sharing?.isGuest(documentId) !== true) this.errors.tell(error, documentId);
+      },
       release: (channel) => void this.channels.delete(channel.id),
     };
-    this.leavePage = watchPage(() => this.connection.hurry());
+    const { store, tabs } = options;
+    if (store?.scope !== undefined && tabs !== "separate") void this.share(store.scope);
+    // The connection's status is the client's, where it is this tab's.
+    this.connection.status.subscribe((status) => {
+      if (this.sharing?.isElsewhere !== true) this.statuses.set(status);
+    });
+    this.leavePage = watchPage({
+      hurry: () => this.hurry(),
+      suspend: () => this.suspend(true),
+      resume: () => this.suspend(false),
+    });
   }
 
   /** Where the client stands. */
   get status(): ClientStatus {
-    return this.connection.status.value;
+    return this.statuses.value;
   }
 
   /** Whether every edit of every document would survive if this page or program ended now. */
@@ -117,7 +142,7 @@ export class Client {
 
   /** Watches where the client stands. */
   onStatus(listener: (status: ClientStatus) => void): Unsubscribe {
-    return this.connection.status.subscribe(listener);
+    return this.statuses.subscribe(listener);
   }
 
   /** Hears of errors that nobody waits for: refusals, and edits that were lost. */
@@ -133,11 +158,16 @@ export class Client {
    */
   document<T extends object>(id: string, options: DocumentOptions<T> = {}): Document<T> {
     const known = this.documents.get(id);
-    if (known !== undefined) return known as unknown as Document<T>;
+    if (known !== undefined) {
+      this.sharing?.claim(known, options);
+      return known as unknown as Document<T>;
+    }
     const channel = this.channel(id);
     const store = this.options.store?.document(id);
-    const released = (): void => void this.documents.delete(id);
-    const document = new Document<T>(channel, options, () => this.factory(), store, released);
+    const document = new Document<T>(channel, options, () => this.parts(), store, (kept) => {
+      this.documents.delete(id);
+      void kept.then(() => this.sharing?.again(id));
+    });
     this.documents.set(id, document as unknown as Document<never>);
     this.connect();
     return document;
@@ -151,8 +181,14 @@ export class Client {
    */
   room(id: string): Room {
     const known = this.rooms.get(id);
-    if (known !== undefined) return known;
-    const room = new Room(this.channel(id), () => void this.rooms.delete(id));
+    if (known !== undefined) {
+      this.sharing?.claim(known);
+      return known;
+    }
+    const room = new Room(this.channel(id), () => {
+      this.rooms.delete(id);
+      this.sharing?.again(id);
+    });
     this.rooms.set(id, room);
     this.connect();
     return room;
@@ -161,19 +197,22 @@ export class Client {
   /** Goes online again after {@link Client.disconnect}, or after the server refused the client. */
   reconnect(): void {
     this.isPaused = false;
-    this.connection.hurry();
+    this.hurry();
     this.connect();
   }
 
-  /** Goes offline until {@link Client.reconnect}. Documents stay, and can be edited. */
+  /**
+   * Goes offline until {@link Client.reconnect}. Documents stay, and can be edited. Other tabs stay online; this one
+   * hears nothing of them.
+   */
   disconnect(): void {
     this.isPaused = true;
-    this.connection.stop();
+    this.unlink();
   }
 
   /**
-   * Asks before the page is left while edits are neither on the server's disk nor in the store. Browsers decide how. Does nothing where
-   * there is no page.
+   * Asks before the page is left while edits are neither on the server's disk nor in the store. Browsers decide how.
+   * Does nothing where there is no page.
    */
   guardUnload(): Unsubscribe {
     if (typeof window === "undefined") return () => undefined;
@@ -190,20 +229,57 @@ export class Client {
     this.isClosed = true;
     const kept = [...this.documents.values()].map((document) => document.close());
     for (const room of [...this.rooms.values()]) room.close();
-    this.connection.stop();
     this.leavePage();
     await Promise.all(kept);
+    this.unlink();
     this.errors.clear();
   }
 
   /** What needs Automerge is loaded with it. */
-  private async factory(): Promise<ContentFactory> {
-    const [module, { Content }] = await Promise.all([automerge(this.options.wasm), import("./document/content.js")]);
-    return (stream, events) => new Content(module, stream, events);
+  private async parts(): Promise<Parts> {
+    const [A, parts] = await Promise.all([automerge(this.options.wasm), import("./document/content.js")]);
+    return { A, ...parts };
   }
 
   private connect(): void {
-    if (!this.isPaused && !this.isClosed && this.channels.size > 0) this.connection.start(this.session);
+    if (this.isPaused || this.isSuspended || this.isClosed || this.channels.size === 0) return;
+    if (this.sharing !== undefined) this.sharing.group.join();
+    // Others may be there: until that is known, this tab is not alone.
+    else if (this.isLoading) this.statuses.set({ state: "connecting", error: undefined });
+    else this.connection.start(this.session);
+  }
+
+  /** Is not connected any more, nor one of the tabs that are. */
+  private unlink(): void {
+    this.sharing?.group.leave();
+    this.connection.stop();
+    this.statuses.set({ state: "offline", error: undefined });
+  }
+
+  private hurry(): void {
+    this.connection.hurry();
+    this.sharing?.group.post({ kind: "hurry" });
+  }
+
+  /** The page is frozen, or in the back/forward cache; or it is back. */
+  private suspend(isSuspended: boolean): void {
+    if (isSuspended === this.isSuspended) return;
+    this.isSuspended = isSuspended;
+    if (isSuspended) this.unlink();
+    else this.connect();
+  }
+
+  /** Becomes one of the tabs with this store, where there are tabs. */
+  private async share(scope: string): Promise<void> {
+    this.isLoading = true;
+    try {
+      const { share } = await import("./tabs/sharing.js");
+      this.sharing = share(this, scope);
+    } catch {
+      // The chunk is not to be had, as on a page of a version that was taken down: it has a connection of its own.
+    }
+    this.isLoading = false;
+    this.connect();
   }
 
   private channel(id: string): Channel {
@@ -213,8 +289,11 @@ export class Client {
     if (bytes === 0 || bytes > DOCUMENT_ID_BYTES_MAX || /[\u0000-\u001f\u007f-\u009f]/.test(id)) {
       throw namedError("document_id_invalid", `a document's name of ${bytes} bytes`);
     }
-    const channel = this.channels.get(id) ?? new Channel(id, this.host);
+    const known = this.channels.get(id);
+    if (known !== undefined) return known;
+    const channel = new Channel(id, this.host);
     this.channels.set(id, channel);
+    this.sharing?.add(channel);
     return channel;
   }
 }
@@ -256,16 +335,29 @@ function webSocket(): WebSocketFactory {
   return found;
 }
 
-/** Calls `hurry` when the network is back, or somebody looks at the page again. */
-function watchPage(hurry: () => void): () => void {
+/** What a page goes through, as far as it concerns a client. */
+interface PageEvents {
+  /** The network is back, or somebody looks at the page again. */
+  hurry(): void;
+  /** The page is frozen, in the back/forward cache, or on its way out. */
+  suspend(): void;
+  resume(): void;
+}
+
+function watchPage({ hurry, suspend, resume }: PageEvents): () => void {
   if (typeof window === "undefined" || typeof document === "undefined") return () => undefined;
   const seen = (): void => {
     if (document.visibilityState === "visible") hurry();
   };
-  window.addEventListener("online", hurry);
-  document.addEventListener("visibilitychange", seen);
-  return () => {
-    window.removeEventListener("online", hurry);
-    document.removeEventListener("visibilitychange", seen);
-  };
+  const events = [
+    [window, "online", hurry],
+    [document, "visibilitychange", seen],
+    [window, "pagehide", suspend],
+    [window, "pageshow", resume],
+    [document, "freeze", suspend],
+    [document, "resume", resume],
+  ] as const;
+  const left = new AbortController();
+  for (const [target, name, listener] of events) target.addEventListener(name, listener, left);
+  return () => left.abort();
 }

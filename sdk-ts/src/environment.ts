@@ -3,6 +3,8 @@
  * @module
  */
 
+import type { TabsHost } from "./tabs/host.js";
+
 /** Time, chance and timers. */
 export interface Environment {
   /** Milliseconds from any fixed moment; never goes back. */
@@ -11,7 +13,12 @@ export interface Environment {
   random(): number;
   /** Calls `act` after so many milliseconds, unless the function returned was called before. */
   after(ms: number, act: () => void): () => void;
+  /** Locks and messages between the tabs of one browser; without it, where there are such tabs. @internal */
+  readonly tabs?: TabsHost;
 }
+
+/** Stands for the tab itself, among the names of tabs. */
+export const HERE = "";
 
 /** The longest time that a timer can be set to. */
 const TIMER_MS_MAX = 0x7fffffff;

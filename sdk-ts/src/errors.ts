@@ -4,7 +4,7 @@
  */
 
 import { codeNamed, codeOf } from "./wire/codes.js";
-import type { WireCode } from "./wire/codes.js";
+import type { WireCode, WireCodeRow } from "./wire/codes.js";
 
 /** What can go wrong on this side, with what to do next. The wire's codes are in `wire/codes.ts`. */
 const LOCAL = {
@@ -30,6 +30,8 @@ const LOCAL = {
 export type LocalCode = keyof typeof LOCAL;
 /** Every code that an error can have: the wire's, or this package's own. Their meaning never changes. */
 export type ErrorCode = WireCode | LocalCode | "unknown";
+
+type Row = Omit<WireCodeRow, "name"> & { readonly name: ErrorCode };
 
 /** Why something was not done, or not yet. */
 export class EtherPlyError extends Error {
@@ -61,25 +63,23 @@ export class EtherPlyError extends Error {
   }
 }
 
+function made({ name, number, retryable, advice }: Row, message: string, cause?: unknown): EtherPlyError {
+  return new EtherPlyError(name, number, retryable, advice, message, cause === undefined ? undefined : { cause });
+}
+
 /** An error of this package's own. */
-export function localError(code: LocalCode, message: string, cause?: unknown): EtherPlyError {
-  const [retryable, advice] = LOCAL[code];
-  return new EtherPlyError(code, 0, retryable, advice, message, cause === undefined ? undefined : { cause });
+export function localError(name: LocalCode, message: string, cause?: unknown): EtherPlyError {
+  const [retryable, advice] = LOCAL[name];
+  return made({ name, number: 0, retryable, advice }, message, cause);
 }
 
 /** An error that the server named by its number. */
 export function wireError(number: number, message: string): EtherPlyError {
-  const row = codeOf(number);
-  if (row === undefined) {
-    const advice = "Update this package: the server is newer.";
-    return new EtherPlyError("unknown", number, true, advice, message);
-  }
-  return new EtherPlyError(row.name, number, row.retryable, row.advice, message);
+  const newer = { name: "unknown", number, retryable: true, advice: "Update this package: the server is newer." } as const;
+  return made(codeOf(number) ?? newer, message);
 }
 
 /** An error under one of the wire's names. */
 export function namedError(name: WireCode, message: string, cause?: unknown): EtherPlyError {
-  const row = codeNamed(name);
-  const options = cause === undefined ? undefined : { cause };
-  return new EtherPlyError(row.name, row.number, row.retryable, row.advice, message, options);
+  return made(codeNamed(name), message, cause);
 }

@@ -19,7 +19,7 @@ export type Json = string | number | boolean | null | readonly Json[] | { readon
 
 /** Somebody else who is here. */
 export interface Member<P> {
-  /** Names the member's connection: another one after it reconnected. */
+  /** Names the member's connection: another one after it reconnected. Of another tab of this browser, that tab. */
   readonly id: string;
   /** What it shows. */
   readonly state: P;
@@ -29,6 +29,8 @@ export interface Member<P> {
 export class Presence<P extends Json = Json> {
   private own: P | undefined;
   private members: ReadonlyMap<string, Member<P>> = new Map();
+  /** Other tabs of this browser. */
+  private tabs: ReadonlyMap<string, Member<P>> = new Map();
   private readonly list = new Signal<readonly Member<P>[]>([]);
   private readonly anything = new Listeners<[]>();
   private cancel: (() => void) | undefined;
@@ -46,7 +48,10 @@ export class Presence<P extends Json = Json> {
     return this.own;
   }
 
-  /** The others who are here, those who came first at the front. */
+  /**
+   * The others who are here, those who came first at the front, and the other tabs of this browser behind them. Tabs
+   * that share a connection are one member to everybody else, who see what was set last in any of them.
+   */
   get others(): readonly Member<P>[] {
     return this.list.value;
   }
@@ -100,7 +105,7 @@ export class Presence<P extends Json = Json> {
     for (const { member, state } of entries) {
       const id = toHex(member);
       if (id === self) continue;
-      const value = parse(state);
+      const value = parseJson(state);
       if (value !== undefined) members.set(id, { id, state: value as P });
     }
     this.show(members);
@@ -138,7 +143,7 @@ export class Presence<P extends Json = Json> {
 
   private show(members: ReadonlyMap<string, Member<P>>): void {
     this.members = members;
-    this.list.set([...members.values()]);
+    this.list.set([...members.values(), ...this.tabs.values()]);
     this.anything.tell();
   }
 }
@@ -177,7 +182,7 @@ export class Messages {
   /** A message came. */
   receive(member: Uint8Array, topic: string, payload: Uint8Array): void {
     const listeners = this.byTopic.get(topic);
-    const value = listeners === undefined ? undefined : parse(payload);
+    const value = listeners === undefined ? undefined : parseJson(payload);
     if (listeners !== undefined && value !== undefined) listeners.tell({ from: toHex(member), topic, payload: value });
   }
 
@@ -195,7 +200,7 @@ export function encodeJson(value: Json): Uint8Array {
 }
 
 /** JSON that came from somebody else; `undefined` if it is none: another client may show what it likes. */
-function parse(bytes: Uint8Array): Json | undefined {
+export function parseJson(bytes: Uint8Array): Json | undefined {
   try {
     return JSON.parse(textOf(bytes)) as Json;
   } catch {

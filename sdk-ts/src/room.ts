@@ -9,7 +9,9 @@ import { localError, namedError } from "./errors.js";
 import type { ErrorCode, EtherPlyError } from "./errors.js";
 import { encodeJson, Messages, Presence } from "./presence.js";
 import type { Json, Message } from "./presence.js";
+import type { Document } from "./document/document.js";
 import { Renewal } from "./renewal.js";
+import type { FeedEvent } from "./tabs/messages.js";
 import type { Opened, Refused, StreamEvents } from "./protocol/events.js";
 import type { Push } from "./protocol/outbox.js";
 import type { Session } from "./protocol/session.js";
@@ -25,6 +27,54 @@ import { BROADCAST_TOPIC_BYTES_MAX } from "./wire/limits.js";
 /** Codes by which the server says that a token is of no use any more, and why the next one is asked for. */
 const ENDED: Partial<Record<ErrorCode, "expired" | "revoked">> = { token_expired: "expired", token_revoked: "revoked" };
 
+/** Where a channel stands with the server, whichever tab has the connection. */
+export interface Standing {
+  readonly state: SyncState;
+  /** Why it is not live, or why the last request was refused. */
+  readonly error: EtherPlyError | undefined;
+  /** Why the server does not open it, or will not any more. */
+  readonly refusal: EtherPlyError | undefined;
+  /** Why the server does not take edits, which are kept. */
+  readonly held: EtherPlyError | undefined;
+  /** The rights granted, as bits; `undefined` while it is not open. */
+  readonly rights: number | undefined;
+  /** Whether the rights have ended and another token is on its way. */
+  readonly isRenewing: boolean;
+  /** Whether everything was received that the server had when it opened the stream. */
+  readonly isWhole: boolean;
+}
+
+/** What a channel has to do with the other tabs that share the connection. */
+export interface Siblings {
+  /** Where it stands, by the tab that has the connection; `undefined` if this one has it. */
+  readonly standing: Standing | undefined;
+  /** Whether another tab has the connection. */
+  readonly isElsewhere: boolean;
+  /** Whether this tab answers for edits of that one. */
+  isOurs(tab: string | undefined): boolean;
+  /** There is more to ask for, or to tell of. */
+  opened(): void;
+  /** Where it stands may have changed. */
+  moved(): void;
+  /** The content is whole now, perhaps. */
+  settled(): void;
+  /** This is for the other tabs, if this one has the connection. */
+  feed(event: FeedEvent): void;
+  /** An error that nobody waits for. */
+  report(error: EtherPlyError): void;
+  /** Edits were made here. */
+  edited(changes: readonly Uint8Array[]): void;
+  show(state: Uint8Array | undefined): void;
+  /** Sends a message to everybody. Whether that is possible now. */
+  say(topic: string, payload: Uint8Array): boolean;
+  /** What the server refused is to be sent again, or to be taken back: whether another tab does that. */
+  retry(): boolean;
+  drop(): boolean;
+  /** These edits were taken back. */
+  discarded(hashes: readonly string[]): void;
+  closed(): void;
+}
+
 /** What content is told of a stream. */
 export type ContentSink = Pick<
   StreamEvents,
@@ -32,6 +82,7 @@ export type ContentSink = Pick<
 > & {
   /** The stream is open, or is not any more, or may do something else. */
   moved(): void;
+  readonly document: Document<never>;
 };
 
 /** What all rooms of a client share. */
@@ -53,6 +104,10 @@ export class Channel implements StreamEvents {
   stream: Stream | undefined;
   /** What the server said when it opened the stream, on this connection. */
   grant: Opened | undefined;
+  /** What other tabs have to do with it. */
+  siblings: Siblings | undefined;
+  /** Why the server does not take edits. */
+  held: EtherPlyError | undefined;
   /** Why the server does not open it. */
   refusal: EtherPlyError | undefined;
   error: EtherPlyError | undefined;
@@ -73,7 +128,7 @@ export class Channel implements StreamEvents {
     readonly host: RoomHost,
   ) {
     const limits = (): number => host.session.limits.presenceBytesMax;
-    this.presence = new Presence(host.environment, limits, (state) => this.showPresence(state));
+    this.presence = new Presence(host.environment, limits, (state) => (this.siblings ?? this).show(state));
     this.renewal = new Renewal({
       environment: host.environment,
       renew: async (reason) => this.stream !== undefined && host.session.renew(this.stream, reason),
@@ -94,7 +149,49 @@ export class Channel implements StreamEvents {
       this.stream.reopen();
     }
     this.moved();
+    this.siblings?.opened();
     return this.stream;
+  }
+
+  /** The document, once there is content. */
+  get document(): Document<never> | undefined {
+    return this.sink?.document;
+  }
+
+  /** Whether another tab has the connection. */
+  get isElsewhere(): boolean {
+    return this.siblings?.isElsewhere === true;
+  }
+
+  /** Where it stands, by whichever tab has the connection. */
+  get standing(): Standing {
+    return this.siblings?.standing ?? this.own;
+  }
+
+  /** Where it stands on this tab's connection. */
+  get own(): Standing {
+    const { error, refusal, held, grant, isRenewing, stream } = this;
+    const isWhole = grant !== undefined && stream?.state === "open" && stream.hasSeen(grant.cursor);
+    return { state: this.ownState, error, refusal, held, rights: grant?.rights, isRenewing, isWhole };
+  }
+
+  /** Throws away what the copy holds, and asks the server for it from its beginning. */
+  restart(): void {
+    this.siblings?.feed({ kind: "reset" });
+    this.stream?.restart();
+    this.siblings?.moved();
+  }
+
+  /** Edits are not taken by the server, or are sent again. */
+  hold(error: EtherPlyError | undefined): void {
+    this.held = error;
+    this.siblings?.moved();
+  }
+
+  /** An error that nobody waits for. */
+  report(error: EtherPlyError): void {
+    this.siblings?.report(error);
+    this.host.report(error, this.id);
   }
 
   /** A room or a document uses the channel from now on. */
@@ -125,10 +222,10 @@ export class Channel implements StreamEvents {
     for (const each of early) each(sink);
     this.isCatchingUp = false;
     sink.moved();
+    this.siblings?.opened();
   }
 
-  /** Where it stands, without regard to content. */
-  get state(): SyncState {
+  private get ownState(): SyncState {
     if (this.refusal !== undefined) return "refused";
     const { state } = this.host.status.value;
     if (state !== "live") return state;
@@ -143,13 +240,29 @@ export class Channel implements StreamEvents {
     if (bytes.length > this.host.session.limits.broadcastBytesMax) {
       throw namedError("broadcast_too_large", `the message has ${bytes.length} bytes`);
     }
-    const stream = this.stream;
-    if (stream === undefined || !stream.isOpen) throw localError("not_connected", `${this.id} is not open at the moment`);
+    if (!(this.siblings ?? this).say(topic, bytes)) throw localError("not_connected", `${this.id} is not open at the moment`);
+  }
+
+  /** Sends a message on this tab's connection. Whether it is open. */
+  say(topic: string, bytes: Uint8Array): boolean {
+    const { stream } = this;
+    if (stream?.isOpen !== true) return false;
     this.host.session.send("broadcastSend", stream.handle, { topic }, [bytes]);
+    return true;
+  }
+
+  /** Shows this, or nothing any more, on this tab's connection. */
+  show(state: Uint8Array | undefined): void {
+    const { stream } = this;
+    if (stream === undefined) return;
+    stream.presence.set(state);
+    if (state !== undefined) this.host.session.showPresence(stream);
+    else if (stream.isOpen) this.host.session.send("presenceLeave", stream.handle, { version: 0n, members: [] });
   }
 
   private close(): void {
     this.isClosed = true;
+    this.siblings?.closed();
     this.off();
     this.renewal.stop();
     this.presence.stop();
@@ -172,7 +285,7 @@ export class Channel implements StreamEvents {
     this.error = error;
     if (!retries) this.refusal = error;
     this.moved();
-    if (!retries) this.host.report(error, this.id);
+    if (!retries) this.report(error);
   }
 
   disconnected(): void {
@@ -194,7 +307,7 @@ export class Channel implements StreamEvents {
     this.error = error;
     this.renewal.granted(this.leftMs(expiresAtMs));
     this.moved();
-    if (error !== undefined) this.host.report(error, this.id);
+    if (error !== undefined) this.report(error);
   }
 
   renewalRefused(error: EtherPlyError): void {
@@ -212,13 +325,13 @@ export class Channel implements StreamEvents {
     if (this.grant?.rights === 0) this.refusal = error;
     this.error = error;
     this.moved();
-    this.host.report(error, this.id);
+    this.report(error);
   }
 
   failed(error: EtherPlyError): void {
     this.error = error;
     this.moved();
-    this.host.report(error, this.id);
+    this.report(error);
   }
 
   presenceUpdate(entries: readonly PresenceEntry[], full: boolean): void {
@@ -267,17 +380,13 @@ export class Channel implements StreamEvents {
     else call(this.sink);
   }
 
-  private moved(): void {
-    this.status.set({ state: this.state, error: this.refusal ?? this.error ?? this.host.status.value.error });
+  /** Where it stands may have changed. */
+  moved(): void {
+    const { state, refusal, error } = this.standing;
+    this.status.set({ state, error: refusal ?? error ?? this.host.status.value.error });
     this.sink?.moved();
-  }
-
-  private showPresence(state: Uint8Array | undefined): void {
-    const stream = this.stream;
-    if (stream === undefined) return;
-    stream.presence.set(state);
-    if (state !== undefined) this.host.session.showPresence(stream);
-    else if (stream.isOpen) this.host.session.send("presenceLeave", stream.handle, { version: 0n, members: [] });
+    // Behind the content: a new document is begun before other tabs hear that all of it is there.
+    this.siblings?.moved();
   }
 
   /** How long a grant holds, as far as the server's clock is known; `undefined` for ever. */

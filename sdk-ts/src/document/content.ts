@@ -8,7 +8,7 @@
 
 import type { Doc } from "@automerge/automerge/slim";
 import type { AutomergeModule } from "../automerge.js";
-import { randomBytes } from "../environment.js";
+import { HERE, randomBytes } from "../environment.js";
 import { localError, namedError } from "../errors.js";
 import type { EtherPlyError } from "../errors.js";
 import type { Kept } from "../store/keeper.js";
@@ -17,8 +17,8 @@ import type { Push } from "../protocol/outbox.js";
 import type { Stream } from "../protocol/stream.js";
 import { fromHex, toHex, utf8 } from "../wire/bytes.js";
 import type { ClockEntry, Cursor } from "../wire/kinds.js";
-import { CHANGE_MESSAGE_BYTES_MAX } from "../wire/limits.js";
-import { genesis, GENESIS_ACTOR } from "./genesis.js";
+import { CHANGE_MESSAGE_BYTES_MAX, GENESIS_ACTOR, SQUASH_ACTOR_PREFIX } from "../wire/limits.js";
+import { genesis } from "./genesis.js";
 import { headsAt, history, Positions, viewAt } from "./history.js";
 import type { HistoryEntry } from "./history.js";
 import { Receipts } from "./receipts.js";
@@ -26,6 +26,9 @@ import type { Receipt } from "./receipts.js";
 import { transplant } from "./transplant.js";
 import { reverse, UndoStacks } from "./undo.js";
 import type { Origin } from "./undo.js";
+
+export { Keeper } from "../store/keeper.js";
+export { Scheduler } from "./scheduler.js";
 
 /** Most operations that one change may have. */
 export const CHANGE_OPS_MAX = 262_144;
@@ -39,6 +42,12 @@ export interface ContentEvents {
   changed(edited: boolean): void;
   /** The copy is not what it was and more, but something else. */
   began(): void;
+  /** Edits were made here, which other tabs do not have. */
+  made(changes: readonly Uint8Array[]): void;
+  /** Whether this tab answers for an edit that this one made: by itself, or because nobody else does. */
+  isOurs(tab: string | undefined): boolean;
+  /** Whether another tab has the connection, and keeps the document. */
+  isElsewhere(): boolean;
   /** Something that nobody waits for went wrong. */
   failed(error: EtherPlyError, changes?: readonly Uint8Array[]): void;
 }
@@ -71,6 +80,8 @@ export class Content<T extends object> implements Kept {
   /** The copy that takes this one's place once it is whole. */
   private next: Doc<T> | undefined;
   private pieces: Piece[] = [];
+  /** Edits of other tabs that were made in the new copy already. */
+  private early = new Set<string>();
   /** The actors that this side is or was, as hexadecimal text. */
   private readonly actors = new Set<string>();
   /** A genesis that the server has not answered yet: until then nobody knows whether what it sends fits to it. */
@@ -95,9 +106,18 @@ export class Content<T extends object> implements Kept {
     return this.A.getHeads(this.copy).length === 0;
   }
 
+  /** The hashes of the last changes. */
+  get heads(): readonly string[] {
+    return this.A.getHeads(this.copy);
+  }
+
   /** Whether a new copy is on its way. */
   get beginsAnew(): boolean {
     return this.next !== undefined;
+  }
+
+  get isElsewhere(): boolean {
+    return this.events.isElsewhere();
   }
 
   /** Goes on with what was kept: the copy, and edits that are not on the server yet. */
@@ -116,22 +136,22 @@ export class Content<T extends object> implements Kept {
     for (const { hash, actor } of this.A.getChangesMetaSince(doc, [])) {
       const change = mine.get(hash);
       if (change === undefined) continue;
-      this.receipts.add(hash, change);
+      // If other tabs are there, the one that made it says so; it is nobody's until then.
+      this.receipts.add(hash, change, undefined);
       if (actor === GENESIS_ACTOR) this.openGenesis = change;
-      else this.actors.add(actor);
+      else if (this.events.isOurs(undefined)) this.actors.add(actor);
       unsent.push(change);
     }
     if (unsent.length > 0) this.stream.push(unsent);
   }
 
   since(heads: readonly string[]): ReturnType<Kept["since"]> {
-    const meta = this.A.getChangesMetaSince(this.copy, [...heads]);
-    const changes = this.A.getChangesSince(this.copy, [...heads]);
-    const rows = meta.flatMap(({ hash }, index) => {
-      const change = changes[index];
-      return change === undefined ? [] : [{ hash, change, mine: this.receipts.has(hash) }];
+    const { isElsewhere } = this;
+    const rows = this.pieced(this.copy, heads).flatMap(({ hash, change }) => {
+      const receipt = this.receipts.get(hash);
+      return isElsewhere && receipt?.tab !== HERE ? [] : [{ hash, change, mine: receipt !== undefined }];
     });
-    return { rows, heads: this.A.getHeads(this.copy) };
+    return { rows, heads: this.heads };
   }
 
   cursor(): Cursor | undefined {
@@ -187,15 +207,20 @@ export class Content<T extends object> implements Kept {
     return true;
   }
 
-  /** Gives a new document its initial content, and pushes it if `pushes`. */
+  /** The change that gives a new document its initial content. Throws `initial_invalid`. */
+  genesis(initial: object): Uint8Array | undefined {
+    return initial instanceof Uint8Array ? initial : genesis(this.A, initial);
+  }
+
+  /** Gives a new document its initial content, or its genesis change, and pushes it if `pushes`. */
   begin(initial: object, pushes: boolean): void {
-    const change = genesis(this.A, initial);
+    const change = this.genesis(initial);
     if (change === undefined) return;
     const [doc] = this.A.applyChanges(this.copy, [change]);
     if (pushes) {
       this.openGenesis = change;
       this.receipts.add(this.hashOf(change), change);
-      this.stream.push([change]);
+      this.push([change]);
     }
     this.show(doc, true);
   }
@@ -218,17 +243,18 @@ export class Content<T extends object> implements Kept {
     const made = this.made(doc, before);
     if (made === undefined) return undefined;
     if (made.bytes.length > bytesMax || made.ops > CHANGE_OPS_MAX) {
-      this.without(doc, new Set([made.hash]));
+      this.without(doc, [made.hash]);
       throw namedError("change_too_large", `the edit makes a change of ${made.bytes.length} bytes and ${made.ops} operations`);
     }
     if (!this.stream.outbox.hasRoom(made.bytes.length)) {
-      this.without(doc, new Set([made.hash]));
+      this.without(doc, [made.hash]);
       throw localError("outbox_full", "too many edits wait for the server");
     }
     const receipt = this.receipts.add(made.hash, made.bytes);
     this.undo.made({ before, after: [made.hash] }, origin, nowMs, message);
     // What is edited while a new copy is on its way is made again in that one.
     if (this.next === undefined) this.stream.push([made.bytes]);
+    this.events.made([made.bytes]);
     this.show(doc, true);
     return { receipt, bytes: made.bytes };
   }
@@ -242,8 +268,8 @@ export class Content<T extends object> implements Kept {
 
   /** A push is on the server's disk. Gives the hashes of its changes. */
   acked(push: Push, positions: readonly bigint[]): readonly string[] {
-    this.positions.acked(push.changes, positions);
     const hashes = push.changes.map((change) => this.hashOf(change));
+    this.positions.acked(hashes, positions, this.stream.cursor?.seq ?? 0n);
     if (this.openGenesis !== undefined && push.changes.includes(this.openGenesis)) this.openGenesis = undefined;
     for (const hash of hashes) this.receipts.saved(hash);
     return hashes;
@@ -255,6 +281,7 @@ export class Content<T extends object> implements Kept {
     this.next = this.blank();
     this.positions = new Positions(0n);
     this.pieces = [];
+    this.early.clear();
     this.openGenesis = undefined;
     this.isBroken = false;
   }
@@ -267,14 +294,24 @@ export class Content<T extends object> implements Kept {
     const lost = this.lost(old, arrived);
     this.copy = arrived;
     // What the server sends is on its disk, whether or not its ack came before the document began anew.
-    for (const hash of this.receipts.hashes) if (this.A.hasHeads(arrived as Doc<unknown>, [hash])) this.receipts.saved(hash);
+    const { early } = this;
+    this.early = new Set();
+    for (const hash of this.receipts.hashes) {
+      if (!early.has(hash) && this.A.hasHeads(arrived as Doc<unknown>, [hash])) this.receipts.saved(hash);
+    }
     if (this.isEmpty && initial !== undefined) this.begin(initial, pushes);
+    // Edits of other tabs are made again there.
+    const again = new Set(lost.map(({ hash }) => hash));
+    for (const hash of this.receipts.hashes) {
+      const isBegin = this.openGenesis !== undefined && this.hashOf(this.openGenesis) === hash;
+      if (!again.has(hash) && !early.has(hash) && !isBegin) this.receipts.forget(hash);
+    }
     const made: Uint8Array[] = [];
     for (const { hash, message, time } of lost) {
       const change = this.rewrite(old, hash, message, time);
       if (change !== undefined) made.push(change);
     }
-    if (made.length > 0) this.stream.push(made);
+    if (made.length > 0) this.push(made);
     this.A.free(old);
     this.undo.clear();
     this.events.began();
@@ -303,8 +340,7 @@ export class Content<T extends object> implements Kept {
   }
 
   /** Takes these changes, and what is built upon them, out of the copy. Nobody else has them. */
-  discard(changes: readonly Uint8Array[], error: EtherPlyError): void {
-    const hashes = new Set(changes.map((change) => this.hashOf(change)));
+  discard(hashes: readonly string[], error: EtherPlyError): void {
     for (const hash of hashes) this.receipts.lost(hash, error);
     this.without(this.copy, hashes);
     this.events.changed(false);
@@ -336,12 +372,18 @@ export class Content<T extends object> implements Kept {
     return this.A.init<T>({ actor });
   }
 
+  private push(changes: readonly Uint8Array[]): void {
+    this.stream.push(changes);
+    this.events.made(changes);
+  }
+
   private show(doc: Doc<T>, edited: boolean): void {
     this.copy = doc;
     this.events.changed(edited);
   }
 
-  private hashOf(change: Uint8Array): string {
+  /** The hash of a change. */
+  hashOf(change: Uint8Array): string {
     return this.receipts.hashOf(change) ?? this.A.decodeChange(change).hash;
   }
 
@@ -355,16 +397,13 @@ export class Content<T extends object> implements Kept {
   }
 
   /** Builds the copy again without some of its changes and all that depend on them, as a fresh actor. */
-  private without(doc: Doc<T>, hashes: ReadonlySet<string>): void {
+  private without(doc: Doc<T>, hashes: readonly string[]): void {
     const gone = new Set(hashes);
     const kept: Uint8Array[] = [];
-    const meta = this.A.getChangesMetaSince(doc, []);
-    this.A.getAllChanges(doc).forEach((change, index) => {
-      const about = meta[index];
-      if (about === undefined) return;
-      if (gone.has(about.hash) || about.deps.some((dep) => gone.has(dep))) gone.add(about.hash);
+    for (const { hash, deps, change } of this.pieced(doc)) {
+      if (gone.has(hash) || deps.some((dep) => gone.has(dep))) gone.add(hash);
       else kept.push(change);
-    });
+    }
     const [rebuilt] = this.A.applyChanges(this.blank(), kept);
     this.A.free(doc);
     this.copy = rebuilt;
@@ -375,23 +414,32 @@ export class Content<T extends object> implements Kept {
   /** The changes that a side with this clock lacks, in causal order. */
   private lacking(clock: readonly ClockEntry[]): Uint8Array[] {
     const has = new Map(clock.map(({ actor, seq }) => [toHex(actor), seq]));
-    const meta = this.A.getChangesMetaSince(this.copy, []);
-    return this.A.getAllChanges(this.copy).filter((_, index) => {
-      const about = meta[index];
-      return about !== undefined && BigInt(about.seq) > (has.get(about.actor) ?? 0n);
+    return this.pieced(this.copy).flatMap(({ actor, seq, change }) => (BigInt(seq) > (has.get(actor) ?? 0n) ? [change] : []));
+  }
+
+  /** A copy's changes since these heads, and what they are. */
+  private pieced(doc: Doc<T>, heads: readonly string[] = []) {
+    const changes = this.A.getChangesSince(doc, [...heads]);
+    return this.A.getChangesMetaSince(doc, [...heads]).flatMap((about, index) => {
+      const change = changes[index];
+      return change === undefined ? [] : [{ ...about, change }];
     });
   }
 
   /** Own changes of the old copy that the new one lacks, in the order in which they were made. */
   private lost(old: Doc<T>, arrived: Doc<T>): { hash: string; message: string | null; time: number }[] {
-    const has = new Set(this.A.getChangesMetaSince(arrived, []).map(({ hash }) => hash));
+    const now = this.A.getChangesMetaSince(arrived, []);
+    const has = new Set(now.map(({ hash }) => hash));
     const all = this.A.getChangesMetaSince(old, []);
-    // A document of which nothing is left, and which is not empty, holds what was saved in another form (a squash),
-    // or began otherwise: then only what was not saved is lost.
-    const isOther = has.size > 0 && !all.some(({ hash }) => has.has(hash));
-    return all.filter(
-      ({ hash, actor }) => this.actors.has(actor) && !has.has(hash) && (!isOther || this.receipts.has(hash)),
-    );
+    // What was saved is in a squashed document, in other changes: only what was not is lost. In one that merely began
+    // otherwise it is not.
+    const isSquash = now.some(({ actor }) => actor.startsWith(SQUASH_ACTOR_PREFIX)) && !all.some(({ hash }) => has.has(hash));
+    return all.filter(({ hash, actor }) => {
+      if (has.has(hash)) return false;
+      const receipt = this.receipts.get(hash);
+      if (receipt !== undefined) return actor !== GENESIS_ACTOR && this.events.isOurs(receipt.tab);
+      return this.actors.has(actor) && !isSquash;
+    });
   }
 
   /** Makes an own change of the old copy again in the new one. */
@@ -413,8 +461,8 @@ export class Content<T extends object> implements Kept {
     const made = same(before, A.getHeads(this.copy)) ? undefined : this.made(this.copy, before);
     if (failed.length > 0 || made === undefined) {
       const error = localError("edit_lost", failed[0] ?? "nothing of the edit is left to be done");
-      const bytes = A.getAllChanges(old)[A.getChangesMetaSince(old, []).findIndex((each) => each.hash === hash)];
-      if (failed.length > 0) this.events.failed(error, bytes === undefined ? [] : [bytes]);
+      const original = this.pieced(old).filter((each) => each.hash === hash);
+      if (failed.length > 0) this.events.failed(error, original.map(({ change }) => change));
       if (made === undefined) this.receipts.lost(hash, error);
     }
     if (made === undefined) return undefined;

@@ -7,25 +7,24 @@
  */
 
 import type { Doc } from "@automerge/automerge/slim";
+import type { AutomergeModule } from "../automerge.js";
 import { localError, namedError, wireError } from "../errors.js";
 import type { EtherPlyError } from "../errors.js";
 import type { Json, Message, Presence } from "../presence.js";
 import type { Refused } from "../protocol/events.js";
-import type { Stream } from "../protocol/stream.js";
 import { has, PRESENCE, READ, WRITE } from "../rights.js";
 import type { Channel, ContentSink } from "../room.js";
 import { guarded, Listeners, Signal } from "../signal.js";
 import type { Unsubscribe } from "../signal.js";
 import type { DocumentStatus, SyncState } from "../status.js";
 import { concat } from "../wire/bytes.js";
-import type { Content, ContentEvents, Edit } from "./content.js";
+import type { Content, Edit } from "./content.js";
 import type { HistoryEntry } from "./history.js";
 import type { Receipt } from "./receipts.js";
 import type { UndoState } from "./undo.js";
-import { Scheduler } from "./scheduler.js";
-import { Keeper } from "../store/keeper.js";
+import type { Scheduler } from "./scheduler.js";
+import type { Keeper } from "../store/keeper.js";
 import type { DocumentStore, Stored } from "../store/store.js";
-import type { Cursor } from "../wire/kinds.js";
 
 /** How often a document may begin anew for one reason, without an edit being saved in between. */
 export const REBUILDS_MAX = 4;
@@ -70,8 +69,13 @@ export interface RefusedEdits {
   readonly changes: readonly Uint8Array[];
 }
 
-/** Makes the content of a document, once what that takes is loaded. */
-export type ContentFactory = <T extends object>(stream: Stream, events: ContentEvents) => Content<T>;
+/** What the content of a document takes, and what keeps it: loaded when the first document is asked for. */
+export interface Parts {
+  readonly A: AutomergeModule;
+  readonly Content: typeof Content;
+  readonly Keeper: typeof Keeper;
+  readonly Scheduler: typeof Scheduler;
+}
 
 interface Subscription<T> {
   check(doc: Doc<T>): void;
@@ -84,29 +88,29 @@ export class Document<T extends object> {
   private readonly undoStates = new Signal<UndoState>({ canUndo: false, canRedo: false });
   private readonly subscriptions = new Set<Subscription<T>>();
   private readonly arrivals = new Listeners<[EtherPlyError | undefined]>();
-  private readonly scheduler: Scheduler;
+  private scheduler: Scheduler | undefined;
   private keeper: Keeper | undefined;
   private isReady = false;
   private isClosed = false;
-  private held: EtherPlyError | undefined;
+  /** What a new document holds, by another tab. */
+  private offered: Uint8Array | undefined;
   private failure: EtherPlyError | undefined;
   private rebuilds = 0;
 
   /** Made by {@link Client.document}. @internal */
   constructor(
     private readonly channel: Channel,
-    private readonly options: DocumentOptions<T>,
-    load: () => Promise<ContentFactory>,
+    private options: DocumentOptions<T>,
+    load: () => Promise<Parts>,
     private readonly store: DocumentStore | undefined,
-    private readonly released: () => void,
+    private readonly released: (kept: Promise<void>) => void,
   ) {
     channel.join();
-    this.scheduler = new Scheduler(channel.host.environment, () => this.settle());
     this.statuses = new Signal(this.derive());
     // What is kept says where to resume, and has to be there before the server is asked.
-    if (store === undefined) this.open(undefined);
+    if (store === undefined) channel.open(this.rights);
     Promise.all([load(), this.stored()]).then(
-      ([make, stored]) => this.loaded(make, stored),
+      ([parts, stored]) => this.loaded(parts, stored),
       (error: EtherPlyError) => this.fail(error),
     );
   }
@@ -133,9 +137,9 @@ export class Document<T extends object> {
 
   /** Edits that the server does not take, if there are any. */
   get refused(): RefusedEdits | undefined {
-    const stream = this.channel.stream;
-    if (this.held === undefined || stream === undefined) return undefined;
-    return { error: this.held, changes: stream.outbox.unacked.flatMap((push) => push.changes) };
+    const { stream, standing } = this.channel;
+    if (standing.held === undefined || stream === undefined) return undefined;
+    return { error: standing.held, changes: stream.outbox.unacked.flatMap((push) => push.changes) };
   }
 
   /**
@@ -292,24 +296,33 @@ export class Document<T extends object> {
 
   /** Sends edits again that the server did not take. */
   retryRefused(): void {
-    if (this.held !== undefined) this.resend();
+    if (this.channel.standing.held === undefined) return;
+    if (this.channel.siblings?.retry() !== true) this.resend();
   }
 
   private resend(): void {
-    this.held = undefined;
+    this.channel.hold(undefined);
     this.channel.stream?.supply([]);
     this.update();
   }
 
   /** Takes edits back that the server does not take, and all that were made upon them. Returns them as changes. */
   discardRefused(): readonly Uint8Array[] {
-    const error = this.held;
-    if (error === undefined) return [];
-    const given = this.channel.stream?.outbox.giveBack().flatMap((push) => push.changes) ?? [];
-    this.held = undefined;
-    this.content?.discard(given, error);
-    this.update();
+    const { channel, content } = this;
+    const { held } = channel.standing;
+    if (held === undefined || content === undefined || channel.stream === undefined) return [];
+    if (channel.siblings?.drop() === true) return this.refused?.changes ?? [];
+    const given = channel.stream.outbox.giveBack().flatMap((push) => push.changes);
+    const hashes = given.map((change) => content.hashOf(change));
+    channel.hold(undefined);
+    this.discard(hashes, held);
+    channel.siblings?.discarded(hashes);
     return given;
+  }
+
+  private discard(hashes: readonly string[], error: EtherPlyError): void {
+    this.content?.discard(hashes, error);
+    this.update();
   }
 
   /**
@@ -318,12 +331,12 @@ export class Document<T extends object> {
    */
   async close(): Promise<void> {
     if (this.isClosed) return;
-    this.scheduler.flush();
-    this.scheduler.stop();
+    this.scheduler?.flush();
+    this.scheduler?.stop();
     this.isClosed = true;
-    const kept = this.keeper?.close();
+    const kept = this.keeper?.close() ?? Promise.resolve();
     this.channel.detach();
-    this.released();
+    this.released(kept);
     this.channel.leave();
     this.arrivals.tell(undefined);
     this.content?.receipts.refuse(localError("closed", `${this.id} was closed`));
@@ -332,8 +345,8 @@ export class Document<T extends object> {
     await kept;
   }
 
-  private open(cursor: Cursor | undefined): Stream {
-    return this.channel.open(READ | PRESENCE | (this.options.access === "read" ? 0 : WRITE), cursor);
+  private get rights(): number {
+    return READ | PRESENCE | (this.options.access === "read" ? 0 : WRITE);
   }
 
   /** What was kept. A store that fails costs what it kept, and not the document. */
@@ -346,46 +359,47 @@ export class Document<T extends object> {
     }
   }
 
-  private loaded(make: ContentFactory, stored: Stored | undefined): void {
+  private loaded({ A, Content, Keeper, Scheduler }: Parts, stored: Stored | undefined): void {
     if (this.isClosed) return;
-    const stream = this.open(stored?.cursor);
-    const content = make<T>(stream, {
+    const { environment } = this.channel.host;
+    const content = new Content<T>(A, this.channel.open(this.rights, stored?.cursor), {
       changed: (edited) => {
         this.keeper?.changed(edited);
         this.changed();
       },
       began: () => this.keeper?.began(),
+      made: (changes) => this.channel.siblings?.edited(changes),
+      isOurs: (tab) => this.channel.siblings?.isOurs(tab) ?? true,
+      isElsewhere: () => this.channel.isElsewhere,
       failed: (error) => {
         this.failure = error;
         this.channel.host.report(error, this.id);
       },
     });
+    const scheduler = new Scheduler(environment, () => this.settle());
     this.content = content;
+    this.scheduler = scheduler;
     if (this.store !== undefined) {
       const told = (error: EtherPlyError | undefined): void => {
         if (error !== undefined) this.channel.host.report(error, this.id);
         this.update();
       };
-      this.keeper = new Keeper(this.store, content, this.channel.host.environment, told);
+      this.keeper = new Keeper(this.store, content, environment, told);
     }
     if (stored !== undefined) {
       content.restore(stored);
-      this.keeper?.begin(stored, this.heads());
+      this.keeper?.begin(stored, content.heads);
       if (!content.isEmpty) this.becomeReady();
     }
-    this.channel.attach(this.sink(content));
-  }
-
-  private heads(): readonly string[] {
-    return this.content?.since([]).heads ?? [];
+    this.channel.attach(this.sink(content, scheduler));
   }
 
   /** What the stream brings. */
-  private sink(content: Content<T>): ContentSink {
+  private sink(content: Content<T>, scheduler: Scheduler): ContentSink {
     return {
       moved: () => this.moved(),
-      changes: (changes, afterSeq, seq) => (content.receive(changes, afterSeq, seq), this.scheduler.request()),
-      snapshot: (bytes, seq) => (content.receiveSnapshot(bytes, seq), this.scheduler.request()),
+      changes: (changes, afterSeq, seq) => (content.receive(changes, afterSeq, seq), scheduler.request()),
+      snapshot: (bytes, seq) => (content.receiveSnapshot(bytes, seq), scheduler.request()),
       reset: () => content.beginAnew(),
       reconcile: (clock) => (content.reconcile(clock), this.settle()),
       acked: (push, positions) => {
@@ -394,6 +408,7 @@ export class Document<T extends object> {
         this.settle();
       },
       refused: (refused) => this.onRefused(content, refused),
+      document: this as unknown as Document<never>,
     };
   }
 
@@ -411,7 +426,7 @@ export class Document<T extends object> {
         this.rebuilds += 1;
         if (this.rebuilds > REBUILDS_MAX) return this.hold(content, error);
         content.beginAnew();
-        this.channel.stream?.restart();
+        this.channel.restart();
         return this.update();
       case "token_expired":
       case "token_revoked":
@@ -425,19 +440,21 @@ export class Document<T extends object> {
 
   /** Keeps edits that the server does not take. */
   private hold(content: Content<T>, error: EtherPlyError): void {
-    this.held = error;
+    this.channel.hold(error);
     content.receipts.refuse(error);
     this.update();
-    this.channel.host.report(error, this.id);
+    this.channel.report(error);
   }
 
   /** The stream is open, or is not any more, or may do something else. */
   private moved(): void {
     const { grant, refusal, stream } = this.channel;
+    const { held } = this.channel.standing;
+    if (held !== undefined && this.channel.isElsewhere) this.content?.receipts.refuse(held);
     const isForRights = stream?.outbox.blocked !== undefined && FOR_RIGHTS.has(wireError(stream.outbox.blocked, "").code);
     if (isForRights && grant !== undefined && has(grant.rights, WRITE)) this.resend();
     // There will be no other token: what waits for one is told so.
-    else if (isForRights && refusal !== undefined && this.held === undefined && this.content !== undefined) {
+    else if (isForRights && refusal !== undefined && held === undefined && this.content !== undefined) {
       this.hold(this.content, refusal);
     }
     this.settle();
@@ -448,19 +465,22 @@ export class Document<T extends object> {
     const { content, channel } = this;
     if (content === undefined || this.isClosed || channel.isCatchingUp) return;
     const isWhole = content.apply() && this.isUpToDate();
-    const pushes = this.options.access !== "read" && (channel.grant === undefined || has(channel.grant.rights, WRITE));
-    if (isWhole && content.beginsAnew) content.arrive(this.options.initial, pushes);
+    const { rights, refusal } = channel.standing;
+    const pushes = this.options.access !== "read" && (rights === undefined || has(rights, WRITE));
+    // The tab with the connection gives a new document its initial content.
+    const initial = channel.isElsewhere ? undefined : (this.options.initial ?? (this.offered as T | undefined));
+    if (isWhole && content.beginsAnew) content.arrive(initial, pushes);
     if (!this.isReady && !content.beginsAnew) {
       // Who cannot ask the server begins by himself what everybody would begin.
       const { state } = channel.host.status.value;
-      const isAlone = (state === "offline" || state === "refused") && channel.refusal === undefined;
-      const { initial } = this.options;
+      const isAlone = (state === "offline" || state === "refused") && refusal === undefined;
       if (content.isEmpty && initial !== undefined && (isWhole || isAlone)) this.tryBegin(content, initial, pushes);
       if (isWhole || (isAlone && !content.isEmpty)) this.becomeReady();
     }
     const obstacle = this.obstacle();
     if (!this.isReady && obstacle !== undefined) this.arrivals.tell(obstacle);
     this.update();
+    channel.siblings?.settled();
   }
 
   private tryBegin(content: Content<T>, initial: T, pushes: boolean): void {
@@ -481,8 +501,7 @@ export class Document<T extends object> {
 
   /** Whether everything was received that the server had when it opened the stream. */
   private isUpToDate(): boolean {
-    const { grant, stream } = this.channel;
-    return grant !== undefined && stream?.state === "open" && stream.hasSeen(grant.cursor);
+    return this.channel.standing.isWhole;
   }
 
   private changed(): void {
@@ -504,7 +523,7 @@ export class Document<T extends object> {
     if (this.isClosed) return localError("closed", `${this.id} was closed`);
     if (this.failure !== undefined) return this.failure;
     const { state, error } = this.channel.host.status.value;
-    return this.channel.refusal ?? (state === "refused" && this.options.initial === undefined ? error : undefined);
+    return this.channel.standing.refusal ?? (state === "refused" && this.options.initial === undefined ? error : undefined);
   }
 
   private readable(): Content<T> {
@@ -529,23 +548,18 @@ export class Document<T extends object> {
   private derive(): DocumentStatus {
     const { channel, content } = this;
     const pending = content?.receipts.size ?? 0;
-    const rights = channel.grant?.rights;
-    const link = channel.state;
+    const { rights, isRenewing, held, state: link } = channel.standing;
     const isLive = link === "live" && this.isUpToDate() && content?.beginsAnew === false;
     const state: SyncState = link === "live" ? (isLive ? "live" : "connecting") : link;
     return {
       state,
-      error: this.held ?? this.failure ?? (state === "live" ? undefined : channel.status.value.error),
+      error: held ?? this.failure ?? (state === "live" ? undefined : channel.status.value.error),
       ready: this.isReady,
       savedLocally: this.keeper?.isKept ?? false,
       savedOnServer: pending === 0,
       pending,
       // The last word of the server counts while there is no connection, or a token is renewed.
-      writable: rights === undefined || channel.isRenewing ? this.lastWritable() : has(rights, WRITE),
+      writable: rights === undefined || isRenewing ? (this.statuses as Signal<DocumentStatus> | undefined)?.value.writable : has(rights, WRITE),
     };
-  }
-
-  private lastWritable(): boolean | undefined {
-    return this.statuses === undefined ? undefined : this.statuses.value.writable;
   }
 }

@@ -7,11 +7,8 @@
 
 import type { AutomergeModule } from "../automerge.js";
 import { localError } from "../errors.js";
-import { toHex, utf8 } from "../wire/bytes.js";
-import { GENESIS_BYTES_MAX } from "../wire/limits.js";
+import { GENESIS_ACTOR, GENESIS_BYTES_MAX } from "../wire/limits.js";
 
-/** The actor of genesis changes. */
-export const GENESIS_ACTOR: string = toHex(utf8("etherply genesis"));
 /** How deep initial content may be nested. */
 const DEPTH_MAX = 64;
 

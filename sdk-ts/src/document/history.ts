@@ -66,12 +66,13 @@ export class Positions {
     changes.forEach((change, index) => this.set(checksum(change), free[index] as bigint));
   }
 
-  /** Own changes were acknowledged. */
-  acked(changes: readonly Uint8Array[], positions: readonly bigint[]): void {
-    if (changes.length !== positions.length) return;
-    changes.forEach((change, index) => {
-      this.set(checksum(change), positions[index] as bigint);
-      if (this.own.size < POSITIONS_MAX) this.own.add(positions[index] as bigint);
+  /** Own changes were acknowledged, after everything up to `seq` was received. */
+  acked(hashes: readonly string[], positions: readonly bigint[], seq: bigint): void {
+    if (hashes.length !== positions.length) return this.covered(seq);
+    hashes.forEach((hash, index) => {
+      const position = positions[index] as bigint;
+      this.set(littleEndian(hash), position);
+      if (position > seq && this.own.size < POSITIONS_MAX) this.own.add(position);
     });
   }
 

@@ -3,6 +3,7 @@
  * @module
  */
 
+import { HERE } from "../environment.js";
 import { localError } from "../errors.js";
 import type { EtherPlyError } from "../errors.js";
 
@@ -16,6 +17,8 @@ export class Receipt {
   readonly waiters = new Set<Waiter>();
   /** Whether it is on the server's disk. */
   saved = false;
+  /** The tab that made it; {@link HERE} for this one, `undefined` if it is not known. */
+  tab: string | undefined = HERE;
 
   constructor(
     /** The change's hash. */
@@ -63,11 +66,22 @@ export class Receipts {
   }
 
   /** A new edit. */
-  add(hash: string, change: Uint8Array): Receipt {
+  add(hash: string, change: Uint8Array, tab: string | undefined = HERE): Receipt {
     this.hashOfChange.set(change, hash);
     const receipt = this.byHash.get(hash) ?? new Receipt(hash);
+    receipt.tab = tab;
     this.byHash.set(hash, receipt);
     return receipt;
+  }
+
+  /** The edit with this hash, if it is not saved. */
+  get(hash: string): Receipt | undefined {
+    return this.byHash.get(hash);
+  }
+
+  /** Does not count it any more: another tab makes it again. */
+  forget(hash: string): void {
+    this.byHash.delete(hash);
   }
 
   /** The hash of a change that was added. */
@@ -89,6 +103,7 @@ export class Receipts {
     const receipt = this.byHash.get(hash) ?? new Receipt(to);
     this.byHash.delete(hash);
     receipt.hash = to;
+    receipt.tab = HERE;
     this.hashOfChange.set(change, to);
     this.byHash.set(to, receipt);
   }

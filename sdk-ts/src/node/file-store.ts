@@ -41,6 +41,8 @@ export function fileStore({ directory, subject }: FileStoreOptions): Store {
 class FileDocument implements DocumentStore {
   private file: FileHandle | undefined;
   private stored: Stored | undefined;
+  /** Whether the file may end in a batch that is not whole, which would hide all that came behind it. */
+  private isTorn = false;
   /** One after the other, whoever asks. */
   private last: Promise<unknown> = Promise.resolve();
 
@@ -59,11 +61,13 @@ class FileDocument implements DocumentStore {
   write(batch: Batch): Promise<boolean> {
     return this.next(async () => {
       const { stored, taken } = merged(this.stored, batch);
-      if (this.file === undefined || batch.copy !== undefined || batch.replaces) {
+      if (this.file === undefined || this.isTorn || batch.copy !== undefined || batch.replaces) {
         await this.rewrite(stored);
       } else {
+        this.isTorn = true;
         await this.file.appendFile(record({ batch }));
         await this.file.datasync();
+        this.isTorn = false;
       }
       this.stored = stored;
       return taken;
@@ -104,6 +108,7 @@ class FileDocument implements DocumentStore {
       throw error;
     }
     this.file = file;
+    this.isTorn = false;
   }
 
   private next<T>(task: () => Promise<T>): Promise<T> {

@@ -78,7 +78,7 @@ export class Stream {
     /** The rights wanted, as bits. */
     public rights: number,
     cursor: Cursor | undefined,
-    readonly events: StreamEvents,
+    public events: StreamEvents,
     private readonly host: StreamHost,
     ttlMs: number,
   ) {
@@ -125,6 +125,11 @@ export class Stream {
     this.progress.restart(0n);
     this.reopen();
     return unacked;
+  }
+
+  /** Another tab has the connection, and everything up to there was heard from it. */
+  follow(cursor: Cursor): void {
+    this.progress = new Progress(cursor);
   }
 
   /** Opens the stream anew, with other rights for instance. */

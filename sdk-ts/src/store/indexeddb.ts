@@ -39,7 +39,10 @@ export function indexedDbStore(options: IndexedDbOptions): Store {
     });
     return opening;
   };
-  return { document: (id) => new IndexedDbDocument(database, JSON.stringify([options.subject, id])) };
+  return {
+    document: (id) => new IndexedDbDocument(database, JSON.stringify([options.subject, id])),
+    scope: JSON.stringify([options.name ?? "etherply", options.subject]),
+  };
 }
 
 function open(name: string): Promise<IDBDatabase> {
@@ -136,8 +139,8 @@ class IndexedDbDocument implements DocumentStore {
         transaction.oncomplete = () => resolve();
         transaction.onabort = () => reject(transaction.error ?? new Error("the transaction was given up"));
       });
-      const result = await task(transaction.objectStore(HEADS), transaction.objectStore(ROWS));
-      await ended;
+      // Together: what is given up for want of room ends the task as well.
+      const [result] = await Promise.all([task(transaction.objectStore(HEADS), transaction.objectStore(ROWS)), ended]);
       return result;
     } catch (cause) {
       throw localError("store_failed", "IndexedDB does not keep the document", cause);

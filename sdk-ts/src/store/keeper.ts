@@ -19,8 +19,10 @@ export const KEEP_RETRY_MS = 5_000;
 
 /** What a keeper asks the content. */
 export interface Kept {
-  /** Changes since these heads, and the heads now. */
+  /** Changes since these heads, as far as they are for this tab to keep, and the heads now. */
   since(heads: readonly string[]): { readonly rows: readonly Omit<Row, "epoch">[]; readonly heads: readonly string[] };
+  /** Whether another tab keeps the document: then only what was made here, and is not on the server, is kept. */
+  readonly isElsewhere: boolean;
   /** Up to where everything was received and applied; `undefined` if that cannot be told now. */
   cursor(): Cursor | undefined;
   /** The whole document. */
@@ -38,6 +40,7 @@ export class Keeper {
   private bytes = 0;
   private epoch = 0n;
   private replaces = false;
+  private wantsCopy = false;
   private urgent = false;
   private isWriting = false;
   private writing: Promise<void> = Promise.resolve();
@@ -115,16 +118,19 @@ export class Keeper {
     this.isWriting = true;
     this.isDirty = false;
     this.urgent = false;
-    const { settled, replaces } = this;
+    const { isElsewhere } = this.content;
+    const settled = isElsewhere ? [] : this.settled;
+    const replaces = !isElsewhere && this.replaces;
+    const { wantsCopy } = this;
     this.settled = [];
-    this.replaces = false;
-    const before = this.heads;
-    const { rows, heads } = this.content.since(before);
-    const cursor = this.content.cursor();
-    if (cursor !== undefined) this.epoch = cursor.epoch;
+    this.replaces = this.wantsCopy = false;
+    const { rows, heads } = this.content.since(this.heads);
+    const reached = this.content.cursor();
+    if (reached !== undefined) this.epoch = reached.epoch;
+    const cursor = isElsewhere ? undefined : reached;
     this.rows += rows.length;
     this.bytes += rows.reduce((sum, row) => sum + row.change.length, 0);
-    const copies = replaces || this.rows > ROWS_MAX || this.bytes > ROWS_BYTES_MAX;
+    const copies = !isElsewhere && (replaces || wantsCopy || this.rows > ROWS_MAX || this.bytes > ROWS_BYTES_MAX);
     try {
       const taken = await this.store.write({
         rows: rows.map((row) => ({ ...row, epoch: this.epoch })),
@@ -141,6 +147,7 @@ export class Keeper {
     } catch (error) {
       this.settled = [...settled, ...this.settled];
       this.replaces ||= replaces;
+      this.wantsCopy ||= wantsCopy;
       this.isWriting = false;
       this.isDirty = true;
       this.told(error instanceof EtherPlyError ? error : localError("store_failed", "the store failed", error));

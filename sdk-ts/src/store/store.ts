@@ -63,6 +63,8 @@ export interface DocumentStore {
 export interface Store {
   /** The document of this name. */
   document(id: string): DocumentStore;
+  /** Names what the tabs that use the same store for the same subject have in common; they share one connection. */
+  readonly scope?: string;
 }
 
 /** What a batch makes of what was there. Stores that keep whole documents can use it as it is. */

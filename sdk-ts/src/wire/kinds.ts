@@ -23,29 +23,24 @@ const presenceEntry = struct({ member: fixed(16), state: bytes });
 /** A member's session and the state that it set. */
 export type PresenceEntry = ValueOf<typeof presenceEntry>;
 
-/** Which side sends a kind. */
-export type Direction = "toServer" | "toClient" | "both";
-
 interface KindOf<T> {
   readonly number: number;
-  readonly direction: Direction;
   readonly hasTail: boolean;
   readonly layout: Layout<T>;
 }
 
 function kind<F extends Readonly<Record<string, unknown>>>(
   number: number,
-  direction: Direction,
-  hasTail: boolean,
   fields: F,
+  hasTail = false,
 ): KindOf<ValueOf<ReturnType<typeof struct<F>>>> {
-  return { number, direction, hasTail, layout: struct(fields) as Layout<ValueOf<ReturnType<typeof struct<F>>>> };
+  return { number, hasTail, layout: struct(fields) as Layout<ValueOf<ReturnType<typeof struct<F>>>> };
 }
 
 /** Every kind, by its name. */
 export const KINDS = {
-  hello: kind(1, "toServer", false, { protocolMin: u8, protocolMax: u8, capabilities: u64, agent: text }),
-  welcome: kind(2, "toClient", false, {
+  hello: kind(1, { protocolMin: u8, protocolMax: u8, capabilities: u64, agent: text }), // to the server
+  welcome: kind(2, { // to the client
     protocol: u8,
     capabilities: u64,
     session: fixed(16),
@@ -53,22 +48,22 @@ export const KINDS = {
     agent: text,
     limits: list(limitEntry),
   }),
-  open: kind(10, "toServer", false, {
+  open: kind(10, { // to the server
     request: u32,
     rights: u16,
     document: text,
     token: option(text),
     cursor: option(cursor),
   }),
-  opened: kind(11, "toClient", false, { request: u32, rights: u16, resume: u8, expiresAtMs: u64, cursor }),
-  close: kind(12, "both", false, { code: u16, message: text }),
-  renew: kind(13, "toServer", false, { request: u32, token: text }),
-  rightsChanged: kind(14, "toClient", false, { request: u32, rights: u16, code: u16, expiresAtMs: u64 }),
-  snapshot: kind(20, "toClient", true, { cursor, totalBytes: u64, offset: u64 }),
-  changes: kind(21, "toClient", true, { afterSeq: u64, cursor, lengths: list(u32) }),
-  push: kind(30, "toServer", true, { push: u64, generation: u32, lengths: list(u32) }),
-  ack: kind(31, "toClient", false, { push: u64, afterSeq: u64, cursor, positions: list(u64) }),
-  refused: kind(32, "toClient", true, {
+  opened: kind(11, { request: u32, rights: u16, resume: u8, expiresAtMs: u64, cursor }), // to the client
+  close: kind(12, { code: u16, message: text }), // both ways
+  renew: kind(13, { request: u32, token: text }), // to the server
+  rightsChanged: kind(14, { request: u32, rights: u16, code: u16, expiresAtMs: u64 }), // to the client
+  snapshot: kind(20, { cursor, totalBytes: u64, offset: u64 }, true), // to the client
+  changes: kind(21, { afterSeq: u64, cursor, lengths: list(u32) }, true), // to the client
+  push: kind(30, { push: u64, generation: u32, lengths: list(u32) }, true), // to the server
+  ack: kind(31, { push: u64, afterSeq: u64, cursor, positions: list(u64) }), // to the client
+  refused: kind(32, { // to the client
     push: u64,
     generation: u32,
     index: u32,
@@ -77,18 +72,18 @@ export const KINDS = {
     clockComplete: bool,
     clock: list(clockEntry),
     message: text,
-  }),
-  reconcile: kind(33, "both", false, { cursor, more: bool, clock: list(clockEntry) }),
-  presenceSet: kind(40, "toServer", true, { ttlMs: u32 }),
-  presenceUpdate: kind(41, "toClient", false, { version: u64, full: bool, entries: list(presenceEntry) }),
-  presenceLeave: kind(42, "both", false, { version: u64, members: list(fixed(16)) }),
-  broadcastSend: kind(50, "toServer", true, { topic: text }),
-  broadcast: kind(51, "toClient", true, { index: u64, member: fixed(16), topic: text }),
-  broadcastGap: kind(52, "toClient", false, { first: u64, last: u64 }),
-  ping: kind(60, "both", false, { nonce: u64 }),
-  pong: kind(61, "both", false, { nonce: u64 }),
-  error: kind(62, "toClient", false, { request: u32, code: u16, kind: u16, retryAfterMs: u32, message: text }),
-  goingAway: kind(63, "toClient", false, { code: u16, retryAfterMs: u32, retryJitterMs: u32, message: text }),
+  }, true),
+  reconcile: kind(33, { cursor, more: bool, clock: list(clockEntry) }), // both ways
+  presenceSet: kind(40, { ttlMs: u32 }, true), // to the server
+  presenceUpdate: kind(41, { version: u64, full: bool, entries: list(presenceEntry) }), // to the client
+  presenceLeave: kind(42, { version: u64, members: list(fixed(16)) }), // both ways
+  broadcastSend: kind(50, { topic: text }, true), // to the server
+  broadcast: kind(51, { index: u64, member: fixed(16), topic: text }, true), // to the client
+  broadcastGap: kind(52, { first: u64, last: u64 }), // to the client
+  ping: kind(60, { nonce: u64 }), // both ways
+  pong: kind(61, { nonce: u64 }), // both ways
+  error: kind(62, { request: u32, code: u16, kind: u16, retryAfterMs: u32, message: text }), // to the client
+  goingAway: kind(63, { code: u16, retryAfterMs: u32, retryJitterMs: u32, message: text }), // to the client
 } as const;
 
 /** The name of a kind. */

@@ -91,53 +91,37 @@ export interface Layout<T> {
 /** The type of a layout's values. */
 export type ValueOf<L> = L extends Layout<infer T> ? T : never;
 
-function number<T>(
-  size: number,
-  get: (view: DataView, at: number) => T,
-  set: (view: DataView, at: number, value: T) => void,
-): Layout<T> {
+type Numbers = "Uint8" | "Uint16" | "Uint32" | "BigUint64";
+
+function number<T extends number | bigint>(size: number, name: Numbers): Layout<T> {
+  const [get, set] = [`get${name}`, `set${name}`] as const;
   return {
     size,
     before: () => undefined,
-    fill: (sink, at, value) => set(sink.numbers, at, value),
-    read: (source, at) => get(source.view, at),
+    fill: (sink, at, value) => sink.numbers[set](at, value as never, true),
+    read: (source, at) => source.view[get](at, true) as T,
   };
 }
 
 /** A number of 8 bits. */
-export const u8: Layout<number> = number(
-  1,
-  (view, at) => view.getUint8(at),
-  (view, at, value) => view.setUint8(at, value),
-);
+export const u8: Layout<number> = number(1, "Uint8");
 /** A number of 16 bits. */
-export const u16: Layout<number> = number(
-  2,
-  (view, at) => view.getUint16(at, true),
-  (view, at, value) => view.setUint16(at, value, true),
-);
+export const u16: Layout<number> = number(2, "Uint16");
 /** A number of 32 bits. */
-export const u32: Layout<number> = number(
-  4,
-  (view, at) => view.getUint32(at, true),
-  (view, at, value) => view.setUint32(at, value, true),
-);
+export const u32: Layout<number> = number(4, "Uint32");
 /** A number of 64 bits: JavaScript's own numbers end at 2^53. */
-export const u64: Layout<bigint> = number(
-  8,
-  (view, at) => view.getBigUint64(at, true),
-  (view, at, value) => view.setBigUint64(at, value, true),
-);
+export const u64: Layout<bigint> = number(8, "BigUint64");
 /** Yes or no. */
-export const bool: Layout<boolean> = number(
-  1,
-  (view, at) => {
-    const byte = view.getUint8(at);
+export const bool: Layout<boolean> = {
+  size: 1,
+  before: () => undefined,
+  fill: (sink, at, value) => sink.numbers.setUint8(at, value ? 1 : 0),
+  read(source, at) {
+    const byte = source.view.getUint8(at);
     if (byte > 1) throw new LayoutError("neither yes nor no");
     return byte === 1;
   },
-  (view, at, value) => view.setUint8(at, value ? 1 : 0),
-);
+};
 
 /** So many bytes. What is read borrows the archive's. */
 export function fixed(size: number): Layout<Uint8Array> {

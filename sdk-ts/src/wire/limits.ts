@@ -3,6 +3,8 @@
  * @module
  */
 
+import { toHex, utf8 } from "./bytes.js";
+
 /** Longest frame, header included. */
 export const FRAME_BYTES_MAX = 2 * 1024 * 1024;
 /** Longest name of a document, as UTF-8. */
@@ -15,6 +17,10 @@ export const AGENT_BYTES_MAX = 128;
 export const CHANGE_BYTES_MAX = 1024 * 1024;
 /** Longest commit message of a change, as UTF-8. */
 export const CHANGE_MESSAGE_BYTES_MAX = 4 * 1024;
+/** The actor of genesis changes. */
+export const GENESIS_ACTOR: string = toHex(utf8("etherply genesis"));
+/** How the actors of squashes begin: changes that hold what a document held, in place of its history. */
+export const SQUASH_ACTOR_PREFIX: string = toHex(utf8("squashed"));
 /** Longest genesis change, by which a client gives a new document its initial content. */
 export const GENESIS_BYTES_MAX = 64 * 1024;
 /** Most changes in one push. */
@@ -61,43 +67,28 @@ export interface ServerLimits {
   idleMs: number;
 }
 
+/** What holds before a server said anything, by each limit's number in a `welcome`. */
+const KNOWN: Readonly<Record<number, readonly [keyof ServerLimits, number]>> = {
+  2: ["changeBytesMax", CHANGE_BYTES_MAX],
+  4: ["pushChangesMax", PUSH_CHANGES_MAX],
+  5: ["pushBytesMax", PUSH_BYTES_MAX],
+  6: ["streamsMax", STREAMS_MAX],
+  7: ["pushesInFlightMax", PUSHES_IN_FLIGHT_MAX],
+  8: ["pushBytesInFlightMax", PUSH_BYTES_IN_FLIGHT_MAX],
+  9: ["presenceBytesMax", PRESENCE_BYTES_MAX],
+  10: ["presenceTtlMsMax", PRESENCE_TTL_MS_MAX],
+  11: ["broadcastBytesMax", BROADCAST_BYTES_MAX],
+  12: ["idleMs", 0],
+};
+
 /** What holds before a server said anything. */
 export function defaultLimits(): ServerLimits {
-  return {
-    changeBytesMax: CHANGE_BYTES_MAX,
-    pushChangesMax: PUSH_CHANGES_MAX,
-    pushBytesMax: PUSH_BYTES_MAX,
-    streamsMax: STREAMS_MAX,
-    pushesInFlightMax: PUSHES_IN_FLIGHT_MAX,
-    pushBytesInFlightMax: PUSH_BYTES_IN_FLIGHT_MAX,
-    presenceBytesMax: PRESENCE_BYTES_MAX,
-    presenceTtlMsMax: PRESENCE_TTL_MS_MAX,
-    broadcastBytesMax: BROADCAST_BYTES_MAX,
-    idleMs: 0,
-  };
+  return Object.fromEntries(Object.values(KNOWN)) as unknown as ServerLimits;
 }
-
-/** The number of each limit in a `welcome`. */
-const ANNOUNCED: Readonly<Record<number, keyof ServerLimits>> = {
-  2: "changeBytesMax",
-  4: "pushChangesMax",
-  5: "pushBytesMax",
-  6: "streamsMax",
-  7: "pushesInFlightMax",
-  8: "pushBytesInFlightMax",
-  9: "presenceBytesMax",
-  10: "presenceTtlMsMax",
-  11: "broadcastBytesMax",
-};
-const ANNOUNCED_IDLE = 12;
 
 /** Takes in one entry of a `welcome`: limits are only ever lowered, numbers that are not known say nothing. */
 export function announce(limits: ServerLimits, limit: number, value: bigint): void {
   const given = value > BigInt(Number.MAX_SAFE_INTEGER) ? Number.MAX_SAFE_INTEGER : Number(value);
-  if (limit === ANNOUNCED_IDLE) {
-    limits.idleMs = given;
-    return;
-  }
-  const name = ANNOUNCED[limit];
-  if (name !== undefined) limits[name] = Math.min(limits[name], given);
+  const name = KNOWN[limit]?.[0];
+  if (name !== undefined) limits[name] = name === "idleMs" ? given : Math.min(limits[name], given);
 }

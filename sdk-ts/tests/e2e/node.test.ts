@@ -49,6 +49,23 @@ afterAll(async () => {
   rmSync(directory, { recursive: true, force: true });
 });
 
+it("says so, and goes on, where two copies are loaded: one as a module, one by require", async () => {
+  const load = `import { createClient as one } from "@etherply/sdk";
+import { createRequire } from "node:module";
+import { WebSocket } from "ws";
+const { createClient: other } = createRequire(import.meta.url)("@etherply/sdk");
+const of = { url: process.argv[2], webSocket: WebSocket };
+const clients = process.argv[3] === "both" ? [one(of), other(of)] : [one(of), one(of)];
+for (const client of clients) await client.document("boards/copies", { initial: { cards: [] } }).ready();
+for (const client of clients) await client.close();
+`;
+  writeFileSync(join(directory, "copies.mjs"), load);
+  const run = (which: string): Promise<{ stderr: string }> =>
+    promisify(execFile)(process.execPath, ["copies.mjs", server.url, which], { cwd: directory });
+  expect((await run("one")).stderr).toBe("");
+  expect((await run("both")).stderr).toMatch(/two copies of @etherply\/sdk are loaded \[two_copies\]/);
+});
+
 it.each([
   ["program.mjs", 1],
   ["program.cjs", 2],

@@ -7,11 +7,14 @@ interface Note {
 }
 
 const query = new URLSearchParams(location.search);
+const patient = { baseMs: 3_600_000, capMs: 3_600_000 };
 const client = createClient({
   url: query.get("server") ?? "",
-  store: indexedDbStore({ subject: query.get("subject") ?? "" }),
-  backoff: { baseMs: 50, capMs: 200 },
+  ...(query.has("memory") ? {} : { store: indexedDbStore({ subject: query.get("subject") ?? "" }) }),
+  backoff: query.has("patient") ? patient : { baseMs: 50, capMs: 200 },
 });
+if (query.has("guard")) client.guardUnload();
+client.onError(({ code }) => (document.title += ` ${code}`));
 const note = client.document<Note>("notes/e2e", { initial: { text: "" } });
 const area = document.querySelector("textarea");
 const line = document.querySelector("output");

@@ -26,6 +26,7 @@ export function binary(): string {
 export class TestServer {
   private child: ChildProcess | undefined;
   port = 0;
+  private control = "";
   readonly data = mkdtempSync(join(tmpdir(), "etherply-sdk-"));
 
   constructor(private readonly args: readonly string[] = []) {}
@@ -47,9 +48,18 @@ export class TestServer {
     const lines = createInterface(child.stdout);
     const ready = await Promise.race([once(lines, "line"), once(child, "exit").then(() => undefined)]);
     if (ready === undefined) throw new Error(`the server did not start: ${said}`);
-    const told = JSON.parse(String(ready[0])) as { listen: string };
+    const told = JSON.parse(String(ready[0])) as { listen: string; control: string };
+    this.control = told.control;
     this.port = Number(told.listen.split(":").at(-1));
     return this;
+  }
+
+  /** What it counts under this name. */
+  async metric(name: string): Promise<number> {
+    const text = await (await fetch(`http://${this.control}/metrics`)).text();
+    const line = text.split("\n").find((each) => each.startsWith(`${name} `) || each.startsWith(`${name}{`));
+    if (line === undefined) throw new Error(`the server does not count ${name}`);
+    return Number(line.split(" ").at(-1));
   }
 
   /** Ends it without a word. */

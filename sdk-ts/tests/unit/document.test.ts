@@ -5,10 +5,11 @@ import fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
 import { automerge } from "../../src/automerge.js";
 import type { AutomergeModule } from "../../src/automerge.js";
-import { genesis, GENESIS_ACTOR } from "../../src/document/genesis.js";
+import { genesis } from "../../src/document/genesis.js";
 import { align, equal } from "../../src/document/sequence.js";
 import { transplant } from "../../src/document/transplant.js";
 import { toHex } from "../../src/wire/bytes.js";
+import { GENESIS_ACTOR } from "../../src/wire/limits.js";
 
 let A: AutomergeModule;
 beforeAll(async () => {

@@ -9,6 +9,7 @@ import { CONNECT_TIMEOUT_MS } from "../../src/connection.js";
 import { ANSWER_MS, QUIET_MS, TICK_MS } from "../../src/protocol/session.js";
 import { merged } from "../../src/store/store.js";
 import type { Store, Stored } from "../../src/index.js";
+import { toHex, utf8 } from "../../src/wire/bytes.js";
 import { RENEW_MS_MIN } from "../../src/renewal.js";
 import { cursor, fakeServer } from "./fake.js";
 import type { Peer } from "./fake.js";
@@ -334,12 +335,34 @@ describe("a document that begins anew", () => {
     peer = await next();
     await peer.welcome();
     await peer.opens(6, { resume: 4, cursor: cursor(1, 2) });
-    const squashed = A.from<Board & Record<string, unknown>>({ cards: ["acked"] });
+    const actor = toHex(utf8("squashed")) + "00".repeat(8);
+    const squashed = A.from<Board & Record<string, unknown>>({ cards: ["acked"] }, { actor });
     sends(peer, 6, squashed, 2);
     const [change] = await acks(peer, 6, 1, 2);
     expect(change).toBeDefined();
     await until(board, () => board.status.savedOnServer);
     expect(board.current).toEqual({ cards: ["acked", "not acked"] });
+  });
+
+  it("from a history that has nothing in common with this one, and is no squash, gets what was acked as well", async () => {
+    const { client, next, errors } = setup();
+    const board = client.document<Board>("b", { initial });
+    let peer = await next();
+    await live(peer, board);
+    board.change(push("acked"));
+    await acks(peer, 5, 1);
+    await until(board, () => board.status.savedOnServer);
+    board.change(push("not acked"));
+    peer.hangUp();
+    peer = await next();
+    await peer.welcome();
+    await peer.opens(6, { resume: 4, cursor: cursor(1, 2) });
+    // Somebody else began it, without having heard of this one.
+    sends(peer, 6, A.from<Board & Record<string, unknown>>({ cards: ["theirs"] }), 2);
+    expect(await acks(peer, 6, 1, 2)).toHaveLength(2);
+    await until(board, () => board.status.savedOnServer);
+    expect([...(board.current?.cards ?? [])].sort()).toEqual(["acked", "not acked", "theirs"]);
+    expect(errors).toEqual([]);
   });
 
   it("as a fresh actor where this one is not taken any more, and not for ever", async () => {

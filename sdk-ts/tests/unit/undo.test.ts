@@ -32,7 +32,14 @@ class Side {
     const outbox = { hasRoom: () => true, unacked: [] };
     const stream = { outbox, push: () => undefined, cursor: undefined } as unknown as Stream;
     const nothing = (): void => undefined;
-    this.content = new Content<Board>(A, stream, { changed: nothing, began: nothing, failed: nothing });
+    this.content = new Content<Board>(A, stream, {
+      changed: nothing,
+      began: nothing,
+      failed: nothing,
+      made: nothing,
+      isOurs: () => true,
+      isElsewhere: () => false,
+    });
     this.content.receiveSnapshot(base, 0n);
     this.content.apply();
   }
