@@ -221,9 +221,9 @@ impl Document {
             Event::Reset { stream, cursor, unacked } if *stream == self.stream => {
                 self.begin_reset(*cursor, unacked);
             }
-            // It began anew once more, or its log is another one, before the copy was there.
+            // It may have begun anew once more before the copy was there, or its log be another one, and shorter.
             Event::Opened { stream, cursor, .. } if *stream == self.stream => {
-                if let Some(reset) = self.reset.as_mut().filter(|reset| reset.until.epoch != cursor.epoch) {
+                if let Some(reset) = &mut self.reset {
                     reset.until = *cursor;
                 }
             }
@@ -240,18 +240,22 @@ impl Document {
         Ok(None)
     }
 
-    /// Sends the server what it lacks, as [`Document::take`] found.
+    /// Sends the server what it lacks, as [`Document::take`] found; nothing if the stream has ended since, which the
+    /// server may say right behind its question: it asks again when the stream is open again.
     ///
     /// # Errors
-    /// What [`Client::reconcile`] and [`Client::supply`] say, or something received cannot be applied.
+    /// What else [`Client::reconcile`] and [`Client::supply`] say, or something received cannot be applied.
     pub fn answer(&mut self, client: &mut Client, answer: Answer, tag: u64) -> Result<(), ExchangeError> {
         // The server's clock is to be compared with everything that this side has.
         self.apply()?;
-        match answer {
-            Answer::Reconcile(clock) => self.reconcile(client, &clock, tag)?,
-            Answer::Supply(clock) => self.supply(client, &clock, tag)?,
+        let given = match answer {
+            Answer::Reconcile(clock) => self.reconcile(client, &clock, tag),
+            Answer::Supply(clock) => self.supply(client, &clock, tag),
+        };
+        match given {
+            Err(RequestError::NotAsked) => Ok(()),
+            given => Ok(given?),
         }
-        Ok(())
     }
 
     /// Throws the copy away, because the document began anew. This member goes on as a fresh actor.

@@ -100,6 +100,19 @@ fn a_document_that_begins_anew_twice_is_waited_for_where_it_stands_now() {
     assert!(document.doc().get(ROOT, "others").unwrap().is_some());
 }
 
+#[test]
+fn a_document_that_begins_anew_and_loses_its_end_is_waited_for_where_it_stands_now() {
+    let (mut client, mut document) = member();
+    assert!(connect(&mut client, &mut document, 2, cursor(2, 3)));
+    client.disconnected();
+    connect(&mut client, &mut document, 3, cursor(2, 1));
+    assert_eq!(rewritten(&client, &mut document), None, "it is not there yet");
+    let mut other = AutoCommit::new().with_actor(ActorId::from([9; 16]));
+    other.put(ROOT, "others", "edit").unwrap();
+    sent(&mut client, &mut document, 2, &other.get_last_local_change().unwrap());
+    assert_eq!(rewritten(&client, &mut document), Some(1));
+}
+
 /// The program ends, and another goes on with what was saved.
 fn another_program(client: &mut Client, document: &mut Document) -> (Client, Document) {
     let file = document.save(client, "me", 1).unwrap().encode().unwrap();

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
-use etherply_access::{TOKEN_LIFETIME_S, TOKEN_LIFETIME_S_MAX};
-use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
+use etherply_access::TOKEN_LIFETIME_S;
+use etherply_engine::document::DOCUMENT_BYTES_MAX;
 
 use crate::allowlist::{HostRule, OriginRule};
 use crate::commands::backup::{BackupArgs, RestoreArgs};
+use crate::commands::config::ConfigArgs;
 use crate::commands::delete::DeleteArgs;
 use crate::commands::export::ExportArgs;
 use crate::commands::history::HistoryArgs;
@@ -19,18 +21,23 @@ use crate::commands::quarantine::QuarantineArgs;
 use crate::commands::revoke::RevokeArgs;
 use crate::commands::token::TokenArgs;
 use crate::commands::verify::{RepairArgs, VerifyArgs};
-use crate::data_plane::limits::{IDLE_TIMEOUT_S, IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT_S_MIN};
+use crate::data_plane::limits::{FRAME_TIMEOUT_S, HELLO_TIMEOUT_S, IDLE_TIMEOUT_S};
+use crate::materialise::MATERIALISED_BYTES;
 use crate::materialise::verify::Admission;
-use crate::materialise::{MATERIALISED_BYTES, MATERIALISERS_MAX};
 use crate::priority::Realtime;
-use crate::storage::retire::{RETAIN_DAYS, RETAIN_DAYS_MAX};
-use crate::storage::scrub::{SCRUB_DAYS, SCRUB_DAYS_MAX};
+use crate::settings::number;
+use crate::storage::retire::RETAIN_DAYS;
+use crate::storage::scrub::SCRUB_DAYS;
+use crate::throttle::limits::{
+    ACCEPT_RATE, ADDRESS_BANDWIDTH, ADDRESS_RATE, CLIENT_BANDWIDTH, CLIENT_RATE, CONNECTIONS_PER_ADDRESS,
+    DOCUMENT_BANDWIDTH, DOCUMENT_RATE, PENDING_CONNECTIONS, TRUSTED_NETWORKS,
+};
 
 /// EtherPly: a sync server that keeps shared documents in step between devices.
 ///
 /// Without a command it serves, on loopback, with its data in ./etherply-data.
 #[derive(Debug, Parser)]
-#[command(name = "etherply", version, about, max_term_width = 100)]
+#[command(name = "etherply", version, about, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// What to do; `serve` if nothing is said.
     #[command(subcommand)]
@@ -45,6 +52,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve documents (what runs without a command)
     Serve(ServeArgs),
+    /// Show every setting, its value, and where that comes from; or check them
+    Config(ConfigArgs),
     /// Show or write out changes that broke documents and were taken out of them
     Quarantine(QuarantineArgs),
     /// Write every document of a stopped server's data directory to files that Automerge can load
@@ -72,6 +81,9 @@ pub enum Command {
 /// How to serve.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
+    /// File of settings (TOML); flags and the environment win over it
+    #[arg(long, env = "ETHERPLY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Directory that holds the data; made if it is not there
     #[arg(long, env = "ETHERPLY_DATA", default_value = "etherply-data", value_name = "DIR")]
     pub data: PathBuf,
@@ -82,7 +94,7 @@ pub struct ServeArgs {
     #[arg(long, env = "ETHERPLY_CONTROL", default_value = "127.0.0.1:4181", value_name = "ADDR:PORT")]
     pub control: SocketAddr,
     /// Processors to use, each with an executor pinned to it; all of them if not given
-    #[arg(long, env = "ETHERPLY_CORES", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, env = "ETHERPLY_CORES", value_name = "N", value_parser = number::parser::<u16>("cores"))]
     pub cores: Option<u16>,
     /// Keys of tokens: a file, or a folder with NAME.pem (public keys) and NAME.secret; without it, no tokens are
     /// asked for
@@ -100,25 +112,25 @@ pub struct ServeArgs {
         env = "ETHERPLY_TOKEN_LIFETIME",
         default_value_t = TOKEN_LIFETIME_S,
         value_name = "S",
-        value_parser = clap::value_parser!(u64).range(1..=TOKEN_LIFETIME_S_MAX)
+        value_parser = number::parser::<u64>("token-lifetime")
     )]
     pub token_lifetime: u64,
     /// The server's certificate as PEM, followed by those between it and the root: clients then have to speak TLS
-    #[arg(long, env = "ETHERPLY_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    #[arg(long, env = "ETHERPLY_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// The certificate's private key as PEM
-    #[arg(long, env = "ETHERPLY_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    #[arg(long, env = "ETHERPLY_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
     /// Listen on addresses that other machines can reach, though nobody is asked for a token
     #[arg(long, env = "ETHERPLY_INSECURE")]
     pub insecure: bool,
     /// Threads that build documents in the background and validate every change; 0 for none
     #[arg(long, env = "ETHERPLY_MATERIALISERS", value_name = "N", default_value_t = 1,
-        value_parser = clap::value_parser!(u16).range(0..=i64::from(MATERIALISERS_MAX)))]
+        value_parser = number::parser::<u16>("materialisers"))]
     pub materialisers: u16,
     /// Bytes of memory that these documents may take together
     #[arg(long, env = "ETHERPLY_MATERIALISED_BYTES", value_name = "BYTES", default_value_t = MATERIALISED_BYTES,
-        value_parser = clap::value_parser!(u64).range(1_048_576..))]
+        value_parser = number::parser::<u64>("materialised-bytes"))]
     pub materialised_bytes: u64,
     /// What a change has to pass before it is stored
     #[arg(long, env = "ETHERPLY_ADMISSION", value_enum, default_value_t = Admission::Checked)]
@@ -140,7 +152,7 @@ pub struct ServeArgs {
         env = "ETHERPLY_DOCUMENT_BYTES_MAX",
         value_name = "BYTES",
         default_value_t = DOCUMENT_BYTES_MAX,
-        value_parser = clap::value_parser!(u64).range(DOCUMENT_BYTES_MIN..=DOCUMENT_BYTES_MAX)
+        value_parser = number::parser::<u64>("document-bytes-max")
     )]
     pub document_bytes_max: u64,
     /// Seconds without a sign of life after which a connection ends; clients are told
@@ -149,16 +161,66 @@ pub struct ServeArgs {
         env = "ETHERPLY_IDLE_TIMEOUT",
         default_value_t = IDLE_TIMEOUT_S,
         value_name = "S",
-        value_parser = clap::value_parser!(u32).range(i64::from(IDLE_TIMEOUT_S_MIN)..=i64::from(IDLE_TIMEOUT_S_MAX))
+        value_parser = number::parser::<u32>("idle-timeout")
     )]
     pub idle_timeout: u32,
+    /// Seconds from a new connection to its hello
+    #[arg(long, env = "ETHERPLY_HELLO_TIMEOUT", default_value_t = HELLO_TIMEOUT_S, value_name = "S",
+        value_parser = number::parser::<u32>("hello-timeout"))]
+    pub hello_timeout: u32,
+    /// Seconds for a frame to arrive whole; a long one has more, by its bytes
+    #[arg(long, env = "ETHERPLY_FRAME_TIMEOUT", default_value_t = FRAME_TIMEOUT_S, value_name = "S",
+        value_parser = number::parser::<u32>("frame-timeout"))]
+    pub frame_timeout: u32,
+    /// Networks whose clients none of the following applies to; several with commas
+    #[arg(long, env = "ETHERPLY_TRUSTED_NETWORKS", value_delimiter = ',', default_value = TRUSTED_NETWORKS, value_name = "CIDR")]
+    pub trusted_networks: Vec<IpNet>,
+    /// Load balancers in trusted networks say whose a connection is, by the PROXY protocol, version 2
+    #[arg(long, env = "ETHERPLY_PROXY_PROTOCOL")]
+    pub proxy_protocol: bool,
+    /// Most connections of one address (of an IPv6 network of 64 bits)
+    #[arg(long, env = "ETHERPLY_CONNECTIONS_PER_ADDRESS", default_value_t = CONNECTIONS_PER_ADDRESS, value_name = "N",
+        value_parser = number::parser::<u32>("connections-per-address"))]
+    pub connections_per_address: u32,
+    /// Most connections that have not said hello yet
+    #[arg(long, env = "ETHERPLY_PENDING_CONNECTIONS", default_value_t = PENDING_CONNECTIONS, value_name = "N",
+        value_parser = number::parser::<u32>("pending-connections"))]
+    pub pending_connections: u32,
+    /// New connections a second; the others are told when to come back; 0 for any number
+    #[arg(long, env = "ETHERPLY_ACCEPT_RATE", default_value_t = ACCEPT_RATE, value_name = "N/S",
+        value_parser = number::parser::<u32>("accept-rate"))]
+    pub accept_rate: u32,
+    /// Operations a second of one connection, beyond which it is read from more slowly; 0 for any number
+    #[arg(long, env = "ETHERPLY_CLIENT_RATE", default_value_t = CLIENT_RATE, value_name = "OPS/S",
+        value_parser = number::parser::<u32>("client-rate"))]
+    pub client_rate: u32,
+    /// Bytes a second of one connection, likewise
+    #[arg(long, env = "ETHERPLY_CLIENT_BANDWIDTH", default_value_t = CLIENT_BANDWIDTH, value_name = "BYTES/S",
+        value_parser = number::parser::<u32>("client-bandwidth"))]
+    pub client_bandwidth: u32,
+    /// Operations a second of all connections of one address, beyond which it is read from more slowly; 0 for any number
+    #[arg(long, env = "ETHERPLY_ADDRESS_RATE", default_value_t = ADDRESS_RATE, value_name = "OPS/S",
+        value_parser = number::parser::<u32>("address-rate"))]
+    pub address_rate: u32,
+    /// Bytes a second of all connections of one address, likewise
+    #[arg(long, env = "ETHERPLY_ADDRESS_BANDWIDTH", default_value_t = ADDRESS_BANDWIDTH, value_name = "BYTES/S",
+        value_parser = number::parser::<u32>("address-bandwidth"))]
+    pub address_bandwidth: u32,
+    /// Changes a second that are pushed to one document, likewise
+    #[arg(long, env = "ETHERPLY_DOCUMENT_RATE", default_value_t = DOCUMENT_RATE, value_name = "OPS/S",
+        value_parser = number::parser::<u32>("document-rate"))]
+    pub document_rate: u32,
+    /// Bytes of changes a second that are pushed to one document, likewise
+    #[arg(long, env = "ETHERPLY_DOCUMENT_BANDWIDTH", default_value_t = DOCUMENT_BANDWIDTH, value_name = "BYTES/S",
+        value_parser = number::parser::<u32>("document-bandwidth"))]
+    pub document_bandwidth: u32,
     /// Days in which all stored documents are read and proven once, slowly, in the background; 0 for never
     #[arg(
         long,
         env = "ETHERPLY_SCRUB_DAYS",
         default_value_t = SCRUB_DAYS,
         value_name = "DAYS",
-        value_parser = clap::value_parser!(u16).range(0..=i64::from(SCRUB_DAYS_MAX))
+        value_parser = number::parser::<u16>("scrub-days")
     )]
     pub scrub_days: u16,
     /// Days for which a document's earlier epochs are kept, which a squash or a quarantine left behind
@@ -167,7 +229,7 @@ pub struct ServeArgs {
         env = "ETHERPLY_RETAIN_DAYS",
         default_value_t = RETAIN_DAYS,
         value_name = "DAYS",
-        value_parser = clap::value_parser!(u16).range(0..=i64::from(RETAIN_DAYS_MAX))
+        value_parser = number::parser::<u16>("retain-days")
     )]
     pub retain_days: u16,
     /// How logs look, on standard error
@@ -200,7 +262,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::data_plane::limits::{IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT_S_MIN};
     use clap::CommandFactory;
+    use etherply_engine::document::DOCUMENT_BYTES_MIN;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -240,13 +304,6 @@ mod tests {
             rows -= 1;
         }
         assert_eq!(rows, 0, "a row of a setting that is none");
-    }
-
-    #[test]
-    fn a_certificate_and_its_key_come_together() {
-        let parses = |args: &[&str]| Cli::try_parse_from([&["etherply"], args].concat()).is_ok();
-        assert!(parses(&["--tls-cert", "c", "--tls-key", "k"]));
-        assert!(!parses(&["--tls-cert", "c"]) && !parses(&["--tls-key", "k"]));
     }
 
     #[test]

@@ -53,7 +53,11 @@ pub struct Control {
 
 impl Control {
     /// Starts to answer on a bound port, by TLS as well if there is a certificate, and to look for a new one.
-    pub fn start(listener: TcpListener, observed: Observed, tls: Option<Arc<Tls>>) -> io::Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        observed: Observed,
+        tls: Option<(Arc<Tls>, Duration)>,
+    ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -62,7 +66,7 @@ impl Control {
             crate::priority::lower();
             let served = runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                if let Some(tls) = tls.clone() {
+                if let Some((tls, _)) = tls.clone() {
                     tokio::spawn(look_for_certificates(tls));
                 }
                 // What is tapped says where a connection is from, for `ConnectInfo`.

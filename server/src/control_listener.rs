@@ -14,7 +14,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 
-use crate::data_plane::limits::HELLO_TIMEOUT_S;
 use crate::tls::Tls;
 
 /// Most handshakes that are under way at a time; further connections wait in the kernel.
@@ -35,15 +34,15 @@ type Accepted = (Box<dyn Io>, SocketAddr);
 /// Takes connections.
 pub struct ControlListener {
     listener: TcpListener,
-    tls: Option<Arc<Tls>>,
+    tls: Option<(Arc<Tls>, Duration)>,
     handshakes: Arc<Semaphore>,
     ready: mpsc::Receiver<Accepted>,
     sender: mpsc::Sender<Accepted>,
 }
 
 impl ControlListener {
-    /// On a bound port; with TLS if there is a certificate.
-    pub fn new(listener: TcpListener, tls: Option<Arc<Tls>>) -> Self {
+    /// On a bound port; with TLS if there is a certificate, and so much time for its handshake.
+    pub fn new(listener: TcpListener, tls: Option<(Arc<Tls>, Duration)>) -> Self {
         let (sender, ready) = mpsc::channel(CONTROL_HANDSHAKES_MAX);
         Self { listener, tls, handshakes: Arc::new(Semaphore::new(CONTROL_HANDSHAKES_MAX)), ready, sender }
     }
@@ -68,9 +67,8 @@ impl Listener for ControlListener {
             };
             let (place, (stream, from)) = accepted;
             let Some(tls) = tls else { return (Box::new(stream), from) };
-            let (tls, sender) = (Arc::clone(tls), sender.clone());
+            let ((tls, limit), sender) = (tls.clone(), sender.clone());
             tokio::spawn(async move {
-                let limit = Duration::from_secs(u64::from(HELLO_TIMEOUT_S));
                 match tokio::time::timeout(limit, shake_hands(&tls, stream, from)).await {
                     // An error means that the control plane ends.
                     Ok(Ok(Some(io))) => drop(sender.send((io, from)).await),

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! cli           the command line
+//! settings      what is set, by a file, the environment and flags
 //! access        keys of tokens, what was revoked, and the gate that asks for tokens
 //! commands      what it can be asked for, and how each of that ends
 //! serve         starts everything, and stops it in order
 //! preflight     what must be so before anything starts, and what to do if it is not
 //! runtime       one executor a core; the only module that knows glommio
 //! data_plane    connections and documents
+//! throttle      what clients may take of the server
 //! storage       the log; the only module that knows fjall
 //! materialise   Automerge documents in the background; only this and `history` know Automerge
 //! history       who changed what when, and documents as they were
@@ -43,7 +45,9 @@ pub mod preflight;
 pub mod priority;
 pub mod runtime;
 pub mod serve;
+pub mod settings;
 pub mod storage;
+pub mod throttle;
 pub mod tls;
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use etherply_server::cli::{Cli, Command};
-use etherply_server::commands;
+use etherply_server::{commands, settings};
 
 fn main() -> ExitCode {
-    let Cli { command, serve } = Cli::parse();
-    commands::run(command.unwrap_or(Command::Serve(serve)))
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let environment: Vec<_> = std::env::vars_os().collect();
+    match settings::ask(&arguments, &environment) {
+        Ok(asked) => commands::run(asked),
+        Err(refused) => commands::refuse(refused),
+    }
 }

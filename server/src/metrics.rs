@@ -19,6 +19,10 @@ pub struct Metrics {
     registry: Registry,
     /// Open connections.
     pub connections: IntGauge,
+    /// Those that have not said hello, of networks that are not trusted.
+    pub pending: IntGauge,
+    /// Times that a connection was not read from for a while, by whose bucket was empty.
+    pub held: IntCounterVec,
     /// Those of them whose sockets take no more for now.
     pub blocked: IntGauge,
     /// Connections accepted.
@@ -130,6 +134,12 @@ impl Metrics {
         registry.register(Box::new(materialiser_lag_seconds.clone()))?;
         Ok(Self {
             connections: gauge("connections_active", "Open connections")?,
+            pending: gauge("connections_pending", "Connections that have not said hello yet")?,
+            held: labelled(
+                "reads_held_total",
+                "Times that a connection was not read from for a while",
+                "bucket",
+            )?,
             blocked: gauge("connections_blocked", "Open connections whose sockets take no more for now")?,
             accepted: counter("connections_accepted_total", "Connections accepted")?,
             rejected: labelled("connections_rejected_total", "Connections not taken", "reason")?,
@@ -257,6 +267,7 @@ mod tests {
         // What has labels is said once there is one.
         let labelled = [
             &metrics.rejected,
+            &metrics.held,
             &metrics.failed,
             &metrics.panics,
             &metrics.refused,

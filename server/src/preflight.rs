@@ -28,6 +28,14 @@ pub enum Problem {
     /// See [`crate::tls::TlsError`].
     #[error(transparent)]
     Tls(#[from] crate::tls::TlsError),
+    /// A certificate without its key, or a key without its certificate.
+    #[error("{given} is set and {missing} is not: a certificate and its key come together")]
+    HalfTls {
+        /// The setting that is there.
+        given: &'static str,
+        /// The other one.
+        missing: &'static str,
+    },
     /// Too few descriptors.
     #[error(
         "only {limit} open files are allowed, at least {DESCRIPTORS_MIN} are needed, and one more for each \

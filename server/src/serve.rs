@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use etherply_access::{Expected, KeySet, TOKEN_LIFETIME_S_MAX};
 use etherply_engine::faults::Faults;
@@ -35,6 +35,7 @@ use crate::runtime::{self, CoreThread};
 use crate::storage::retire::{RetireStop, spawn_retire};
 use crate::storage::scrub::{ScrubStop, spawn_scrub};
 use crate::storage::{self, Listeners, StorageThread};
+use crate::throttle::{Allowed, Rate, Rates, Throttle};
 use crate::tls::Tls;
 
 /// What runs.
@@ -70,11 +71,17 @@ struct Facts {
 pub fn serve(args: &ServeArgs) -> Result<(), Problem> {
     // Before anything starts: a signal that comes early must not end the process half way.
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Problem::system("wait for signals"))?;
-    let tls = open_tls(args)?;
+    let credentials = check(args)?;
+    let tls = credentials.tls.clone();
     if tls.is_some() {
         signals.add_signal(SIGHUP).map_err(Problem::system("wait for signals"))?;
+    } else if args.keys.is_some() && !args.listen.ip().is_loopback() {
+        tracing::warn!(
+            "no TLS (--tls-cert): whoever is on the way reads documents and tokens, unless a proxy or a tunnel in \
+             front of this server speaks TLS"
+        );
     }
-    let (running, facts) = start(args, tls.clone())?;
+    let (running, facts) = start(args, credentials)?;
     announce(args, &facts);
     for signal in signals.forever() {
         if let Some(tls) = tls.as_ref().filter(|_| signal == SIGHUP) {
@@ -91,25 +98,40 @@ pub fn serve(args: &ServeArgs) -> Result<(), Problem> {
 
 /// Reads the certificate, if there is to be one.
 fn open_tls(args: &ServeArgs) -> Result<Option<Arc<Tls>>, Problem> {
-    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else {
-        if args.keys.is_some() && !args.listen.ip().is_loopback() {
-            tracing::warn!(
-                "no TLS (--tls-cert): whoever is on the way reads documents and tokens, unless a proxy or a tunnel \
-                 in front of this server speaks TLS"
-            );
+    match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => Ok(Some(Arc::new(Tls::open(certificate, key)?))),
+        (None, None) => Ok(None),
+        (certificate, _) => {
+            let (given, missing) =
+                if certificate.is_some() { ("tls-cert", "tls-key") } else { ("tls-key", "tls-cert") };
+            Err(Problem::HalfTls { given, missing })
         }
-        return Ok(None);
-    };
-    Ok(Some(Arc::new(Tls::open(certificate, key)?)))
+    }
 }
 
-fn start(args: &ServeArgs, tls: Option<Arc<Tls>>) -> Result<(Running, Facts), Problem> {
+/// What the settings name that is read before anything starts.
+#[derive(Debug)]
+pub struct Credentials {
+    keys: KeySet,
+    tls: Option<Arc<Tls>>,
+}
+
+/// Looks whether the settings fit together, and reads what they name of keys and certificates. Starts nothing.
+///
+/// # Errors
+/// The server would not start.
+pub fn check(args: &ServeArgs) -> Result<Credentials, Problem> {
+    let tls = open_tls(args)?;
     let keys = match &args.keys {
         Some(path) => access::keys::read(path)?,
         None => KeySet::default(),
     };
     preflight::check_exposure(args.listen, args.insecure || !keys.is_empty())?;
     preflight::check_exposure(args.control, args.insecure)?;
+    Ok(Credentials { keys, tls })
+}
+
+fn start(args: &ServeArgs, Credentials { keys, tls }: Credentials) -> Result<(Running, Facts), Problem> {
     let connections_max = preflight::raise_descriptors()?;
     let processors = preflight::processors()?;
     let cores = args.cores.map_or(processors.len(), usize::from);
@@ -187,6 +209,7 @@ fn start(args: &ServeArgs, tls: Option<Arc<Tls>>) -> Result<(Running, Facts), Pr
     };
     let data_tls = tls.as_ref().map(|tls| Arc::clone(&tls.data));
     let speaks_tls = tls.is_some();
+    let tls = tls.map(|tls| (tls, Duration::from_secs(u64::from(args.hello_timeout))));
     let control =
         Control::start(control, observed, tls).map_err(Problem::system("start the control plane"))?;
 
@@ -206,6 +229,7 @@ fn start(args: &ServeArgs, tls: Option<Arc<Tls>>) -> Result<(Running, Facts), Pr
     let (drained_sender, drained) = flume::unbounded();
     let mut threads = Vec::with_capacity(cores);
     let (started, open_connections) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let throttle = Throttle::new(allowed(args));
     let connections_per_core: Arc<[AtomicU64]> = (0..cores).map(|_| AtomicU64::new(0)).collect();
     let numbers = 0_u16..;
     for ((core, cpu), messages) in numbers.zip(processors).zip(receivers) {
@@ -222,6 +246,9 @@ fn start(args: &ServeArgs, tls: Option<Arc<Tls>>) -> Result<(Running, Facts), Pr
             open_connections: Arc::clone(&open_connections),
             connections_per_core: Arc::clone(&connections_per_core),
             idle_timeout_s: args.idle_timeout,
+            hello_timeout_s: args.hello_timeout,
+            frame_timeout_s: args.frame_timeout,
+            throttle: Arc::clone(&throttle),
             allowlist: Arc::clone(&allowlist),
             access: access.clone(),
             tls: data_tls.clone(),
@@ -237,7 +264,7 @@ fn start(args: &ServeArgs, tls: Option<Arc<Tls>>) -> Result<(Running, Facts), Pr
             .map_err(Problem::system("start an executor"))?;
         threads.push(watch(thread).map_err(Problem::system("start a thread"))?);
     }
-    let room = data_plane::Room { open: open_connections, max: connections_max };
+    let room = data_plane::Room { open: open_connections, max: connections_max, throttle, started };
     let acceptor = Acceptor::start(listener, Arc::clone(&mailboxes), metrics, room)
         .map_err(Problem::system("start the thread that accepts connections"))?;
     is_serving.store(true, Ordering::Release);
@@ -267,6 +294,20 @@ fn start(args: &ServeArgs, tls: Option<Arc<Tls>>) -> Result<(Running, Facts), Pr
         is_serving,
     };
     Ok((running, facts))
+}
+
+fn allowed(args: &ServeArgs) -> Allowed {
+    let rates = |operations, bytes| Rates { operations: Rate(operations), bytes: Rate(bytes) };
+    Allowed {
+        trusted: args.trusted_networks.clone(),
+        proxy_protocol: args.proxy_protocol,
+        connections_per_address: args.connections_per_address,
+        pending: args.pending_connections,
+        accept: Rate(args.accept_rate),
+        client: rates(args.client_rate, args.client_bandwidth),
+        address: rates(args.address_rate, args.address_bandwidth),
+        document: rates(args.document_rate, args.document_bandwidth),
+    }
 }
 
 fn start_verifiers(

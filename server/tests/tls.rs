@@ -6,81 +6,14 @@ mod common;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Member, PATIENCE, Server, Told, command};
+use common::certificates::{Certificates, server};
+use common::{Member, PATIENCE, Server, Told};
 use etherply_client::{Client, ClientError, Next, Tls, Transport};
-use etherply_wire::ErrorCode;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
-
-/// Certificates of one root, in a folder.
-struct Certificates {
-    folder: tempfile::TempDir,
-    root: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
-}
-
-impl Certificates {
-    fn new() -> Self {
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, "a root of this test");
-        let root = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
-        Self { folder: tempfile::tempdir().unwrap(), root }
-    }
-
-    fn files(&self) -> (PathBuf, PathBuf) {
-        (self.folder.path().join("server.pem"), self.folder.path().join("server.key"))
-    }
-
-    /// Writes a certificate for a name, in the place of the one before.
-    fn issue(&self, name: &str, is_expired: bool) {
-        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-        if is_expired {
-            (params.not_before, params.not_after) =
-                (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
-        }
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.root).unwrap();
-        let (certificate_file, key_file) = self.files();
-        std::fs::write(certificate_file, certificate.pem()).unwrap();
-        std::fs::write(key_file, key.serialize_pem()).unwrap();
-    }
-
-    /// Trusts this root, and a server of this name.
-    fn trusted(&self, name: &str) -> Tls {
-        Tls::trusting(self.root.pem().as_bytes(), name).unwrap()
-    }
-
-    fn start(&self, data: &Path) -> Server {
-        let (certificate, key) = self.files();
-        Server::spawn(command(data).arg("--tls-cert").arg(certificate).arg("--tls-key").arg(key))
-    }
-
-    /// A bare TLS client that asks for these protocols.
-    fn bare(&self, protocols: &[&str]) -> ClientConnection {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.root.pem().as_bytes()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
-    }
-}
-
-/// A server for `localhost`, and its certificates.
-fn server(data: &Path) -> (Server, Certificates) {
-    let certificates = Certificates::new();
-    certificates.issue("localhost", false);
-    (certificates.start(data), certificates)
-}
+use etherply_wire::kinds::{GoingAway, Hello, Ping};
+use etherply_wire::{ErrorCode, Frame, Kind, MAGIC, encode};
+use rustls::{ClientConnection, StreamOwned};
 
 fn socket(server: &Server) -> TcpStream {
     let socket = TcpStream::connect(server.listen).unwrap();
@@ -247,7 +180,7 @@ fn what_was_agreed_upon_is_what_is_spoken() {
     let data = tempfile::tempdir().unwrap();
     let (server, certificates) = server(data.path());
     let upgrade = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".as_slice();
-    let magic = &etherply_wire::MAGIC[..];
+    let magic = &MAGIC[..];
     for (protocols, says, is_heard) in [
         (&["http/1.1"][..], upgrade, true),
         (&["http/1.1"], magic, false),
@@ -281,4 +214,114 @@ fn the_control_plane_speaks_tls_and_on_its_own_machine_http_as_well() {
     drop(stream.read_to_end(&mut answer));
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
+}
+
+/// What a client says at first.
+fn greeting() -> Vec<u8> {
+    let hello = Hello { protocol_min: 1, protocol_max: 1, capabilities: 0, agent: "test".to_owned() };
+    [&MAGIC[..], &encode(0, &hello, &[])].concat()
+}
+
+type Secured = StreamOwned<ClientConnection, TcpStream>;
+
+/// A client by TLS that has nothing said yet, behind a header in the clear.
+fn secured(server: &Server, certificates: &Certificates, header: &[u8]) -> Secured {
+    let mut socket = socket(server);
+    socket.write_all(header).unwrap();
+    StreamOwned::new(certificates.bare(&[]), socket)
+}
+
+/// The next frame.
+fn read_frame(stream: &mut Secured) -> std::io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let mut frame = length.to_vec();
+    frame.resize(u32::from_le_bytes(length) as usize, 0);
+    stream.read_exact(&mut frame[4..])?;
+    Ok(frame)
+}
+
+fn kind(frame: &[u8]) -> Kind {
+    Frame::parse(frame).unwrap().unwrap().kind().unwrap()
+}
+
+#[test]
+fn a_load_balancer_says_in_front_of_tls_whose_a_connection_is() {
+    let data = tempfile::tempdir().unwrap();
+    let certificates = Certificates::of("localhost");
+    let server = certificates.start_with(data.path(), &["--proxy-protocol", "--connections-per-address=1"]);
+    let header = |last: u8| {
+        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+        header.extend_from_slice(&[198, 51, 100, last, 192, 0, 2, 1, 0xc0, 0, 0x10, 0x54]);
+        header
+    };
+    let greet = |header: &[u8]| {
+        let mut stream = secured(&server, &certificates, header);
+        stream.write_all(&greeting())?;
+        Ok::<_, std::io::Error>((read_frame(&mut stream)?, stream))
+    };
+    let (welcome, _first) = greet(&header(1)).unwrap();
+    assert_eq!(kind(&welcome), Kind::Welcome);
+    assert!(greet(&header(1)).is_err(), "the address has one already");
+    assert_eq!(kind(&greet(&header(2)).unwrap().0), Kind::Welcome);
+    // None at all, and one behind TLS instead of in front of it.
+    assert!(greet(b"").is_err());
+    let rejected =
+        |reason| server.metric(&format!("etherply_connections_rejected_total{{reason=\"{reason}\"}}"));
+    assert_eq!((rejected("address_connections"), rejected("proxy"), rejected("tls")), (1.0, 1.0, 0.0));
+    let mut late = secured(&server, &certificates, &header(3));
+    late.write_all(&[header(4), greeting()].concat()).unwrap();
+    let mut said = Vec::new();
+    drop(late.read_to_end(&mut said));
+    assert!(said.starts_with(b"HTTP/1.1 400"), "what begins so is no EtherPly");
+    assert!(!server.has_panicked());
+}
+
+#[test]
+fn connections_by_tls_are_held_to_what_clients_may_take() {
+    let data = tempfile::tempdir().unwrap();
+    let certificates = Certificates::of("localhost");
+    // Of nobody on this machine; each holds four seconds of it.
+    let strict = |name: &str, limits: &[&str]| {
+        let strict = [&["--trusted-networks=192.0.2.0/24"], limits].concat();
+        certificates.start_with(&data.path().join(name), &strict)
+    };
+    let held = |server: &Server| server.metric("etherply_reads_held_total{bucket=\"client\"}");
+    let ask = |server: &Server, questions: u64, piece: usize| {
+        let mut bytes = greeting();
+        (0..questions).for_each(|nonce| bytes.extend_from_slice(&encode(0, &Ping { nonce }, &[])));
+        let mut stream = secured(server, &certificates, b"");
+        // Each piece is a record of its own.
+        bytes.chunks(piece).for_each(|piece| stream.write_all(piece).unwrap());
+        for n in 0..=questions {
+            assert_eq!(
+                kind(&read_frame(&mut stream).unwrap()),
+                if n == 0 { Kind::Welcome } else { Kind::Pong }
+            );
+        }
+    };
+    let server = strict("bytes", &["--client-bandwidth=2000"]);
+    ask(&server, 50, usize::MAX);
+    assert_eq!(held(&server), 0.0);
+    // What TLS adds is no gift.
+    ask(&server, 50, 1);
+    assert!(held(&server) >= 1.0);
+    drop(server);
+
+    let server = strict("operations", &["--client-rate=20"]);
+    ask(&server, 79, usize::MAX);
+    assert_eq!(held(&server), 0.0);
+    ask(&server, 120, usize::MAX);
+    assert!(held(&server) >= 1.0);
+    drop(server);
+
+    let server = strict("rate", &["--accept-rate=1"]);
+    let _those_before: Vec<_> = (0..4).map(|_| socket(&server)).collect();
+    let mut late = secured(&server, &certificates, b"");
+    late.write_all(&greeting()).unwrap();
+    let told = read_frame(&mut late).unwrap();
+    let told = Frame::parse(&told).unwrap().unwrap();
+    let told = told.body::<GoingAway>().unwrap();
+    assert_eq!(told.code.to_native(), ErrorCode::Overloaded as u16);
+    assert!(told.retry_after_ms.to_native() > 0 && !server.has_panicked());
 }

@@ -84,6 +84,12 @@ enum Verb {
     /// Damages a data directory at every byte, in every way, and lets every call fail that writes to one. Takes
     /// hours.
     Damage,
+    /// Holds places in the real server by a byte now and then, in five ways, with honest clients beside.
+    Slowloris {
+        /// How many clients do so in each way.
+        #[arg(long, value_name = "N", default_value_t = 1_000)]
+        each: u32,
+    },
     /// Counts what an edit costs a running server, for the table in ARCHITECTURE.md, and keeps it.
     Cost {
         /// Folder to keep it in.
@@ -122,6 +128,21 @@ fn main() -> ExitCode {
         Verb::Reliability { run, only } => reliability::run(&root, run, &only).map(|()| true),
         Verb::Chaos(chaos) => chaos.run(&root).map(|()| true),
         Verb::Admission { changes, seed } => admission::run(&root, changes, seed).map(|()| true),
+        Verb::Slowloris { each } => process::run(
+            process::cargo(&root)
+                .args([
+                    "test",
+                    "--release",
+                    "-p",
+                    "etherply-server",
+                    "--test",
+                    "slowloris",
+                    "--",
+                    "--nocapture",
+                ])
+                .env("ETHERPLY_SLOWLORIS", each.to_string()),
+        )
+        .map(|()| true),
         Verb::Cost { out } => cost::run(&root, &out).map(|()| true),
         Verb::Damage => damage::run(&root).map(|()| true),
         Verb::Coverage { arguments } => coverage::run(&root, &arguments).map(|()| true),

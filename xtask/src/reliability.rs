@@ -20,6 +20,7 @@ const RUNS: &[(&str, &str, u32)] = &[
     ("sim", "sim --seeds 100000", 45),
     ("planted", "sim --planted --seeds 2000", 4),
     ("fuzz", "fuzz --seconds 600", 45),
+    ("slowloris", "slowloris --each 1000", 5),
     ("admission", "admission --changes 1000000", 10),
 ];
 

@@ -116,13 +116,12 @@ impl Disk {
         let group = rng.range(1, 8).min(self.queue.len() as u64);
         let mut told = Vec::new();
         for waiting in (0..group).filter_map(|_| self.queue.pop_front()).collect::<Vec<_>>() {
-            let stored = !self.poisoned && waiting.era == self.era;
-            if self.poisoned && self.is_full {
-                // Nothing was written.
-            } else if self.poisoned {
-                self.limbo.extend(waiting.appends);
-            } else if stored {
+            let is_tried = waiting.era == self.era && !(self.poisoned && self.is_full);
+            let stored = is_tried && !self.poisoned;
+            if stored {
                 self.log.commit(&waiting.appends).expect("a log in memory does not fail");
+            } else if is_tried {
+                self.limbo.extend(waiting.appends);
             }
             told.push((waiting.core, waiting.batch, stored));
         }

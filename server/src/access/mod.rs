@@ -91,6 +91,11 @@ impl Gate {
         Self { verifier, revocations }
     }
 
+    /// Whether it asks for tokens at all.
+    pub fn asks(&self) -> bool {
+        self.verifier.is_some()
+    }
+
     /// What somebody may do with a document of what is wanted. A connection's first token says whose it is from
     /// then on.
     ///

@@ -6,6 +6,7 @@
 //! `{"error": NAME, "message": TEXT}` on standard output; the names are stable, and stand in `docs/errors.md`.
 
 pub mod backup;
+pub mod config;
 pub mod delete;
 pub mod export;
 pub mod history;
@@ -28,6 +29,7 @@ use crate::cli::Command;
 use crate::export::ExportError;
 use crate::history::HistoryError;
 use crate::operator::OperatorError;
+use crate::settings::{Asked, Refused};
 use crate::storage::OpenError;
 use crate::storage::versions::VersionError;
 
@@ -81,8 +83,9 @@ macro_rules! failures {
 failures!(BackupError, ExportError, HistoryError, KeysError, OpenError, OperatorError, VersionError);
 
 /// Carries out a command.
-pub fn run(command: Command) -> ExitCode {
+pub fn run(Asked { command, settings }: Asked) -> ExitCode {
     match command {
+        Command::Config(args) => ended(args.json, EXIT_FAILED, config::run(&args, &settings)),
         Command::Serve(args) => ended(false, EXIT_FAILED, serve::run(&args)),
         Command::Export(args) => ended(args.json, EXIT_FAILED, export::run(&args)),
         Command::Quarantine(args) => ended(args.json(), EXIT_FAILED, quarantine::run(&args)),
@@ -95,6 +98,15 @@ pub fn run(command: Command) -> ExitCode {
         Command::Keys(args) => ended(args.json(), EXIT_FAILED, keys::run(&args)),
         Command::Token(args) => ended(args.json(), EXIT_FAILED, token::run(&args, now_s())),
         Command::Revoke(args) => ended(false, EXIT_FAILED, revoke::run(&args)),
+    }
+}
+
+/// Says why there is no command to carry out.
+pub fn refuse(refused: Refused) -> ExitCode {
+    match refused {
+        // Help for whoever asks for it, or a usage error, which exits with 2.
+        Refused::Usage(error) => error.exit(),
+        Refused::Faults { faults, json } => ended(json, EXIT_FAILED, Err(config::failure(&faults))),
     }
 }
 

@@ -13,8 +13,7 @@ use crate::preflight::Problem;
 /// # Errors
 /// The server cannot start.
 pub fn run(args: &ServeArgs) -> Result<Done, Failure> {
-    let filter = EnvFilter::try_new(&args.log)
-        .map_err(|error| Failure::new("usage", format!("--log {}: {error}", args.log)))?;
+    let filter = filter(args)?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     match args.log_format {
         LogFormat::Human => logs.with_ansi(stderr().is_terminal()).init(),
@@ -24,10 +23,26 @@ pub fn run(args: &ServeArgs) -> Result<Done, Failure> {
     Ok(Done::Whole)
 }
 
+fn filter(args: &ServeArgs) -> Result<EnvFilter, Failure> {
+    EnvFilter::try_new(&args.log)
+        .map_err(|error| Failure::new("usage", format!("--log {}: {error}", args.log)))
+}
+
+/// Looks whether these settings fit together, and whether what they name is there; starts nothing.
+///
+/// # Errors
+/// The server would not start.
+pub fn check(args: &ServeArgs) -> Result<(), Failure> {
+    drop(filter(args)?);
+    drop(crate::serve::check(args)?);
+    Ok(())
+}
+
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         match problem {
             Problem::Storage(error) => error.into(),
+            Problem::Keys(error) => error.into(),
             other => Self::new("not_started", other),
         }
     }

@@ -10,12 +10,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::limits::{ACCEPT_BACKOFF, BACKLOG, SEND_BUFFER_BYTES};
 use super::mailbox::{Mailboxes, Message};
 use crate::metrics::Metrics;
+use crate::throttle::Throttle;
 
 /// A bound port that is not served yet.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ impl Listener {
     }
 }
 
-/// How many connections there may be. The log needs descriptors as well: without one for a new file it fails,
+/// Which connections are taken. The log needs descriptors as well: without one for a new file it fails,
 /// and takes no writes any more.
 #[derive(Debug, Clone)]
 pub struct Room {
@@ -46,6 +48,10 @@ pub struct Room {
     pub open: Arc<AtomicU64>,
     /// Most that may be.
     pub max: u64,
+    /// Who else is taken.
+    pub throttle: Arc<Throttle>,
+    /// Where the clock begins.
+    pub started: Instant,
 }
 
 /// The thread that accepts.
@@ -98,13 +104,21 @@ fn accept_loop(listener: &TcpListener, cores: &Mailboxes, metrics: &Metrics, roo
                     metrics.rejected.with_label_values(&["too_many_connections"]).inc();
                     continue;
                 }
+                let now_us = u64::try_from(room.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+                let admission = match room.throttle.accept(address.ip(), now_us) {
+                    Ok(admission) => admission,
+                    Err(reason) => {
+                        metrics.rejected.with_label_values(&[reason]).inc();
+                        continue;
+                    }
+                };
                 if let Err(error) = prepare(&stream) {
                     tracing::debug!("a new connection cannot be set up: {error}");
                     continue;
                 }
                 if let Some(core) = turn.next() {
                     room.open.fetch_add(1, Ordering::Relaxed);
-                    core.send(Message::Adopt(OwnedFd::from(stream), address));
+                    core.send(Message::Adopt(OwnedFd::from(stream), admission));
                 }
             }
             Err(error) if is_out_of_descriptors(&error) => {

@@ -15,7 +15,8 @@ use etherply_wire::limits::{MESSAGE_BYTES_MAX, PUSH_BYTES_IN_FLIGHT_MAX, PUSHES_
 use etherply_wire::websocket::Decoder;
 
 use super::due::Due;
-use super::limits::{CONTROL_BYTES_MAX, CONTROL_OVERHEAD_BYTES};
+use super::limits::{CONTROL_BYTES_MAX, CONTROL_OVERHEAD_BYTES, FRAME_BYTES_PER_S_MIN};
+use super::pace::Pace;
 use super::tls::Security;
 
 /// What a connection speaks.
@@ -97,6 +98,16 @@ pub(super) struct Connection {
     pub(super) has_backlog: bool,
     /// Bytes that it holds of frames that have not arrived whole.
     pub(super) partial_bytes: usize,
+    /// Bytes that are there of a frame that has not arrived whole.
+    pub(super) arrived_bytes: usize,
+    /// Since when part of a frame is there.
+    pub(super) partial_since_s: u32,
+    /// How fast it is read from.
+    pub(super) pace: Pace,
+    /// It came when too many did: it is told to come back in so many milliseconds.
+    pub(super) retry_after_ms: Option<u32>,
+    /// What is there of the header by which it says whose it is, if it has to; its task takes it.
+    pub(super) proxy_header: Option<Vec<u8>>,
     /// When something was heard last; for a new connection, when it was accepted.
     pub(super) heard_s: u32,
     /// When its socket took bytes last, or was found to take none.
@@ -143,6 +154,11 @@ impl Connection {
             is_paused: false,
             has_backlog: false,
             partial_bytes: 0,
+            arrived_bytes: 0,
+            partial_since_s: now_s,
+            pace: Pace::default(),
+            retry_after_ms: None,
+            proxy_header: None,
             heard_s: now_s,
             took_s: now_s,
             end_by_s: 0,
@@ -170,6 +186,7 @@ impl Connection {
             self.streams = Vec::new();
         }
         self.ready.retain(|other| *other != handle);
+        self.pace.forget(handle);
         Some(stream)
     }
 
@@ -189,7 +206,7 @@ impl Connection {
     /// A sign of life of the transport. It does not count before the hello, nor in the middle of a message:
     /// pings must not keep a connection open that says nothing.
     pub(super) fn hear(&mut self, now_s: u32) {
-        if self.stage == Stage::Ready && self.partial_bytes == 0 {
+        if self.stage == Stage::Ready && self.arrived_bytes == 0 {
             self.heard_s = now_s;
         }
     }
@@ -203,6 +220,15 @@ impl Connection {
             (true, false) => return None,
         };
         Some(now_s.saturating_sub(since_s))
+    }
+
+    /// Whether a frame takes too long to arrive: the timeout, and what its bytes take at the slowest rate. Nobody is
+    /// to hold a place by one byte now and then.
+    pub(super) fn is_frame_overdue(&self, timeout_s: u32, now_s: u32) -> bool {
+        let by_bytes_s = u32::try_from(self.arrived_bytes / FRAME_BYTES_PER_S_MIN).unwrap_or(u32::MAX);
+        let since_s = self.partial_since_s.max(self.heard_s);
+        let took_s = now_s.saturating_sub(since_s);
+        self.arrived_bytes > 0 && !self.is_paused && took_s > timeout_s.saturating_add(by_bytes_s)
     }
 
     /// Whether it has as much under way as it may.
@@ -276,6 +302,22 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_has_its_timeout_and_the_time_of_its_bytes() {
+        let mut connection = Connection::new(Peer { core: 0, id: 1 }, -1, Security::Plain, [0; 16], 10);
+        assert!(!connection.is_frame_overdue(8, 1_000), "nothing of it is there");
+        (connection.arrived_bytes, connection.partial_since_s) = (1, 20);
+        assert!(!connection.is_frame_overdue(8, 28) && connection.is_frame_overdue(8, 29));
+        connection.arrived_bytes = FRAME_BYTES_PER_S_MIN - 1;
+        assert!(connection.is_frame_overdue(8, 29));
+        connection.arrived_bytes = FRAME_BYTES_PER_S_MIN;
+        assert!(!connection.is_frame_overdue(8, 29) && connection.is_frame_overdue(8, 30));
+        connection.heard_s = 21;
+        assert!(!connection.is_frame_overdue(8, 30) && connection.is_frame_overdue(8, 31));
+        connection.is_paused = true;
+        assert!(!connection.is_frame_overdue(8, 1_000), "the server does not read it");
+    }
 
     #[test]
     fn silence_is_counted_from_the_last_sign_of_life() {

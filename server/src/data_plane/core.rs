@@ -31,10 +31,11 @@ use super::contain::{self, Scope};
 use super::due::{Due, DueQueues};
 use super::handover::Moving;
 use super::limits::{
-    CONNECTIONS_PER_CORE_MAX, CORE_IN_FLIGHT_BYTES_MAX, DRAIN_TIMEOUT_S, HELLO_TIMEOUT_S,
-    MESSAGES_PER_TURN_MAX, READ_BYTES, RETRY_AFTER_STOP_MS, RETRY_JITTER_MS,
+    CONNECTIONS_PER_CORE_MAX, CORE_IN_FLIGHT_BYTES_MAX, DRAIN_TIMEOUT_S, MESSAGES_PER_TURN_MAX, READ_BYTES,
+    RETRY_AFTER_STOP_MS, RETRY_JITTER_MS,
 };
 use super::mailbox::{Mailboxes, Message, Outbox, Request, StopStage};
+use super::pace::Pace;
 use super::slab::Slab;
 use super::tls::Security;
 use super::{effects, flush, handover, receive};
@@ -47,6 +48,7 @@ use crate::materialise::verify::{Verifier, VerifierThreads};
 use crate::metrics::Metrics;
 use crate::runtime::{self, Stream};
 use crate::storage::{Handles, Job, Question};
+use crate::throttle::{Admission, Throttle};
 
 /// What a core needs from the start.
 #[derive(Debug, Clone)]
@@ -75,6 +77,12 @@ pub struct CoreSetup {
     pub connections_per_core: Arc<[AtomicU64]>,
     /// Time without a sign of life after which a connection ends.
     pub idle_timeout_s: u32,
+    /// Time for a hello.
+    pub hello_timeout_s: u32,
+    /// Time for a frame to arrive whole, beside what its bytes may take.
+    pub frame_timeout_s: u32,
+    /// What clients may take of the server.
+    pub throttle: Arc<Throttle>,
     /// Which pages may connect, and by which names.
     pub allowlist: Arc<Allowlist>,
     /// Keys of tokens, and what was revoked.
@@ -87,6 +95,13 @@ pub struct CoreSetup {
     pub faults: Faults,
     /// Told when this core has nothing under way any more during a stop.
     pub drained: flume::Sender<u16>,
+}
+
+impl CoreSetup {
+    /// Microseconds since every core's clock began.
+    pub(super) fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 /// Everything of one core.
@@ -141,7 +156,7 @@ pub(super) struct Core {
 
 /// A connection for this core.
 enum Arrival {
-    New(OwnedFd),
+    New(OwnedFd, Admission),
     Moved(Box<Moving>),
 }
 
@@ -193,7 +208,7 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         }
         for arrival in arrivals {
             match arrival {
-                Arrival::New(socket) => core.adopt(socket),
+                Arrival::New(socket, admission) => core.adopt(socket, admission),
                 Arrival::Moved(moving) => handover::arrive(&core, *moving),
             }
         }
@@ -225,7 +240,7 @@ impl Core {
         let mut state = self.state.borrow_mut();
         let now = state.now();
         match message {
-            Message::Adopt(socket, _) => arrivals.push(Arrival::New(socket)),
+            Message::Adopt(socket, admission) => arrivals.push(Arrival::New(socket, admission)),
             Message::Move(moving) => arrivals.push(Arrival::Moved(moving)),
             Message::Request(request) => state.serve(request, now),
             Message::Effect(effect) => effects::apply(&mut state, effect),
@@ -303,7 +318,7 @@ impl Core {
     }
 
     /// Makes a connection of a socket.
-    fn adopt(self: &Rc<Self>, socket: OwnedFd) {
+    fn adopt(self: &Rc<Self>, socket: OwnedFd, admission: Admission) {
         let mut state = self.state.borrow_mut();
         if state.connections.len() >= CONNECTIONS_PER_CORE_MAX || state.stopping.is_some() {
             let reason = if state.stopping.is_some() { "stopping" } else { "too_many_connections" };
@@ -321,9 +336,13 @@ impl Core {
         let stream = Stream::new(socket);
         let (core, descriptor) = (state.setup.core, stream.descriptor());
         let security = if state.setup.tls.is_some() { Security::Expected } else { Security::Plain };
-        let id = state
-            .connections
-            .insert(|id| Connection::new(Peer { core, id }, descriptor, security, session, now_s));
+        let Admission { ticket, retry_after_ms, has_proxy_header } = admission;
+        let id = state.connections.insert(|id| Connection {
+            pace: Pace::new(ticket),
+            retry_after_ms,
+            proxy_header: has_proxy_header.then(Vec::new),
+            ..Connection::new(Peer { core, id }, descriptor, security, session, now_s)
+        });
         state.setup.metrics.accepted.inc();
         state.setup.metrics.connections.inc();
         if let Some(count) = state.setup.connections_per_core.get(usize::from(core)) {
@@ -369,6 +388,7 @@ impl Core {
             state.end_overdue();
             effects::retry_storage(&mut state);
             let documents = i64::try_from(state.shard.documents()).unwrap_or(i64::MAX);
+            state.setup.metrics.pending.set(i64::from(state.setup.throttle.pending()));
             let core = state.setup.core.to_string();
             state.setup.metrics.documents.with_label_values(&[&core]).set(documents);
         }
@@ -397,8 +417,7 @@ impl Core {
 
 impl State {
     pub(super) fn now(&self) -> Now {
-        let mono_us = u64::try_from(self.setup.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Now { mono_us, wall_ms: clock::now_ms() }
+        Now { mono_us: self.setup.now_us(), wall_ms: clock::now_ms() }
     }
 
     pub(super) fn now_s(&self) -> u32 {
@@ -544,19 +563,26 @@ impl State {
         self.request_flush();
     }
 
-    /// Ends connections that did not say hello, that are silent, or that do not take their last bytes.
+    /// Ends connections that did not say hello, that are silent, of which a frame does not arrive, or that do not take
+    /// their last bytes.
     fn end_overdue(&mut self) {
-        let (now_s, idle_timeout_s) = (self.now_s(), self.setup.idle_timeout_s);
-        let mut overdue: Vec<(u64, ErrorCode)> = Vec::new();
+        let now_s = self.now_s();
+        let CoreSetup { idle_timeout_s, hello_timeout_s, frame_timeout_s, .. } = self.setup;
+        let frame =
+            format!("a frame has not arrived whole within {frame_timeout_s} s, and more for a long one");
+        let mut overdue: Vec<(u64, ErrorCode, Option<&String>)> = Vec::new();
         for connection in self.connections.iter_mut() {
             let is_silent_for =
                 |limit_s| connection.silent_s(now_s).is_some_and(|silent_s| silent_s > limit_s);
             match connection.stage {
-                Stage::Greeting if is_silent_for(HELLO_TIMEOUT_S) => {
-                    overdue.push((connection.peer.id, ErrorCode::HelloTimeout));
+                Stage::Greeting if is_silent_for(hello_timeout_s) => {
+                    overdue.push((connection.peer.id, ErrorCode::HelloTimeout, None));
+                }
+                Stage::Ready if connection.is_frame_overdue(frame_timeout_s, now_s) => {
+                    overdue.push((connection.peer.id, ErrorCode::IdleTimeout, Some(&frame)));
                 }
                 Stage::Ready if is_silent_for(idle_timeout_s) => {
-                    overdue.push((connection.peer.id, ErrorCode::IdleTimeout));
+                    overdue.push((connection.peer.id, ErrorCode::IdleTimeout, None));
                 }
                 Stage::Finishing | Stage::Draining if now_s > connection.end_by_s => {
                     connection.stage = Stage::Dead;
@@ -565,12 +591,12 @@ impl State {
                 _ => {}
             }
         }
-        for (id, code) in overdue {
+        for (id, code, why) in overdue {
             let message = match code {
-                ErrorCode::HelloTimeout => format!("no hello came within {HELLO_TIMEOUT_S} s"),
+                ErrorCode::HelloTimeout => format!("no hello came within {hello_timeout_s} s"),
                 _ => format!("no sign of life for {idle_timeout_s} s: send a ping now and then, and read"),
             };
-            self.fail(id, code, 0, &message);
+            self.fail(id, code, 0, why.unwrap_or(&message));
         }
     }
 

@@ -77,9 +77,10 @@ pub(super) fn depart(core: &Core, id: u64, stream: &Stream, carry: &mut Vec<u8>)
     let Some(mut connection) = state.connections.remove(id) else { return false };
     state.partial_bytes = state.partial_bytes.saturating_sub(connection.partial_bytes);
     state.paused.remove(&id);
-    connection.partial_bytes = 0;
+    (connection.partial_bytes, connection.arrived_bytes) = (0, 0);
     connection.due = Due::No;
     connection.waker = None;
+    connection.pace.depart();
     state.setup.metrics.handovers.inc();
     let moving = Moving { connection, socket, carry: std::mem::take(carry) };
     state.send_to(home, Message::Move(Box::new(moving)));

@@ -34,8 +34,21 @@ pub const CONNECTIONS_PER_CORE_MAX: usize = 100_000;
 /// How many connections more than a quarter above another core's a core may have and still be moved
 /// connections from there, which opened a document of its own.
 pub const HANDOVER_SLACK: u64 = 64;
-/// Time from the accept to a hello.
-pub const HELLO_TIMEOUT_S: u32 = 10;
+/// Time from the accept to a hello, unless the operator says otherwise. Looked at once a second.
+pub const HELLO_TIMEOUT_S: u32 = 8;
+/// Time for a frame to arrive whole, unless the operator says otherwise, and a second more for each
+/// [`FRAME_BYTES_PER_S_MIN`] bytes that are there.
+pub const FRAME_TIMEOUT_S: u32 = 8;
+/// Shortest time for a hello or a frame that an operator may ask for.
+pub const ARRIVAL_TIMEOUT_S_MIN: u32 = 1;
+/// Longest such time.
+pub const ARRIVAL_TIMEOUT_S_MAX: u32 = 60;
+/// Longest header of the PROXY protocol, in which load balancers add what they know to two addresses.
+pub const PROXY_HEADER_BYTES_MAX: usize = 1_024;
+/// Slowest rate at which a long frame may arrive.
+pub const FRAME_BYTES_PER_S_MIN: usize = 16 * 1024;
+/// Longest frame of a connection that has shown no token yet, where tokens are asked for.
+pub const UNAUTHENTICATED_FRAME_BYTES_MAX: usize = 32 * 1024;
 /// Most bytes that TLS holds of a record, or of a message of its handshake, that has not arrived whole.
 pub const TLS_HELD_BYTES_MAX: usize = 32 * 1024;
 /// Tokens of a connection that are refused before it ends: each costs a signature.

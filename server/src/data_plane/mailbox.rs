@@ -4,7 +4,6 @@
 //! connection counts against [`super::limits::CORE_IN_FLIGHT_BYTES_MAX`] until it is answered, commits are
 //! bounded by the pushes in them, and each member has at most one read of the log under way.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -22,6 +21,7 @@ use etherply_wire::kinds::ClockEntry;
 use super::effects::Fill;
 use super::handover::Moving;
 use crate::storage::snapshot::SnapshotRead;
+use crate::throttle::Admission;
 
 /// How far a stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub enum StopStage {
 #[derive(Debug)]
 pub enum Message {
     /// A new connection.
-    Adopt(OwnedFd, SocketAddr),
+    Adopt(OwnedFd, Admission),
     /// A connection of another core, which opens a document whose home is here.
     Move(Box<Moving>),
     /// A request of another core's connection to a document whose home is here.

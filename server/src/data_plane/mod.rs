@@ -11,6 +11,8 @@
 //! due         who is sent to in which order
 //! effects     what the engine wants done
 //! handover    a connection moves to its document's core
+//! proxy       whose a connection is, if a load balancer says so
+//! pace        how fast a connection is read from
 //! flush       bytes out: one send for everything that a connection is to get
 //! tls         what comes in is opened, what goes out is sealed
 //! secure      a connection that has to speak TLS: its first bytes, what it reads, its last word
@@ -26,6 +28,8 @@ mod flush;
 mod handover;
 pub mod limits;
 mod mailbox;
+mod pace;
+mod proxy;
 mod receive;
 mod secure;
 mod session;

@@ -15,16 +15,16 @@ use etherply_wire::websocket::handshake::{self, HandshakeError};
 use etherply_wire::websocket::{Decoder, Event, OpCode, Role, control_into};
 use etherply_wire::{ErrorCode, MAGIC, frame_length};
 
-use super::connection::{Control, Stage, Transport};
+use super::connection::{Connection, Control, Stage, Transport};
 use super::contain::{self, Scope};
 use super::core::{Core, State};
 use super::limits::{
     CORE_IN_FLIGHT_BYTES_MAX, CORE_PARTIAL_BYTES_MAX, DRAIN_TIMEOUT_S, FINISH_TIMEOUT_S, PARTIAL_BYTES_FREE,
-    READ_BYTES, READS_PER_TURN_MAX,
+    READ_BYTES, READS_PER_TURN_MAX, UNAUTHENTICATED_FRAME_BYTES_MAX,
 };
 use super::secure::{self, Read};
 use super::tls::Security;
-use super::{handover, session};
+use super::{handover, pace, proxy, session};
 use crate::allowlist::{Allowlist, Unwelcome};
 use crate::runtime::Stream;
 
@@ -33,7 +33,16 @@ const CLOSE_NORMAL: u16 = 1000;
 
 /// Serves one connection to its end.
 pub(super) async fn serve(core: Rc<Core>, id: u64, mut stream: Stream, mut carry: Vec<u8>) {
+    let mut header = core.state.borrow_mut().connections.get_mut(id).and_then(|it| it.proxy_header.take());
     poll_fn(|context| {
+        if let Some(header) = &mut header {
+            match proxy::poll_header(&core, context, id, &mut stream, header) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(false) => return Poll::Ready(()),
+                Poll::Ready(true) => {}
+            }
+        }
+        header = None;
         // The engine contains its own panics: what can be half changed here is the connection's own.
         let poll =
             catch_unwind(AssertUnwindSafe(|| poll_connection(&core, context, id, &mut stream, &mut carry)));
@@ -49,7 +58,7 @@ pub(super) async fn serve(core: Rc<Core>, id: u64, mut stream: Stream, mut carry
 }
 
 fn poll_connection(
-    core: &Core,
+    core: &Rc<Core>,
     context: &mut Context<'_>,
     id: u64,
     stream: &mut Stream,
@@ -71,6 +80,7 @@ fn poll_connection(
             connection.waker = Some(waker.clone());
         }
         let is_ending = connection.is_ending();
+        let was_paused = connection.is_paused;
         connection.is_paused = !is_ending && (connection.is_at_limit() || is_core_full || stopping);
         if connection.is_paused {
             if is_core_full {
@@ -78,6 +88,22 @@ fn poll_connection(
             }
             return Poll::Pending;
         }
+        if connection.pace.is_held() && !is_ending {
+            drop(state);
+            if pace::is_held_back(core, id) {
+                return Poll::Pending;
+            }
+            state = core.state.borrow_mut();
+            continue;
+        }
+        if was_paused {
+            // The rest of a frame may have waited meanwhile.
+            let now_s = state.now_s();
+            if let Some(connection) = state.connections.get_mut(id) {
+                connection.partial_since_s = now_s;
+            }
+        }
+        let Some(connection) = state.connections.get_mut(id) else { return Poll::Ready(()) };
         if connection.is_at_end {
             // It ends when everything was said: see `flush`.
             return Poll::Pending;
@@ -199,30 +225,37 @@ fn poll_bytes(
 pub(super) fn take_in(state: &mut RefMut<'_, State>, id: u64, carry: &mut Vec<u8>, read: &mut [u8]) {
     if carry.is_empty() {
         let consumed = consume(state, id, read);
+        pace::pay(state, id, consumed);
         carry.extend_from_slice(read.get(consumed..).unwrap_or_default());
     } else {
         let consumed = consume(state, id, carry);
+        pace::pay(state, id, consumed);
         carry.drain(..consumed.min(carry.len()));
         if carry.capacity() > READ_BYTES + 2 * carry.len() {
             carry.shrink_to_fit();
         }
     }
-    bound_partial_frames(state, id, carry.capacity());
+    bound_partial_frames(state, id, carry);
 }
 
 /// Counts what a connection holds of frames that are not whole. Beyond the core's limit, those that hold much
 /// are ended.
-fn bound_partial_frames(state: &mut RefMut<'_, State>, id: u64, carry_bytes: usize) {
+fn bound_partial_frames(state: &mut RefMut<'_, State>, id: u64, carry: &Vec<u8>) {
+    let now_s = state.now_s();
     let Some(connection) = state.connections.get_mut(id) else { return };
     let fragments_bytes = match &connection.transport {
         Transport::WebSocket(decoder) => decoder.held_bytes(),
         Transport::Unknown | Transport::Tcp => 0,
     };
-    let sealed_bytes = match &connection.security {
+    let (sealed_bytes, sealed_memory_bytes) = match &connection.security {
         Security::Tls(tls) => tls.held_bytes(),
-        Security::Plain | Security::Expected => 0,
+        Security::Plain | Security::Expected => (0, 0),
     };
-    let held = carry_bytes + fragments_bytes + sealed_bytes;
+    let arrived = carry.len() + fragments_bytes + sealed_bytes;
+    if std::mem::replace(&mut connection.arrived_bytes, arrived) == 0 {
+        connection.partial_since_s = now_s;
+    }
+    let held = carry.capacity() + fragments_bytes + sealed_memory_bytes;
     let before = std::mem::replace(&mut connection.partial_bytes, held);
     state.partial_bytes = state.partial_bytes.saturating_sub(before) + held;
     if held > PARTIAL_BYTES_FREE && state.partial_bytes > CORE_PARTIAL_BYTES_MAX {
@@ -273,6 +306,7 @@ fn greet(state: &mut State, id: u64, bytes: &[u8]) -> Option<usize> {
         let (magic, _) = bytes.split_first_chunk::<8>()?;
         if *magic == MAGIC {
             connection.transport = Transport::Tcp;
+            session::turn_away(state, id);
         } else {
             connection.stage = Stage::Dead;
         }
@@ -291,6 +325,7 @@ fn greet(state: &mut State, id: u64, bytes: &[u8]) -> Option<usize> {
             let used = upgrade.head_bytes;
             connection.push_control(Control::Raw(Bytes::from(handshake::response(&upgrade))));
             connection.transport = Transport::WebSocket(Decoder::new(Role::Server, HELLO_FRAME_BYTES_MAX));
+            session::turn_away(state, id);
             state.mark_dirty(id);
             return Some(used);
         }
@@ -324,13 +359,18 @@ fn welcome<'b>(
 }
 
 /// The largest frame that a connection may send now.
-fn frame_bytes_max(stage: Stage) -> usize {
-    if stage == Stage::Ready { FRAME_BYTES_MAX } else { HELLO_FRAME_BYTES_MAX }
+fn frame_bytes_max(connection: &Connection, asks_for_tokens: bool) -> usize {
+    match connection.stage {
+        Stage::Ready if asks_for_tokens && connection.subject.is_none() => UNAUTHENTICATED_FRAME_BYTES_MAX,
+        Stage::Ready => FRAME_BYTES_MAX,
+        _ => HELLO_FRAME_BYTES_MAX,
+    }
 }
 
 fn take_frame(state: &mut State, id: u64, bytes: &[u8]) -> Option<usize> {
-    let stage = state.connections.get_mut(id)?.stage;
-    match frame_length(bytes, frame_bytes_max(stage)) {
+    let asks_for_tokens = state.gate.asks();
+    let max = frame_bytes_max(state.connections.get_mut(id)?, asks_for_tokens);
+    match frame_length(bytes, max) {
         Ok(None) => None,
         Ok(Some(length)) => {
             let frame = bytes.get(..length)?;
@@ -366,9 +406,10 @@ fn take_message(state: &mut State, id: u64, bytes: &mut [u8]) -> Option<usize> {
         None => {}
         Some(Event::Message(frame)) => {
             session::frame(state, id, &frame);
-            // A hello raises what the connection may send.
+            // A hello raises what the connection may send, and a token does.
+            let asks_for_tokens = state.gate.asks();
             let connection = state.connections.get_mut(id)?;
-            let max = frame_bytes_max(connection.stage);
+            let max = frame_bytes_max(connection, asks_for_tokens);
             if let Transport::WebSocket(decoder) = &mut connection.transport {
                 decoder.set_message_bytes_max(max);
             }

@@ -100,7 +100,10 @@ fn open(state: &mut State, id: u64, read: &mut [u8], opened: &mut Vec<u8>) -> Re
     }
     let Security::Tls(tls) = &mut connection.security else { return Ok(false) };
     sealed.clear();
+    let before = opened.len();
     let result = tls.receive(read, opened, sealed);
+    // What TLS itself takes counts as well: records may be empty.
+    connection.pace.count_bytes(read.len().saturating_sub(opened.len() - before));
     let is_closed = tls.is_closed;
     if !sealed.is_empty() {
         flush::transmit(connection, setup, now_s, sealed, &[]);

@@ -7,8 +7,8 @@ use etherply_engine::placement::shard_of;
 use etherply_engine::shard::{Input, OpenRequest, PushRequest, Shard};
 use etherply_engine::{outgoing::Outgoing, peer::Peer};
 use etherply_wire::kinds::{
-    BroadcastSend, ClockEntry, Cursor, Error, Hello, LimitEntry, Open, Ping, Pong, PresenceSet, Push,
-    Reconcile, Renew, Welcome,
+    BroadcastSend, ClockEntry, Cursor, Error, GoingAway, Hello, LimitEntry, Open, Ping, Pong, PresenceSet,
+    Push, Reconcile, Renew, Welcome,
 };
 use etherply_wire::limits::{
     self, ACTOR_BYTES_MAX, AGENT_BYTES_MAX, PUSH_CHANGES_MAX, RECONCILE_ENTRIES_MAX, STREAMS_MAX,
@@ -17,9 +17,10 @@ use etherply_wire::{Direction, ErrorCode, Frame, FrameError, Kind, PROTOCOL, Rig
 
 use super::connection::{Control, Stage};
 use super::core::State;
-use super::handover;
-use super::limits::TOKENS_REFUSED_MAX;
+use super::limits::{DRAIN_TIMEOUT_S, TOKENS_REFUSED_MAX};
+use super::{handover, pace};
 use crate::access::Denied;
+use crate::throttle::limits::RETRY_JITTER_MS;
 
 /// What this server calls itself.
 const AGENT: &str = concat!("etherply/", env!("CARGO_PKG_VERSION"));
@@ -37,6 +38,7 @@ pub(super) fn frame(state: &mut State, id: u64, bytes: &[u8]) {
     state.setup.metrics.frames.inc();
     let now_s = state.now_s();
     let Some(connection) = state.connections.get_mut(id) else { return };
+    connection.pace.count(1);
     if connection.stage == Stage::Ready {
         connection.heard_s = now_s;
     }
@@ -127,6 +129,9 @@ fn hello(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<(
     let announced = limits::announced(u64::from(state.setup.idle_timeout_s) * 1_000);
     let Some(connection) = state.connections.get_mut(peer.id) else { return Ok(()) };
     connection.stage = Stage::Ready;
+    if let Some(ticket) = &mut connection.pace.ticket {
+        ticket.greeted();
+    }
     let welcome = Welcome {
         protocol: PROTOCOL,
         capabilities: 0,
@@ -140,6 +145,25 @@ fn hello(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<(
     };
     reply(state, peer, Outgoing::new(0, &welcome, &[]));
     Ok(())
+}
+
+/// Tells a connection that came when too many did when to come back, if it is one.
+pub(super) fn turn_away(state: &mut State, id: u64) {
+    let now_s = state.now_s();
+    let Some(connection) = state.connections.get_mut(id) else { return };
+    let Some(retry_after_ms) = connection.retry_after_ms else { return };
+    let code = ErrorCode::Overloaded;
+    let message = GoingAway {
+        code: code as u16,
+        retry_after_ms,
+        retry_jitter_ms: RETRY_JITTER_MS,
+        message: "too many connect at once: come back then".to_owned(),
+    };
+    connection.push_control(Control::Frame(Outgoing::new(0, &message, &[])));
+    connection.push_close_frame(code, &message.message);
+    connection.begin_draining(now_s + DRAIN_TIMEOUT_S);
+    state.setup.metrics.rejected.with_label_values(&["rate"]).inc();
+    state.mark_dirty(id);
 }
 
 fn open(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<(), Fatal> {
@@ -318,6 +342,7 @@ fn push(state: &mut State, peer: Peer, home: u16, now: Now, frame: &Frame<'_>) -
     let mut lengths = std::mem::take(&mut state.lengths);
     lengths.clear();
     lengths.extend(body.lengths.iter().map(|length| length.to_native()));
+    pace::pay_document(state, peer.id, frame.stream(), lengths.len(), changes.len());
     // Counted until the engine settles it: acked, refused, or passed over.
     state.count_in(peer, changes.len());
     let request = PushRequest {

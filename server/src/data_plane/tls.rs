@@ -72,9 +72,9 @@ impl Tls {
         Ok(Self { session, held: Vec::new(), is_closed: false })
     }
 
-    /// Bytes that it holds of what has not arrived whole.
-    pub(super) fn held_bytes(&self) -> usize {
-        self.held.capacity()
+    /// What has not arrived whole: its bytes, and those that it takes in memory.
+    pub(super) fn held_bytes(&self) -> (usize, usize) {
+        (self.held.len(), self.held.capacity())
     }
 
     /// The protocol that was agreed upon, if one was asked for.
@@ -321,7 +321,7 @@ mod tests {
         client.writer().write_all(b"first half, second half").unwrap();
         let bytes = sent(&mut client);
         let (half, rest) = bytes.split_at(bytes.len() / 2);
-        assert!(take(&mut tls, half, 100_000).0.is_empty() && tls.held_bytes() > 0);
+        assert!(take(&mut tls, half, 100_000).0.is_empty() && tls.held_bytes().0 > 0);
         let mut sealed = Vec::new();
         tls.seal(b"meanwhile", &mut sealed).unwrap();
         assert_eq!(give(&mut client, &sealed), b"meanwhile");

@@ -64,6 +64,10 @@ use worker::Worker;
 pub const MATERIALISERS_MAX: u16 = 64;
 /// Bytes of memory that replicas may take together, unless it is said otherwise.
 pub const MATERIALISED_BYTES: u64 = 64 * 1024 * 1024;
+/// Least that an operator may ask for.
+pub const MATERIALISED_BYTES_MIN: u64 = 1024 * 1024;
+/// Most that an operator may ask for.
+pub const MATERIALISED_BYTES_MAX: u64 = 1024 * 1024 * 1024 * 1024;
 
 /// How to materialise.
 #[derive(Debug, Clone, Copy)]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::archive::{is_listed_rightly, section};
 use super::error::OpenError;
 use super::fields::Fields;
 use super::keys::KeyspaceId;
@@ -35,7 +36,8 @@ pub fn files(keyspace_folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Checks that the database's folders and manifests are there and whole. Tables themselves are not read.
+/// Checks that the database's folders and manifests are there and whole, and each table's list of what it consists of. The
+/// tables' content is not read.
 pub fn check(database: &Path) -> Result<(), OpenError> {
     let version = database.join("version");
     if read(&version)? != VERSION_FILE {
@@ -59,7 +61,21 @@ pub fn check(database: &Path) -> Result<(), OpenError> {
 }
 
 fn check_keyspace(folder: &Path) -> Result<(), OpenError> {
-    read_list(folder).map(drop)
+    for table in tables(folder)?.into_iter().flatten() {
+        let Listed { path, .. } = table;
+        let missing = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => OpenError::damaged(&path, None, "the table is missing"),
+            _ => OpenError::io(&path, "read the table")(error),
+        };
+        if !is_listed_rightly(&path).map_err(missing)? {
+            return Err(OpenError::damaged(
+                &path,
+                None,
+                "the table's list of its parts is not what was written",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The list of a keyspace's tables, which is what was written.
@@ -117,26 +133,6 @@ fn decode_list(list: &[u8], folder: &Path) -> Option<Vec<Vec<Listed>>> {
         }
     }
     Some(runs)
-}
-
-/// A section of an archive that ends with `"SFA!" | u8 1 | u8 0 | u128 | u64 position | u64 bytes` of `"TOC!" | u32 sections`,
-/// each `u64 position | u64 bytes | u16 name bytes | name`.
-fn section<'a>(archive: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
-    const END_BYTES: usize = 4 + 1 + 1 + 16 + 8 + 8;
-    let mut end = Fields::new(archive.get(archive.len().checked_sub(END_BYTES)?..)?);
-    (end.take(6)? == b"SFA!\x01\0").then_some(())?;
-    end.take(16)?;
-    let contents = usize::try_from(end.u64()?).ok()?;
-    let mut fields = Fields::new(archive.get(contents..)?);
-    (fields.take(4)? == b"TOC!").then_some(())?;
-    for _ in 0..fields.u32()? {
-        let (from, bytes) = (usize::try_from(fields.u64()?).ok()?, usize::try_from(fields.u64()?).ok()?);
-        let name_bytes = usize::from(fields.u16()?);
-        if fields.take(name_bytes)? == wanted {
-            return archive.get(from..from.checked_add(bytes)?);
-        }
-    }
-    None
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, OpenError> {

@@ -6,6 +6,7 @@
 //! keys        the rows
 //! database    how fjall is set up
 //! journal     fjall's journals, parsed without changing them
+//! archive     what fjall's other files say of their own parts
 //! scan        may this directory be opened? journals against ledger
 //! log         commit
 //! reader      read, find
@@ -28,6 +29,7 @@
 //! ```
 
 pub mod anchor;
+mod archive;
 pub mod cover;
 #[cfg(test)]
 mod crash_tests;

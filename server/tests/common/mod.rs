@@ -1,6 +1,7 @@
 //! A real server process on a directory of its own, and real members over real sockets.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod certificates;
 pub mod exchange;
 
 use std::collections::{BTreeMap, VecDeque};
