@@ -100,7 +100,7 @@ export interface RoomHost {
 export class Channel implements StreamEvents {
   readonly presence: Presence;
   readonly messages = new Messages();
-  readonly status = new Signal<RoomStatus>({ state: "connecting", error: undefined });
+  readonly status: Signal<RoomStatus>;
   stream: Stream | undefined;
   /** What the server said when it opened the stream, on this connection. */
   grant: Opened | undefined;
@@ -127,6 +127,7 @@ export class Channel implements StreamEvents {
     readonly id: string,
     readonly host: RoomHost,
   ) {
+    this.status = new Signal<RoomStatus>(host.status.value);
     const limits = (): number => host.session.limits.presenceBytesMax;
     this.presence = new Presence(host.environment, limits, (state) => (this.siblings ?? this).show(state));
     this.renewal = new Renewal({

@@ -15,6 +15,28 @@ vi.mock("../../src/document/content.js", async (original) => {
   return await original();
 });
 
+it("a document tells where the connection stands, whether or not there is Automerge", async () => {
+  const { factory, next } = fakeServer();
+  const client = createClient({ url: "ws://fake", webSocket: factory, backoff: { baseMs: 1, capMs: 2 } });
+  const document = client.document("boards/truth");
+  const states: string[] = [];
+  document.onStatus(({ state }) => states.push(state));
+  expect(document.status.state).toBe("connecting");
+  const peer = await next();
+  await peer.welcome();
+  await peer.opens(5, { cursor: cursor(0), rights: 1 });
+  // Nothing was read yet, but the server said what it allows.
+  expect(document.status).toMatchObject({ state: "connecting", ready: false, writable: false });
+  peer.hangUp();
+  expect(document.status).toMatchObject({ state: "offline", error: { code: "connection_failed" } });
+  await (await next()).welcome();
+  expect(document.status).toMatchObject({ state: "connecting" });
+  client.disconnect();
+  expect(document.status).toMatchObject({ state: "offline", error: undefined });
+  expect(new Set(states)).toEqual(new Set(["connecting", "offline"]));
+  await client.close();
+});
+
 it("a document is ready with all that the server had, also if that came in pieces before there was Automerge", async () => {
   const A = await automerge();
   const { factory, next } = fakeServer();

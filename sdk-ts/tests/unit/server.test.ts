@@ -1,7 +1,7 @@
 /** What a client does with everything that a server can say: tokens, refusals, documents that begin anew. */
 
 import type { Doc } from "@automerge/automerge/slim";
-import { afterEach, beforeAll, describe, expect, it } from "vitest";
+import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { automerge, createClient } from "../../src/index.js";
 import type { AutomergeModule, AuthRequest, Client, ClientOptions, Document, EtherPlyError } from "../../src/index.js";
 import { genesis } from "../../src/document/genesis.js";
@@ -287,6 +287,63 @@ function sends(peer: Peer, handle: number, doc: Doc<Board>, epoch: number): void
   const lengths = changes.map((change) => change.length);
   peer.say("changes", handle, { afterSeq: 0n, cursor: cursor(changes.length, epoch), lengths }, changes);
 }
+
+describe("a document that comes in several pieces", () => {
+  /** Ten changes, in the order in which they were made. */
+  function log(): Uint8Array[] {
+    let [doc] = A.applyChanges(A.init<Board>(), [genesis(A, initial)!]);
+    for (let card = 1; card < 10; card += 1) doc = A.change(doc, (board) => void board.cards.push(`${card}`));
+    return A.getAllChanges(doc);
+  }
+  function piece(peer: Peer, changes: readonly Uint8Array[], from: number, to: number): void {
+    const part = changes.slice(from, to);
+    peer.say("changes", 5, { afterSeq: BigInt(from), cursor: cursor(to), lengths: part.map(({ length }) => length) }, part);
+  }
+  const applied = (board: Document<Board>): number => board["content"]?.history().length ?? 0;
+
+  it("is put together when all of them are there, and from then on as they come", async () => {
+    const changes = log();
+    const { client, next } = setup();
+    const board = client.document<Board>("b");
+    const peer = await next();
+    await peer.welcome();
+    await peer.opens(5, { cursor: cursor(6) });
+    await vi.waitUntil(() => board["content"] !== undefined);
+    for (const from of [0, 2]) {
+      piece(peer, changes, from, from + 2);
+      expect([applied(board), board.status.ready]).toEqual([0, false]);
+    }
+    piece(peer, changes, 4, 6);
+    await board.ready();
+    expect([applied(board), board.status.state]).toEqual([6, "live"]);
+    piece(peer, changes, 6, 8);
+    await until(board, () => board.current?.cards.length === 7);
+    piece(peer, changes, 8, 10);
+    await until(board, () => board.current?.cards.length === 9);
+  });
+
+  it("is there as far as it came when the connection is lost before, and goes on from there", async () => {
+    const changes = log();
+    const { client, next } = setup();
+    const board = client.document<Board>("b", { initial });
+    let peer = await next();
+    await peer.welcome();
+    await peer.opens(5, { cursor: cursor(6) });
+    await vi.waitUntil(() => board["content"] !== undefined);
+    piece(peer, changes, 0, 4);
+    expect(applied(board)).toBe(0);
+    peer.hangUp();
+    await board.ready();
+    expect(board.current?.cards).toEqual(["1", "2", "3"]);
+    peer = await next();
+    await peer.welcome();
+    const asked = await peer.opens(5, { resume: 1, cursor: cursor(6) });
+    expect(asked.body.cursor).toEqual(cursor(4));
+    piece(peer, changes, 4, 6);
+    await until(board, () => board.status.state === "live");
+    expect(board.current?.cards).toHaveLength(5);
+  });
+});
 
 describe("a document that begins anew", () => {
   it("loses what was taken out and keeps own edits, acked or not", async () => {
