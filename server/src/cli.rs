@@ -21,7 +21,7 @@ use crate::commands::quarantine::QuarantineArgs;
 use crate::commands::revoke::RevokeArgs;
 use crate::commands::token::TokenArgs;
 use crate::commands::verify::{RepairArgs, VerifyArgs};
-use crate::data_plane::limits::{FRAME_TIMEOUT_S, HELLO_TIMEOUT_S, IDLE_TIMEOUT_S};
+use crate::data_plane::limits::{FRAME_TIMEOUT_S, HELLO_TIMEOUT_S, IDLE_TIMEOUT_S, TOKEN_TIMEOUT_S};
 use crate::materialise::MATERIALISED_BYTES;
 use crate::materialise::verify::Admission;
 use crate::priority::Realtime;
@@ -30,7 +30,8 @@ use crate::storage::retire::RETAIN_DAYS;
 use crate::storage::scrub::SCRUB_DAYS;
 use crate::throttle::limits::{
     ACCEPT_RATE, ADDRESS_BANDWIDTH, ADDRESS_RATE, CLIENT_BANDWIDTH, CLIENT_RATE, CONNECTIONS_PER_ADDRESS,
-    DOCUMENT_BANDWIDTH, DOCUMENT_RATE, PENDING_CONNECTIONS, TRUSTED_NETWORKS,
+    DOCUMENT_BANDWIDTH, DOCUMENT_RATE, PENDING_CONNECTIONS, SUBJECT_BANDWIDTH, SUBJECT_RATE,
+    TRUSTED_NETWORKS,
 };
 
 /// EtherPly: a sync server that keeps shared documents in step between devices.
@@ -172,6 +173,10 @@ pub struct ServeArgs {
     #[arg(long, env = "ETHERPLY_FRAME_TIMEOUT", default_value_t = FRAME_TIMEOUT_S, value_name = "S",
         value_parser = number::parser::<u32>("frame-timeout"))]
     pub frame_timeout: u32,
+    /// Seconds from a new connection to its first good token, where tokens are asked for (--keys)
+    #[arg(long, env = "ETHERPLY_TOKEN_TIMEOUT", default_value_t = TOKEN_TIMEOUT_S, value_name = "S",
+        value_parser = number::parser::<u32>("token-timeout"))]
+    pub token_timeout: u32,
     /// Networks whose clients none of the following applies to; several with commas
     #[arg(long, env = "ETHERPLY_TRUSTED_NETWORKS", value_delimiter = ',', default_value = TRUSTED_NETWORKS, value_name = "CIDR")]
     pub trusted_networks: Vec<IpNet>,
@@ -206,6 +211,14 @@ pub struct ServeArgs {
     #[arg(long, env = "ETHERPLY_ADDRESS_BANDWIDTH", default_value_t = ADDRESS_BANDWIDTH, value_name = "BYTES/S",
         value_parser = number::parser::<u32>("address-bandwidth"))]
     pub address_bandwidth: u32,
+    /// Operations a second of all connections with tokens of one subject, likewise
+    #[arg(long, env = "ETHERPLY_SUBJECT_RATE", default_value_t = SUBJECT_RATE, value_name = "OPS/S",
+        value_parser = number::parser::<u32>("subject-rate"))]
+    pub subject_rate: u32,
+    /// Bytes a second of all connections with tokens of one subject, likewise
+    #[arg(long, env = "ETHERPLY_SUBJECT_BANDWIDTH", default_value_t = SUBJECT_BANDWIDTH, value_name = "BYTES/S",
+        value_parser = number::parser::<u32>("subject-bandwidth"))]
+    pub subject_bandwidth: u32,
     /// Changes a second that are pushed to one document, likewise
     #[arg(long, env = "ETHERPLY_DOCUMENT_RATE", default_value_t = DOCUMENT_RATE, value_name = "OPS/S",
         value_parser = number::parser::<u32>("document-rate"))]

@@ -248,6 +248,7 @@ fn start(args: &ServeArgs, Credentials { keys, tls }: Credentials) -> Result<(Ru
             idle_timeout_s: args.idle_timeout,
             hello_timeout_s: args.hello_timeout,
             frame_timeout_s: args.frame_timeout,
+            token_timeout_s: args.token_timeout,
             throttle: Arc::clone(&throttle),
             allowlist: Arc::clone(&allowlist),
             access: access.clone(),
@@ -306,6 +307,7 @@ fn allowed(args: &ServeArgs) -> Allowed {
         accept: Rate(args.accept_rate),
         client: rates(args.client_rate, args.client_bandwidth),
         address: rates(args.address_rate, args.address_bandwidth),
+        subject: rates(args.subject_rate, args.subject_bandwidth),
         document: rates(args.document_rate, args.document_bandwidth),
     }
 }

@@ -356,3 +356,48 @@ fn tokens_are_made_and_looked_into() {
         said(etherply(&["token", "inspect", token.trim(), "--keys", keys]));
     }
 }
+
+#[test]
+fn who_shows_no_good_token_in_time_is_ended() {
+    let place = Place::new();
+    let server =
+        Server::spawn(command(&place.data()).arg("--keys").arg(place.keys()).arg("--token-timeout=3"));
+    let token = place.token("ada", "1h", &["--write", "rooms/*"]);
+    let mut ada = Member::connect(&server, true, 1);
+    let stream = opened(&mut ada, "rooms/1", WRITES, &token);
+    let (mut silent, mut guessing) = (Member::connect(&server, false, 2), Member::connect(&server, true, 3));
+    assert_eq!(failed(&mut guessing, "rooms/1", Some("x.y.z")).0, INVALID);
+    for member in [&mut silent, &mut guessing] {
+        assert_eq!(member.until_error(), ErrorCode::IdleTimeout as u16, "one that may come again");
+    }
+    ada.put_durably(stream, "still", "here");
+    assert_eq!(server.metric("etherply_connections_failed_total{code=\"idle_timeout\"}"), 2.0);
+    assert!(!server.has_panicked());
+}
+
+#[test]
+fn connections_of_a_subject_share_what_it_may_take() {
+    let place = Place::new();
+    let mut asked = command(&place.data());
+    // Nobody of this machine is trusted; a bucket holds twenty.
+    asked.arg("--keys").arg(place.keys()).args(["--trusted-networks=192.0.2.0/24", "--subject-rate=5"]);
+    let server = Server::spawn(&mut asked);
+    let held = || server.metric("etherply_reads_held_total{bucket=\"subject\"}");
+    let join = |subject: &str, number: u8| {
+        let token = place.token(subject, "1h", &["--write", "rooms/*"]);
+        let mut member = Member::connect(&server, number.is_multiple_of(2), number);
+        let stream = opened(&mut member, &format!("rooms/{number}"), WRITES, &token);
+        (member, stream)
+    };
+    let edit = |(member, stream): &mut (Member, StreamId), edits: u32| {
+        (0..edits).for_each(|n| member.put_durably(*stream, &format!("k{n}"), "v"));
+    };
+    let (mut first, mut eve) = (join("ada", 1), join("eve", 2));
+    edit(&mut first, 12);
+    edit(&mut eve, 12);
+    assert_eq!(held(), 0.0);
+    let mut second = join("ada", 3);
+    edit(&mut second, 12);
+    assert!(held() >= 1.0);
+    assert!(!server.has_panicked());
+}

@@ -108,6 +108,8 @@ pub(super) struct Connection {
     pub(super) retry_after_ms: Option<u32>,
     /// What is there of the header by which it says whose it is, if it has to; its task takes it.
     pub(super) proxy_header: Option<Vec<u8>>,
+    /// When it was accepted.
+    pub(super) accepted_s: u32,
     /// When something was heard last; for a new connection, when it was accepted.
     pub(super) heard_s: u32,
     /// When its socket took bytes last, or was found to take none.
@@ -159,6 +161,7 @@ impl Connection {
             pace: Pace::default(),
             retry_after_ms: None,
             proxy_header: None,
+            accepted_s: now_s,
             heard_s: now_s,
             took_s: now_s,
             end_by_s: 0,
@@ -229,6 +232,11 @@ impl Connection {
         let since_s = self.partial_since_s.max(self.heard_s);
         let took_s = now_s.saturating_sub(since_s);
         self.arrived_bytes > 0 && !self.is_paused && took_s > timeout_s.saturating_add(by_bytes_s)
+    }
+
+    /// Whether it has shown no token for too long.
+    pub(super) fn is_token_overdue(&self, timeout_s: u32, now_s: u32) -> bool {
+        self.subject.is_none() && now_s.saturating_sub(self.accepted_s) > timeout_s
     }
 
     /// Whether it has as much under way as it may.
@@ -317,6 +325,16 @@ mod tests {
         assert!(!connection.is_frame_overdue(8, 30) && connection.is_frame_overdue(8, 31));
         connection.is_paused = true;
         assert!(!connection.is_frame_overdue(8, 1_000), "the server does not read it");
+    }
+
+    #[test]
+    fn a_token_has_its_timeout_from_the_accept() {
+        let mut connection = Connection::new(Peer { core: 0, id: 1 }, -1, Security::Plain, [0; 16], 10);
+        connection.heard_s = 69;
+        assert!(!connection.is_token_overdue(60, 69) && !connection.is_token_overdue(60, 70));
+        assert!(connection.is_token_overdue(60, 71));
+        connection.subject = Some("ada".into());
+        assert!(!connection.is_token_overdue(60, 1_000));
     }
 
     #[test]

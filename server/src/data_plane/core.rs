@@ -81,6 +81,8 @@ pub struct CoreSetup {
     pub hello_timeout_s: u32,
     /// Time for a frame to arrive whole, beside what its bytes may take.
     pub frame_timeout_s: u32,
+    /// Time for a token, where tokens are asked for.
+    pub token_timeout_s: u32,
     /// What clients may take of the server.
     pub throttle: Arc<Throttle>,
     /// Which pages may connect, and by which names.
@@ -563,11 +565,15 @@ impl State {
         self.request_flush();
     }
 
-    /// Ends connections that did not say hello, that are silent, of which a frame does not arrive, or that do not take
-    /// their last bytes.
+    /// Ends connections that did not say hello, that are silent, that show no token, of which a frame does not arrive,
+    /// or that do not take their last bytes.
     fn end_overdue(&mut self) {
         let now_s = self.now_s();
-        let CoreSetup { idle_timeout_s, hello_timeout_s, frame_timeout_s, .. } = self.setup;
+        let asks_for_tokens = self.gate.asks();
+        let CoreSetup { idle_timeout_s, hello_timeout_s, frame_timeout_s, token_timeout_s, .. } = self.setup;
+        let token = format!(
+            "no good token came within {token_timeout_s} s: connect when there is a document to open"
+        );
         let frame =
             format!("a frame has not arrived whole within {frame_timeout_s} s, and more for a long one");
         let mut overdue: Vec<(u64, ErrorCode, Option<&String>)> = Vec::new();
@@ -580,6 +586,9 @@ impl State {
                 }
                 Stage::Ready if connection.is_frame_overdue(frame_timeout_s, now_s) => {
                     overdue.push((connection.peer.id, ErrorCode::IdleTimeout, Some(&frame)));
+                }
+                Stage::Ready if asks_for_tokens && connection.is_token_overdue(token_timeout_s, now_s) => {
+                    overdue.push((connection.peer.id, ErrorCode::IdleTimeout, Some(&token)));
                 }
                 Stage::Ready if is_silent_for(idle_timeout_s) => {
                     overdue.push((connection.peer.id, ErrorCode::IdleTimeout, None));

@@ -43,6 +43,12 @@ pub const FRAME_TIMEOUT_S: u32 = 8;
 pub const ARRIVAL_TIMEOUT_S_MIN: u32 = 1;
 /// Longest such time.
 pub const ARRIVAL_TIMEOUT_S_MAX: u32 = 60;
+/// Time from the accept to a good token where tokens are asked for, unless the operator says otherwise.
+pub const TOKEN_TIMEOUT_S: u32 = 60;
+/// Shortest such time that an operator may ask for.
+pub const TOKEN_TIMEOUT_S_MIN: u32 = 1;
+/// Longest such time.
+pub const TOKEN_TIMEOUT_S_MAX: u32 = 3_600;
 /// Longest header of the PROXY protocol, in which load balancers add what they know to two addresses.
 pub const PROXY_HEADER_BYTES_MAX: usize = 1_024;
 /// Slowest rate at which a long frame may arrive.

@@ -2,6 +2,7 @@
 //! not read from, and its peer's TCP waits.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::{Core, State};
@@ -35,6 +36,13 @@ impl Pace {
     /// It has sent so many bytes that belong to no frame.
     pub(super) fn count_bytes(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+    }
+
+    /// Its tokens are of this subject.
+    pub(super) fn belongs_to(&mut self, subject: &Arc<str>, now_us: u64) {
+        if let Some(ticket) = &mut self.ticket {
+            ticket.belongs_to(subject, now_us);
+        }
     }
 
     /// It has closed a document.

@@ -237,6 +237,9 @@ fn ask_for_grant(
         return Err(Fatal(ErrorCode::Internal, "the connection is gone".to_owned()));
     };
     let asked = gate.grant(token, &mut connection.subject, document, wanted, now.wall_ms);
+    if let Some(subject) = &connection.subject {
+        connection.pace.belongs_to(subject, now.mono_us);
+    }
     if let Err(Denied { code, counted: Some(counted), message }) = &asked {
         setup.metrics.tokens_refused.with_label_values(&[counted]).inc();
         connection.tokens_refused += 1;

@@ -7,6 +7,7 @@ use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
 
 use crate::data_plane::limits::{
     ARRIVAL_TIMEOUT_S_MAX, ARRIVAL_TIMEOUT_S_MIN, IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT_S_MIN,
+    TOKEN_TIMEOUT_S_MAX, TOKEN_TIMEOUT_S_MIN,
 };
 use crate::materialise::{MATERIALISED_BYTES_MAX, MATERIALISED_BYTES_MIN, MATERIALISERS_MAX};
 use crate::storage::retire::RETAIN_DAYS_MAX;
@@ -41,6 +42,7 @@ pub const NUMBERS: &[Number] = &[
     number("idle-timeout", IDLE_TIMEOUT_S_MIN as u64, IDLE_TIMEOUT_S_MAX as u64),
     number("hello-timeout", ARRIVAL_TIMEOUT_S_MIN as u64, ARRIVAL_TIMEOUT_S_MAX as u64),
     number("frame-timeout", ARRIVAL_TIMEOUT_S_MIN as u64, ARRIVAL_TIMEOUT_S_MAX as u64),
+    number("token-timeout", TOKEN_TIMEOUT_S_MIN as u64, TOKEN_TIMEOUT_S_MAX as u64),
     number("connections-per-address", 1, CONNECTIONS_PER_ADDRESS_MAX as u64),
     number("pending-connections", 1, PENDING_CONNECTIONS_MAX as u64),
     number("accept-rate", 0, RATE_MAX as u64),
@@ -48,6 +50,8 @@ pub const NUMBERS: &[Number] = &[
     number("client-bandwidth", 0, BANDWIDTH_MAX as u64),
     number("address-rate", 0, RATE_MAX as u64),
     number("address-bandwidth", 0, BANDWIDTH_MAX as u64),
+    number("subject-rate", 0, RATE_MAX as u64),
+    number("subject-bandwidth", 0, BANDWIDTH_MAX as u64),
     number("document-rate", 0, RATE_MAX as u64),
     number("document-bandwidth", 0, BANDWIDTH_MAX as u64),
     number("scrub-days", 0, SCRUB_DAYS_MAX as u64),

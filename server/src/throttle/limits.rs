@@ -20,6 +20,10 @@ pub const CLIENT_BANDWIDTH: u32 = 2 * 1024 * 1024;
 pub const ADDRESS_RATE: u32 = 10_000;
 /// Bytes a second of all connections of one address.
 pub const ADDRESS_BANDWIDTH: u32 = 16 * 1024 * 1024;
+/// Operations a second of all connections of one subject, whatever their addresses.
+pub const SUBJECT_RATE: u32 = 4_000;
+/// Bytes a second of all connections of one subject.
+pub const SUBJECT_BANDWIDTH: u32 = 8 * 1024 * 1024;
 /// Changes a second that are pushed to one document.
 pub const DOCUMENT_RATE: u32 = 5_000;
 /// Bytes of changes a second that are pushed to one document.
@@ -36,5 +40,5 @@ pub const HOLD_S_MAX: u64 = 5;
 pub const RETRY_S_MAX: u64 = 30;
 /// Over how long in milliseconds those spread who are told the same time.
 pub const RETRY_JITTER_MS: u32 = 1_000;
-/// Addresses, and documents, beyond which those are looked for that need not be remembered any more.
+/// Addresses, subjects, and documents, beyond which those are looked for that need not be remembered any more.
 pub const REMEMBERED_MIN: usize = 1_024;

@@ -4,8 +4,9 @@
 //! Too many connections are refused, or told when to come back. Too many operations or bytes refuse nothing: the
 //! connection is not read from for a while, and its peer's TCP waits.
 //!
-//! Shared by all cores. A mutex guards the tables of addresses and documents, which are looked into when a connection
-//! comes or goes, or pushes to a document for the first time; what is charged while it works is atomic.
+//! Shared by all cores. A mutex guards the tables of addresses, subjects and documents, which are looked into when a
+//! connection comes or goes, shows its first token, or pushes to a document for the first time; what is charged while
+//! it works is atomic.
 
 mod bucket;
 pub mod limits;
@@ -41,6 +42,8 @@ pub struct Allowed {
     pub client: Rates,
     /// What all connections of one address may do.
     pub address: Rates,
+    /// What all connections of one subject may do.
+    pub subject: Rates,
     /// What may be pushed to one document.
     pub document: Rates,
 }
@@ -71,8 +74,9 @@ pub struct Throttle {
 struct Tables {
     addresses: BTreeMap<IpAddr, Address>,
     documents: BTreeMap<u32, Weak<Meter>>,
+    subjects: BTreeMap<Arc<str>, Arc<Meter>>,
     /// Sizes at which they are swept.
-    sweep_at: [usize; 2],
+    sweep_at: [usize; 3],
 }
 
 #[derive(Debug, Default)]
@@ -141,6 +145,7 @@ impl Throttle {
             is_pending: true,
             own: Meter::default(),
             address: meter,
+            subject: None,
             documents: Vec::new(),
         });
         let retry_after_ms = self.accepted.take(allowed.accept, now_us).err().map(|wait_us| {
@@ -157,7 +162,7 @@ impl Throttle {
 
 impl Tables {
     fn address(&mut self, key: IpAddr, now_us: u64) -> &mut Address {
-        let Self { addresses, sweep_at: [sweep_at, _], .. } = self;
+        let Self { addresses, sweep_at: [sweep_at, ..], .. } = self;
         if addresses.len() >= (*sweep_at).max(REMEMBERED_MIN) {
             // One that has nobody here any more is remembered while it owes: nobody is to get a full bucket by
             // connecting again.
@@ -167,8 +172,18 @@ impl Tables {
         addresses.entry(key).or_default()
     }
 
+    fn subject(&mut self, subject: &Arc<str>, now_us: u64) -> Arc<Meter> {
+        let Self { subjects, sweep_at: [.., sweep_at], .. } = self;
+        if subjects.len() >= (*sweep_at).max(REMEMBERED_MIN) {
+            // As with addresses: one that owes is remembered when its connections are gone.
+            subjects.retain(|_, meter| Arc::strong_count(meter) > 1 || !meter.is_full(now_us));
+            *sweep_at = 2 * subjects.len();
+        }
+        Arc::clone(subjects.entry(Arc::clone(subject)).or_default())
+    }
+
     fn document(&mut self, handle: u32) -> Arc<Meter> {
-        let Self { documents, sweep_at: [_, sweep_at], .. } = self;
+        let Self { documents, sweep_at: [_, sweep_at, _], .. } = self;
         if documents.len() >= (*sweep_at).max(REMEMBERED_MIN) {
             documents.retain(|_, meter| meter.strong_count() > 0);
             *sweep_at = 2 * documents.len();
@@ -199,6 +214,8 @@ pub enum Held {
     Client,
     /// Its address's.
     Address,
+    /// Its subject's.
+    Subject,
     /// The document's to which it pushes.
     Document,
 }
@@ -209,6 +226,7 @@ impl Held {
         match self {
             Self::Client => "client",
             Self::Address => "address",
+            Self::Subject => "subject",
             Self::Document => "document",
         }
     }
@@ -222,6 +240,8 @@ pub struct Ticket {
     is_pending: bool,
     own: Meter,
     address: Arc<Meter>,
+    /// Its subject's, since its first token.
+    subject: Option<Arc<Meter>>,
     /// Documents that it has pushed to, by their handles.
     documents: Vec<(u32, Arc<Meter>)>,
 }
@@ -234,12 +254,27 @@ impl Ticket {
         }
     }
 
+    /// The connection is this subject's from now on.
+    pub fn belongs_to(&mut self, subject: &Arc<str>, now_us: u64) {
+        if self.subject.is_none() {
+            self.subject = Some(self.throttle.tables().subject(subject, now_us));
+        }
+    }
+
     /// Pays for what was read. For how many microseconds nothing more is to be read, and why, if it is not at once.
     pub fn charge(&self, operations: u64, bytes: u64, now_us: u64) -> Option<(u64, Held)> {
         let allowed = &self.throttle.allowed;
-        let own_us = self.own.charge(allowed.client, operations, bytes, now_us);
+        let mut held = (self.own.charge(allowed.client, operations, bytes, now_us), Held::Client);
         let address_us = self.address.charge(allowed.address, operations, bytes, now_us);
-        let held = if own_us >= address_us { (own_us, Held::Client) } else { (address_us, Held::Address) };
+        if address_us > held.0 {
+            held = (address_us, Held::Address);
+        }
+        if let Some(subject) = &self.subject {
+            let subject_us = subject.charge(allowed.subject, operations, bytes, now_us);
+            if subject_us > held.0 {
+                held = (subject_us, Held::Subject);
+            }
+        }
         (held.0 > 0).then_some(held)
     }
 

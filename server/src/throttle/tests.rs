@@ -14,6 +14,7 @@ fn allowed() -> Allowed {
         accept: Rate(0),
         client: ANY,
         address: ANY,
+        subject: ANY,
         document: ANY,
     }
 }
@@ -150,4 +151,33 @@ fn a_connection_has_buckets_of_its_own() {
     assert_eq!(one.charge(1, 0, 0), Some((S / 5, Held::Client)));
     assert_eq!(other.charge(0, 100 * limits::BURST_S, 0), None);
     assert_eq!(other.charge(0, 1, 0), Some((S / 100, Held::Client)));
+}
+
+#[test]
+fn a_subject_is_one_bucket_for_all_its_connections_and_is_remembered_while_it_owes() {
+    let rates = Rates { operations: Rate(10), bytes: Rate(0) };
+    let throttle = Throttle::new(Allowed { subject: rates, ..allowed() });
+    let (ada, eve): (Arc<str>, Arc<str>) = ("ada".into(), "eve".into());
+    let [mut one, mut other, mut another] = [1, 2, 3].map(|last| ticket(throttle.admit(address(last), 0)));
+    // Nobody's yet.
+    assert_eq!(one.charge(1_000, 0, 0), None);
+    one.belongs_to(&ada, 0);
+    other.belongs_to(&ada, 0);
+    another.belongs_to(&eve, 0);
+    let most = 10 * limits::BURST_S;
+    assert_eq!((one.charge(most - 1, 0, 0), other.charge(1, 0, 0)), (None, None));
+    assert_eq!(other.charge(1, 0, 0), Some((S / 10, Held::Subject)));
+    assert_eq!(another.charge(most, 0, 0), None);
+    // A connection has one subject.
+    another.belongs_to(&ada, 0);
+    assert_eq!(another.charge(1, 0, 0), Some((S / 10, Held::Subject)));
+    drop((one, other));
+    // Enough others come by for the table to be swept.
+    for n in 0..3 * REMEMBERED_MIN {
+        throttle.tables().subject(&n.to_string().into(), 0);
+    }
+    assert!(throttle.tables().subjects.len() <= 2 * REMEMBERED_MIN);
+    let mut again = ticket(throttle.admit(address(1), 0));
+    again.belongs_to(&ada, 0);
+    assert_eq!(again.charge(1, 0, 0), Some((S / 5, Held::Subject)));
 }
