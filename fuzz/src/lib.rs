@@ -7,6 +7,7 @@ pub mod alter;
 pub mod change;
 pub mod frame;
 pub mod pattern;
+pub mod proxy;
 pub mod reconcile;
 pub mod replay;
 pub mod snapshot;

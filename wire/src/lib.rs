@@ -26,6 +26,7 @@ pub mod frame;
 #[cfg(feature = "json")]
 pub mod json;
 pub mod limits;
+pub mod proxy;
 pub mod rights;
 #[cfg(feature = "json")]
 pub mod vectors;

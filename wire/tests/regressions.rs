@@ -4,6 +4,8 @@
 
 #[path = "../../fuzz/src/frame.rs"]
 mod frame;
+#[path = "../../fuzz/src/proxy.rs"]
+mod proxy;
 #[path = "../../fuzz/src/regressions.rs"]
 mod regressions;
 #[path = "../../fuzz/src/upgrade.rs"]
@@ -14,6 +16,11 @@ mod websocket;
 #[test]
 fn frames() {
     regressions::replay("frame", |input, _| frame::check(input));
+}
+
+#[test]
+fn proxy_headers() {
+    regressions::replay("proxy", |input, _| proxy::check(input));
 }
 
 #[test]

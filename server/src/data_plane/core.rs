@@ -104,6 +104,11 @@ impl CoreSetup {
     pub(super) fn now_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
+
+    /// Whole seconds since then.
+    pub(super) fn now_s(&self) -> u32 {
+        u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+    }
 }
 
 /// Everything of one core.
@@ -423,7 +428,7 @@ impl State {
     }
 
     pub(super) fn now_s(&self) -> u32 {
-        u32::try_from(self.setup.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+        self.setup.now_s()
     }
 
     /// A step of this core's shard, and what it wants done.

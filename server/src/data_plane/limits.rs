@@ -49,8 +49,6 @@ pub const TOKEN_TIMEOUT_S: u32 = 60;
 pub const TOKEN_TIMEOUT_S_MIN: u32 = 1;
 /// Longest such time.
 pub const TOKEN_TIMEOUT_S_MAX: u32 = 3_600;
-/// Longest header of the PROXY protocol, in which load balancers add what they know to two addresses.
-pub const PROXY_HEADER_BYTES_MAX: usize = 1_024;
 /// Slowest rate at which a long frame may arrive.
 pub const FRAME_BYTES_PER_S_MIN: usize = 16 * 1024;
 /// Longest frame of a connection that has shown no token yet, where tokens are asked for.

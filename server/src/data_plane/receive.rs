@@ -241,8 +241,8 @@ pub(super) fn take_in(state: &mut RefMut<'_, State>, id: u64, carry: &mut Vec<u8
 /// Counts what a connection holds of frames that are not whole. Beyond the core's limit, those that hold much
 /// are ended.
 fn bound_partial_frames(state: &mut RefMut<'_, State>, id: u64, carry: &Vec<u8>) {
-    let now_s = state.now_s();
-    let Some(connection) = state.connections.get_mut(id) else { return };
+    let State { connections, setup, .. } = &mut **state;
+    let Some(connection) = connections.get_mut(id) else { return };
     let fragments_bytes = match &connection.transport {
         Transport::WebSocket(decoder) => decoder.held_bytes(),
         Transport::Unknown | Transport::Tcp => 0,
@@ -252,8 +252,8 @@ fn bound_partial_frames(state: &mut RefMut<'_, State>, id: u64, carry: &Vec<u8>)
         Security::Plain | Security::Expected => (0, 0),
     };
     let arrived = carry.len() + fragments_bytes + sealed_bytes;
-    if std::mem::replace(&mut connection.arrived_bytes, arrived) == 0 {
-        connection.partial_since_s = now_s;
+    if std::mem::replace(&mut connection.arrived_bytes, arrived) == 0 && arrived > 0 {
+        connection.partial_since_s = setup.now_s();
     }
     let held = carry.capacity() + fragments_bytes + sealed_memory_bytes;
     let before = std::mem::replace(&mut connection.partial_bytes, held);
