@@ -263,6 +263,30 @@ fn frames_are_short_until_a_token_was_shown() {
     assert_eq!(Frame::parse(&answers[1]).unwrap().unwrap().kind(), Some(etherply_wire::Kind::Pong));
 }
 
+#[test]
+fn a_frame_that_came_in_parts_leaves_nothing_behind_that_has_to_arrive() {
+    use etherply_server::data_plane::limits::{FRAME_BYTES_PER_S_MIN, READ_BYTES};
+    let data = tempfile::tempdir().unwrap();
+    let server = strict(data.path(), "--frame-timeout=1");
+    let mut socket = ask(&server, 1);
+    // So that the memory in which the parts are put together is kept, when there is nothing in it any more.
+    let frame = skippable(READ_BYTES / 2 + 1_000);
+    let (first, rest) = frame.split_at(READ_BYTES / 2);
+    socket.write_all(first).unwrap();
+    // The server's only core has come by the first part then.
+    drop(ask(&server, 1));
+    socket.write_all(&[rest, &encode(0, &Ping { nonce: 1 }, &[])].concat()).unwrap();
+    read_frames(&mut socket, 1);
+    // Another frame, of which as much is there as that memory has and more, has more time, and that passes.
+    let mut slow = ask(&server, 1);
+    let there = READ_BYTES + 3 * FRAME_BYTES_PER_S_MIN;
+    slow.write_all(&skippable(2 * there)[..there]).unwrap();
+    assert!(!read_to_end(&mut slow).is_empty());
+    socket.write_all(&encode(0, &Ping { nonce: 2 }, &[])).unwrap();
+    let answers = read_frames(&mut socket, 1);
+    assert_eq!(Frame::parse(&answers[0]).unwrap().unwrap().kind(), Some(etherply_wire::Kind::Pong));
+}
+
 /// A header of the PROXY protocol: a connection of this address to somewhere.
 fn proxied(source: [u8; 4]) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
