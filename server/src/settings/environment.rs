@@ -22,6 +22,7 @@ const TOOLS: &[&str] = &[
     "ETHERPLY_SEED",
     "ETHERPLY_SLOWLORIS",
     "ETHERPLY_TEST_ALL",
+    "ETHERPLY_URL",
 ];
 /// Faults on purpose, which only builds for tests have.
 const FAULTS: &[&str] =
@@ -100,6 +101,7 @@ mod tests {
             "ETHERPLY_PORT_4180_TCP_ADDR",
             "ETHERPLY_CONTROL_PORT_4181_TCP_PROTO",
             "ETHERPLY_BUILT",
+            "ETHERPLY_URL",
         ] {
             assert!(is_of_others(name), "{name}");
         }
