@@ -1,7 +1,8 @@
 //! The header of the PROXY protocol, version 2, in which a load balancer says in front of a connection whose it is
 //! (HAProxy's proxy-protocol.txt, 2.2). Whom to believe is the server's to know.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+// Addresses as values; the sockets of `std` are no concern of the wire.
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Longest header, in which load balancers add what they know to two addresses.
 pub const PROXY_HEADER_BYTES_MAX: usize = 1_024;
