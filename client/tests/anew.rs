@@ -2,13 +2,14 @@
 //! is there. The simulator found both.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use automerge::transaction::Transactable;
 use automerge::{ActorId, AutoCommit, Change, ObjType, ROOT, ReadDoc};
+use common::{HANDLE, opens};
 use etherply_client::{Client, Document, Event, OpenOptions, Rights, Saved, Transport};
-use etherply_wire::kinds::{Ack, Changes, Cursor, Opened, Welcome, resume};
-use etherply_wire::{PROTOCOL, encode};
-
-const HANDLE: u32 = 5;
+use etherply_wire::encode;
+use etherply_wire::kinds::{Ack, Changes, Cursor, resume};
 
 fn cursor(epoch: u64, seq: u64) -> Cursor {
     Cursor { epoch, seq, chain: [u8::try_from(epoch).unwrap(); 32] }
@@ -21,17 +22,7 @@ fn connect(client: &mut Client, document: &mut Document, request: u32, at: Curso
 
 fn connect_by(client: &mut Client, document: &mut Document, request: u32, at: Cursor, how: u8) -> bool {
     client.connect(0).unwrap();
-    let welcome = Welcome {
-        protocol: PROTOCOL,
-        capabilities: 0,
-        session: [1; 16],
-        server_time_ms: 0,
-        agent: String::new(),
-        limits: Vec::new(),
-    };
-    let rights = Rights::READ.with(Rights::WRITE).0;
-    let opened = Opened { request, rights, resume: how, expires_at_ms: 0, cursor: at };
-    hear(client, document, &[encode(0, &welcome, &[]), encode(HANDLE, &opened, &[])].concat())
+    hear(client, document, &opens(request, how, at))
 }
 
 /// Takes bytes of the server; whether the copy is thrown away.

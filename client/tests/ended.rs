@@ -1,13 +1,15 @@
 //! A stream that ends right behind a question. The simulator found it.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use automerge::ActorId;
 use automerge::transaction::Transactable;
+use common::{HANDLE, opens};
 use etherply_client::{Client, Document, Event, OpenOptions, Rights, StreamState, Transport};
-use etherply_wire::kinds::{Close, Cursor, Opened, Reconcile, Refused, Welcome, resume};
-use etherply_wire::{ErrorCode, PROTOCOL, encode};
+use etherply_wire::kinds::{Close, Cursor, Reconcile, Refused, resume};
+use etherply_wire::{ErrorCode, encode};
 
-const HANDLE: u32 = 5;
 const EMPTY: Cursor = Cursor { epoch: 1, seq: 0, chain: [1; 32] };
 
 /// A member with an edit of its own, whose document the server opens in this way, and ends behind what it says.
@@ -19,15 +21,6 @@ fn ended(how: u8, question: &[u8]) -> Result<Vec<&'static str>, String> {
     document.doc().put(automerge::ROOT, "own", "edit").unwrap();
     document.push(&mut client, 1).unwrap();
     client.connect(0).unwrap();
-    let welcome = Welcome {
-        protocol: PROTOCOL,
-        capabilities: 0,
-        session: [1; 16],
-        server_time_ms: 0,
-        agent: String::new(),
-        limits: Vec::new(),
-    };
-    let opened = Opened { request: 1, rights: rights.0, resume: how, expires_at_ms: 0, cursor: EMPTY };
     let close = Close { code: ErrorCode::DocumentDeleted as u16, message: String::new() };
     let mut heard = Vec::new();
     let mut hear = |client: &mut Client, document: &mut Document, frames: &[Vec<u8>]| {
@@ -39,7 +32,7 @@ fn ended(how: u8, question: &[u8]) -> Result<Vec<&'static str>, String> {
         };
         document.input(client, &mut frames.concat(), 0, 1, &mut on).map_err(|error| error.to_string())
     };
-    hear(&mut client, &mut document, &[encode(0, &welcome, &[]), encode(HANDLE, &opened, &[])])?;
+    hear(&mut client, &mut document, &[opens(1, how, EMPTY)])?;
     client.output(&mut Vec::new(), 0);
     hear(&mut client, &mut document, &[question.to_vec(), encode(HANDLE, &close, &[])])?;
     assert_eq!(client.state(document.stream()), Some(StreamState::Closed));

@@ -84,7 +84,7 @@ enum Verb {
     /// Damages a data directory at every byte, in every way, and lets every call fail that writes to one. Takes
     /// hours.
     Damage,
-    /// Holds places in the real server by a byte now and then, in five ways, with honest clients beside.
+    /// Holds places in the real server by a byte now and then, in every way that the test knows, with honest clients beside.
     Slowloris {
         /// How many clients do so in each way.
         #[arg(long, value_name = "N", default_value_t = 1_000)]

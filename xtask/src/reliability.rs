@@ -19,7 +19,7 @@ const RUNS: &[(&str, &str, u32)] = &[
     ("disk-full", "chaos --disk-full", 3),
     ("sim", "sim --seeds 100000", 45),
     ("planted", "sim --planted --seeds 2000", 4),
-    ("fuzz", "fuzz --seconds 600", 45),
+    ("fuzz", "fuzz --seconds 600", 50),
     ("slowloris", "slowloris --each 1000", 5),
     ("admission", "admission --changes 1000000", 10),
 ];
@@ -53,8 +53,7 @@ pub fn run(root: &Path, does: bool, only: &[String]) -> anyhow::Result<()> {
         let status = child.status().context("cannot start cargo")?;
         let path = folder.join(format!("{name}.txt"));
         let said = fs::read_to_string(&path).unwrap_or_default();
-        // Progress is not for keeping.
-        let lines: Vec<&str> = said.lines().filter(|line| !line.contains('\r')).collect();
+        let lines: Vec<&str> = said.lines().filter(|line| is_for_keeping(line)).collect();
         let tail = lines.get(lines.len().saturating_sub(200)..).unwrap_or_default().join("\n");
         let head = format!("$ cargo xtask {command}\nrevision {}\n{status}\n\n", revision.trim());
         fs::write(&path, head + &tail + "\n")?;
@@ -64,4 +63,32 @@ pub fn run(root: &Path, does: bool, only: &[String]) -> anyhow::Result<()> {
         }
     }
     if failed.is_empty() { Ok(()) } else { bail!("these runs failed: {}", failed.join(", ")) }
+}
+
+/// Progress is not, nor what a fuzzer says of itself: its dictionary alone would push out how each target ended.
+fn is_for_keeping(line: &str) -> bool {
+    let of_fuzzer = ["\"", "#", "INFO:", "\tNEW_FUNC"];
+    !line.contains('\r') && !of_fuzzer.iter().any(|start| line.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_targets_ended_is_kept_and_what_a_fuzzer_says_of_itself_is_not() {
+        for kept in ["-- frame: exit status: 0", "stat::number_of_executed_units: 12", "FAILED: seed 7"] {
+            assert!(is_for_keeping(kept), "{kept}");
+        }
+        for left_out in [
+            "\"seq\" # Uses: 987",
+            "###### End of recommended dictionary. ######",
+            "#12\tNEW    cov: 7 ft: 8",
+            "INFO: Running with entropic power schedule (0xFF, 100).",
+            "\tNEW_FUNC[1/4]: 0x562e in core::ptr::drop_in_place",
+            "12 of 100\r13 of 100",
+        ] {
+            assert!(!is_for_keeping(left_out), "{left_out}");
+        }
+    }
 }

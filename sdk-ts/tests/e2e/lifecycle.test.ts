@@ -48,14 +48,20 @@ const looks = (page: Page, state: "hidden" | "visible"): Promise<void> =>
     document.dispatchEvent(new Event("visibilitychange"));
   }, state);
 
+/** A page that lost its connection and could have another, and how many there were. */
+async function waiting(): Promise<{ readonly page: Page; readonly before: number }> {
+  const page = await open("ada", proxy.url, "patient");
+  await says(page, "live");
+  proxy.cut();
+  await says(page, "offline");
+  proxy.mend();
+  const before = proxy.connections;
+  return { page, before };
+}
+
 describe("a page that waits an hour before it tries again", () => {
   it("is connected at once when the network is back", async () => {
-    const page = await open("ada", proxy.url, "patient");
-    await says(page, "live");
-    proxy.cut();
-    await says(page, "offline");
-    proxy.mend();
-    const before = proxy.connections;
+    const { page, before } = await waiting();
     // The browser itself tells the page.
     await page.context().setOffline(true);
     await type(page, "hello", "end");
@@ -67,12 +73,7 @@ describe("a page that waits an hour before it tries again", () => {
   });
 
   it("is connected at once when somebody looks at it again, and not before", async () => {
-    const page = await open("ada", proxy.url, "patient");
-    await says(page, "live");
-    proxy.cut();
-    await says(page, "offline");
-    proxy.mend();
-    const before = proxy.connections;
+    const { page, before } = await waiting();
     await looks(page, "hidden");
     await type(page, "hello", "end");
     await says(page, "offline kept unsaved");

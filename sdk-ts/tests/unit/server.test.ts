@@ -282,6 +282,23 @@ function story(): { base: Doc<Board>; poisoned: Doc<Board> } {
   return { base: kept, poisoned: A.change(good, (doc) => void (doc.poison = true)) };
 }
 
+/** A board with one edit that was acked and one that was not, whose document begins anew: a change of it is due. */
+async function begunAnew(): Promise<{ board: Document<Board>; peer: Peer; errors: EtherPlyError[] }> {
+  const { client, next, errors } = setup();
+  const board = client.document<Board>("b", { initial });
+  let peer = await next();
+  await live(peer, board);
+  board.change(push("acked"));
+  await acks(peer, 5, 1);
+  await until(board, () => board.status.savedOnServer);
+  board.change(push("not acked"));
+  peer.hangUp();
+  peer = await next();
+  await peer.welcome();
+  await peer.opens(6, { resume: 4, cursor: cursor(1, 2) });
+  return { board, peer, errors };
+}
+
 function sends(peer: Peer, handle: number, doc: Doc<Board>, epoch: number): void {
   const changes = A.getAllChanges(doc);
   const lengths = changes.map((change) => change.length);
@@ -380,18 +397,7 @@ describe("a document that begins anew", () => {
   });
 
   it("after a squash holds what was acked already, and gets only the rest", async () => {
-    const { client, next } = setup();
-    const board = client.document<Board>("b", { initial });
-    let peer = await next();
-    await live(peer, board);
-    board.change(push("acked"));
-    await acks(peer, 5, 1);
-    await until(board, () => board.status.savedOnServer);
-    board.change(push("not acked"));
-    peer.hangUp();
-    peer = await next();
-    await peer.welcome();
-    await peer.opens(6, { resume: 4, cursor: cursor(1, 2) });
+    const { board, peer } = await begunAnew();
     const actor = toHex(utf8("squashed")) + "00".repeat(8);
     const squashed = A.from<Board & Record<string, unknown>>({ cards: ["acked"] }, { actor });
     sends(peer, 6, squashed, 2);
@@ -402,18 +408,7 @@ describe("a document that begins anew", () => {
   });
 
   it("from a history that has nothing in common with this one, and is no squash, gets what was acked as well", async () => {
-    const { client, next, errors } = setup();
-    const board = client.document<Board>("b", { initial });
-    let peer = await next();
-    await live(peer, board);
-    board.change(push("acked"));
-    await acks(peer, 5, 1);
-    await until(board, () => board.status.savedOnServer);
-    board.change(push("not acked"));
-    peer.hangUp();
-    peer = await next();
-    await peer.welcome();
-    await peer.opens(6, { resume: 4, cursor: cursor(1, 2) });
+    const { board, peer, errors } = await begunAnew();
     // Somebody else began it, without having heard of this one.
     sends(peer, 6, A.from<Board & Record<string, unknown>>({ cards: ["theirs"] }), 2);
     expect(await acks(peer, 6, 1, 2)).toHaveLength(2);

@@ -576,41 +576,41 @@ impl State {
         let now_s = self.now_s();
         let asks_for_tokens = self.gate.asks();
         let CoreSetup { idle_timeout_s, hello_timeout_s, frame_timeout_s, token_timeout_s, .. } = self.setup;
-        let token = format!(
-            "no good token came within {token_timeout_s} s: connect when there is a document to open"
-        );
-        let frame =
-            format!("a frame has not arrived whole within {frame_timeout_s} s, and more for a long one");
-        let mut overdue: Vec<(u64, ErrorCode, Option<&String>)> = Vec::new();
+        let mut overdue: Vec<(u64, ErrorCode, String)> = Vec::new();
         for connection in self.connections.iter_mut() {
             let is_silent_for =
                 |limit_s| connection.silent_s(now_s).is_some_and(|silent_s| silent_s > limit_s);
-            match connection.stage {
+            let (code, why) = match connection.stage {
                 Stage::Greeting if is_silent_for(hello_timeout_s) => {
-                    overdue.push((connection.peer.id, ErrorCode::HelloTimeout, None));
+                    (ErrorCode::HelloTimeout, format!("no hello came within {hello_timeout_s} s"))
                 }
-                Stage::Ready if connection.is_frame_overdue(frame_timeout_s, now_s) => {
-                    overdue.push((connection.peer.id, ErrorCode::IdleTimeout, Some(&frame)));
-                }
-                Stage::Ready if asks_for_tokens && connection.is_token_overdue(token_timeout_s, now_s) => {
-                    overdue.push((connection.peer.id, ErrorCode::IdleTimeout, Some(&token)));
-                }
-                Stage::Ready if is_silent_for(idle_timeout_s) => {
-                    overdue.push((connection.peer.id, ErrorCode::IdleTimeout, None));
-                }
+                Stage::Ready if connection.is_frame_overdue(frame_timeout_s, now_s) => (
+                    ErrorCode::IdleTimeout,
+                    format!(
+                        "a frame has not arrived whole within {frame_timeout_s} s, and more for a long one"
+                    ),
+                ),
+                Stage::Ready if asks_for_tokens && connection.is_token_overdue(token_timeout_s, now_s) => (
+                    ErrorCode::IdleTimeout,
+                    format!(
+                        "no good token came within {token_timeout_s} s: connect when there is a document to open"
+                    ),
+                ),
+                Stage::Ready if is_silent_for(idle_timeout_s) => (
+                    ErrorCode::IdleTimeout,
+                    format!("no sign of life for {idle_timeout_s} s: send a ping now and then, and read"),
+                ),
                 Stage::Finishing | Stage::Draining if now_s > connection.end_by_s => {
                     connection.stage = Stage::Dead;
                     connection.wake();
+                    continue;
                 }
-                _ => {}
-            }
+                _ => continue,
+            };
+            overdue.push((connection.peer.id, code, why));
         }
         for (id, code, why) in overdue {
-            let message = match code {
-                ErrorCode::HelloTimeout => format!("no hello came within {hello_timeout_s} s"),
-                _ => format!("no sign of life for {idle_timeout_s} s: send a ping now and then, and read"),
-            };
-            self.fail(id, code, 0, why.unwrap_or(&message));
+            self.fail(id, code, 0, &why);
         }
     }
 

@@ -98,13 +98,11 @@ pub(super) fn pay_document(state: &mut State, id: u64, handle: u32, changes: usi
 /// Whether a connection is held back; it is woken when it is not any more.
 pub(super) fn is_held_back(core: &Rc<Core>, id: u64) -> bool {
     let mut state = core.state.borrow_mut();
-    let (now_us, now_s) = (state.setup.now_us(), state.now_s());
+    let now_us = state.setup.now_us();
     let Some(connection) = state.connections.get_mut(id) else { return false };
     let pace = &mut connection.pace;
     if pace.held_until_us <= now_us {
         pace.held_until_us = 0;
-        // The rest of a frame may have waited meanwhile.
-        connection.partial_since_s = now_s;
         return false;
     }
     connection.is_paused = true;

@@ -80,14 +80,6 @@ fn poll_connection(
             connection.waker = Some(waker.clone());
         }
         let is_ending = connection.is_ending();
-        let was_paused = connection.is_paused;
-        connection.is_paused = !is_ending && (connection.is_at_limit() || is_core_full || stopping);
-        if connection.is_paused {
-            if is_core_full {
-                state.paused.insert(id);
-            }
-            return Poll::Pending;
-        }
         if connection.pace.is_held() && !is_ending {
             drop(state);
             if pace::is_held_back(core, id) {
@@ -95,6 +87,14 @@ fn poll_connection(
             }
             state = core.state.borrow_mut();
             continue;
+        }
+        let was_paused = connection.is_paused;
+        connection.is_paused = !is_ending && (connection.is_at_limit() || is_core_full || stopping);
+        if connection.is_paused {
+            if is_core_full {
+                state.paused.insert(id);
+            }
+            return Poll::Pending;
         }
         if was_paused {
             // The rest of a frame may have waited meanwhile.
