@@ -123,7 +123,7 @@ export class Connection {
     this.status.set({ state: "connecting", error: this.status.value.error });
     const isCurrent = (): boolean => "socket" in this.state && this.state.socket === socket;
     socket.addEventListener("open", () => {
-      if (isCurrent()) this.session?.connected((frame) => socket.send(frame));
+      if (isCurrent()) this.session?.connected((frame) => this.transmit(socket, frame));
     });
     socket.addEventListener("message", ({ data }) => {
       if (isCurrent()) this.receive(socket, data);
@@ -134,6 +134,17 @@ export class Connection {
     });
     // A close follows, which says as much.
     socket.addEventListener("error", () => undefined);
+  }
+
+  /** A WebSocket that cannot send is of no use: `ws` throws once a bundler packs its optional half wrongly. */
+  private transmit(socket: WebSocketLike, frame: Uint8Array): void {
+    try {
+      socket.send(frame);
+    } catch (cause) {
+      const error = localError("connection_failed", `the WebSocket cannot send: ${String(cause)}`, cause);
+      // The session is in the middle of sending: it hears of the end when it is done.
+      queueMicrotask(() => this.ended(socket, undefined, error));
+    }
   }
 
   private receive(socket: WebSocketLike, data: unknown): void {

@@ -30,12 +30,19 @@ export type Refusal = "stale" | "resends" | "blocks";
 interface Entry {
   readonly push: Push;
   generation: number;
+  /** Its ack was told before: it is sent once more to be certain. */
+  readonly isTold?: boolean;
 }
 
 /** The outbox. Its first `sent` entries are in flight, each under the generation that it names. */
 export class Outbox {
   private entries: Entry[] = [];
   private sent = 0;
+  /**
+   * Pushes that are acked, each with its last position, which the member has not come to: if the connection ends
+   * before it does, an older copy of the log, put back meanwhile, might lack them without anybody's noticing.
+   */
+  private ahead: { readonly seq: bigint; readonly push: Push }[] = [];
   private generation = 1;
   private lastNumber = 0n;
   private notBeforeMs = 0;
@@ -48,7 +55,7 @@ export class Outbox {
 
   /** Whether a push of so many bytes has room. */
   hasRoom(bytes: number): boolean {
-    return this.entries.length < OUTBOX_PUSHES_MAX && this.total + bytes <= OUTBOX_BYTES_MAX;
+    return this.entries.length + this.ahead.length < OUTBOX_PUSHES_MAX && this.total + bytes <= OUTBOX_BYTES_MAX;
   }
 
   /** Adds a push behind all others and returns its number. The caller has checked that there is room. */
@@ -102,15 +109,25 @@ export class Outbox {
     return { push: entry.push, generation: entry.generation };
   }
 
-  /** A push is on disk. `undefined` if it is not in flight. */
-  acked(number: bigint): Push | undefined {
+  /**
+   * A push is on disk, and its last position `ahead` of what the member has come to, if it is. Tells whether its ack is
+   * the first. `undefined` if it is not in flight.
+   */
+  acked(number: bigint, ahead?: bigint): { push: Push; isNews: boolean } | undefined {
     const at = this.sentIndex(number);
     const entry = at === undefined ? undefined : this.entries.splice(at, 1)[0];
     if (entry === undefined) return undefined;
+    const { push, isTold } = entry;
     this.sent -= 1;
-    this.flying -= entry.push.bytes;
-    this.total -= entry.push.bytes;
-    return entry.push;
+    this.flying -= push.bytes;
+    if (ahead === undefined) this.total -= push.bytes;
+    else this.ahead.push({ seq: ahead, push });
+    return { push, isNews: isTold !== true };
+  }
+
+  /** The member has come to this position: what is acked up to it is part of what it resumes from. */
+  passed(seq: bigint): void {
+    while (this.ahead[0] !== undefined && this.ahead[0].seq <= seq) this.total -= this.ahead.shift()!.push.bytes;
   }
 
   /** A push was not taken. */
@@ -132,9 +149,10 @@ export class Outbox {
     return this.blocked === undefined ? "resends" : "blocks";
   }
 
-  /** The connection is gone, or the stream is opened anew: everything unacked is sent again. */
+  /** The connection is gone, or the stream is opened anew: what is unacked, or acked ahead of the member, is sent again. */
   rewind(): void {
     this.takeBack(0);
+    this.entries.unshift(...this.ahead.splice(0).map(({ push }) => ({ push, generation: 0, isTold: true })));
     this.generation += 1;
     this.notBeforeMs = 0;
     this.settle = false;
@@ -155,9 +173,9 @@ export class Outbox {
   /** Ends a block by giving back the refused push and all behind it, which may be built upon it. */
   giveBack(): Push[] {
     this.blocked = undefined;
-    const given = this.entries.splice(this.sent).map((entry) => entry.push);
-    for (const push of given) this.total -= push.bytes;
-    return given;
+    const given = this.entries.splice(this.sent);
+    for (const { push } of given) this.total -= push.bytes;
+    return given.filter((entry) => entry.isTold !== true).map((entry) => entry.push);
   }
 
   private sentIndex(number: bigint): number | undefined {

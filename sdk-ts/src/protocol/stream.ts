@@ -229,10 +229,13 @@ export class Stream {
       case "snapshot":
         return this.snapshot(frame.body, frame.tail);
       case "ack": {
-        this.progress.ack(frame.body.afterSeq, owned(frame.body.cursor));
-        const push = this.outbox.acked(frame.body.push);
-        if (push === undefined) throw violation("an ack for a push that is not in flight");
-        return events.acked(push, frame.body.positions);
+        const { afterSeq, cursor, push, positions } = frame.body;
+        this.progress.ack(afterSeq, owned(cursor));
+        const isAhead = cursor.seq > afterSeq && cursor.seq > this.progress.seq;
+        const acked = this.outbox.acked(push, isAhead ? cursor.seq : undefined);
+        if (acked === undefined) throw violation("an ack for a push that is not in flight");
+        this.outbox.passed(this.progress.seq);
+        return acked.isNews ? events.acked(acked.push, positions) : undefined;
       }
       case "refused":
         return this.refused(frame.body, nowMs);
@@ -263,6 +266,7 @@ export class Stream {
     // If a snapshot was on its way, the server could not go on with it, and sends the log instead.
     this.assembly = undefined;
     this.progress.changes(body.afterSeq, owned(body.cursor), changes.length);
+    this.outbox.passed(this.progress.seq);
     this.events.changes(changes, body.afterSeq, body.cursor.seq);
   }
 
@@ -293,6 +297,7 @@ export class Stream {
     }
     this.assembly = undefined;
     this.progress.snapshot(assembly.cursor);
+    this.outbox.passed(this.progress.seq);
     this.events.snapshot(whole, assembly.cursor.seq);
   }
 

@@ -39,6 +39,7 @@ const ROWS = {
     ["overloaded", true, "Nothing: the client tries again."],
     ["rights_invalid", false, "Ask for `read`, `write` or `presence`."],
     ["document_reset", true, "Nothing: the client opens the document again."],
+    ["keys_unavailable", true, "Nothing: the client tries again. The server fetches the key of the token."],
   ],
   300: [
     ["push_invalid", false, "Report this: the client made a push that is none."],

@@ -50,12 +50,15 @@ export async function GET(request) {
 `,
 };
 
+/** The line that README.md names. */
+const WEBPACK = { "next.config.mjs": `export default { serverExternalPackages: ["ws"] };\n` };
+
 it.each([
-  ["Next.js, Turbopack", "19", []],
-  ["Next.js, webpack", "19", ["--webpack"]],
-  ["Next.js, Turbopack, React 18", "18", []],
-])("%s", async (name, react, options) => {
-  const project = await new Project(name, FILES, ["next", `react@${react}`, `react-dom@${react}`, "ws"]).install();
+  ["Next.js, Turbopack", "19", [], {}],
+  ["Next.js, webpack", "19", ["--webpack"], WEBPACK],
+  ["Next.js, Turbopack, React 18", "18", [], {}],
+])("%s", async (name, react, options, configuration) => {
+  const project = await new Project(name, { ...FILES, ...configuration }, ["next", `react@${react}`, `react-dom@${react}`, "ws"]).install();
   const said = await project.run("npx", "next", "build", ...options);
   expect(said, "the page is rendered ahead of time").toMatch(/○ \/\s/);
   const service = new Service("npx", ["next", "start", "--port", "0", "--hostname", "127.0.0.1"], { cwd: project.directory, env: { NEXT_TELEMETRY_DISABLED: "1" } });

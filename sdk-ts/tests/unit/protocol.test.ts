@@ -106,9 +106,33 @@ describe("outbox", () => {
     expect([outbox.inFlight, outbox.bytesInFlight]).toEqual([1, 3]);
     expect(sendAll(outbox)).toEqual([[2n, 2], [3n, 2], [4n, 2]]);
     expect(outbox.refused(3n, 1, CODES.overloaded, 0)).toBe("stale");
-    expect(outbox.acked(1n)?.number).toBe(1n);
+    expect(outbox.acked(1n)).toMatchObject({ push: { number: 1n }, isNews: true });
     expect(outbox.acked(1n)).toBeUndefined();
     expect(outbox.length).toBe(3);
+  });
+
+  it("sends again what was acked ahead of the member, if the connection ends before it comes there", () => {
+    const outbox = filled(3);
+    sendAll(outbox);
+    // Others' changes stand before these two, and have not come.
+    for (const [number, seq] of [[1n, 5n], [2n, 7n]] as const) expect(outbox.acked(number, seq)?.isNews).toBe(true);
+    outbox.passed(5n);
+    outbox.rewind();
+    expect(sendAll(outbox).map(([number]) => number)).toEqual([2n, 3n]);
+    expect(outbox.acked(2n)?.isNews).toBe(false);
+    expect(outbox.acked(3n)?.isNews).toBe(true);
+    expect([outbox.length, outbox.bytesInFlight, outbox.hasRoom(OUTBOX_BYTES_MAX)]).toEqual([0, 0, true]);
+  });
+
+  it("gives back what was never acked, and keeps room for what is acked ahead", () => {
+    const outbox = filled(2);
+    sendAll(outbox);
+    outbox.acked(1n, 9n);
+    expect(outbox.hasRoom(OUTBOX_BYTES_MAX - 6)).toBe(true);
+    expect(outbox.hasRoom(OUTBOX_BYTES_MAX - 5)).toBe(false);
+    outbox.rewind();
+    expect(outbox.giveBack().map((push) => push.number)).toEqual([2n]);
+    expect(outbox.hasRoom(OUTBOX_BYTES_MAX)).toBe(true);
   });
 
   it("takes the newer generation back with a late refusal of the older", () => {
@@ -178,7 +202,7 @@ describe("outbox", () => {
           if (chosen === undefined) continue;
           if (what === "refuse") outbox.refused(chosen[0], chosen[1], CODES.overloaded, 0);
           if (what === "ack") {
-            const push = outbox.acked(chosen[0]);
+            const push = outbox.acked(chosen[0])?.push;
             if (push !== undefined) {
               expect(acked.has(push.number)).toBe(false);
               acked.add(push.number);

@@ -691,3 +691,24 @@ describe("presence and messages", () => {
     expect(() => room.broadcast("t", 1)).toThrow(expect.objectContaining({ code: "not_connected" }));
   });
 });
+
+it("a WebSocket that cannot send is told of, and the client tries another", async () => {
+  const { factory, next } = fakeServer();
+  const client = createClient({ url: "ws://fake", webSocket: factory, backoff: { baseMs: 1, capMs: 2 } });
+  const board = client.document("boards/mute", { initial: { cards: [] } });
+  const mute = await next();
+  mute.send = () => {
+    throw new TypeError("mask is not a function");
+  };
+  const told: unknown[] = [];
+  board.onStatus(({ error }) => void (error !== undefined && told.push(error)));
+  mute.open();
+  const peer = await next();
+  expect(mute.isClosed).toBe(true);
+  expect(told[0]).toMatchObject({ code: "connection_failed", cause: { name: "TypeError" } });
+  expect(String(told[0])).toContain("cannot send: TypeError: mask is not a function");
+  await peer.welcome();
+  await peer.opens(1);
+  expect(await board.ready()).toEqual({ cards: [] });
+  await client.close();
+});
