@@ -33,6 +33,10 @@ pub enum DocumentError {
         "Automerge panics on what the server sent: this copy stays as it is until the document begins anew"
     )]
     Broken,
+    /// The server has another change than this copy under one actor's number: its log was put back to an older copy, or
+    /// deleted, and went on otherwise, or this member's actor is somebody else's too. [`Document::start_over`].
+    #[error("the server's history contradicts this copy ({0}): start over with the server's")]
+    Contradicts(AutomergeError),
 }
 
 /// Why a document could not be saved or restored, or could not take in or give what it should.
@@ -57,6 +61,9 @@ pub enum Answer {
     /// It lacks what a push builds upon, and nothing more is pushed until it has that.
     Supply(Vec<ClockEntry>),
 }
+
+/// Where the new copy is to come before the server said how far it goes.
+const NOT_OPENED: Cursor = Cursor { epoch: u64::MAX, seq: u64::MAX, chain: [0; 32] };
 
 /// A document and its stream. Edit it through [`Document::doc`], then call [`Document::push`].
 #[derive(Debug)]
@@ -144,8 +151,7 @@ impl Document {
     /// Applies what was gathered, and tells how many changes it was.
     ///
     /// # Errors
-    /// [`DocumentError::Apply`]
-    /// [`DocumentError::Apply`], [`DocumentError::Broken`]
+    /// [`DocumentError::Apply`], [`DocumentError::Broken`], [`DocumentError::Contradicts`]
     pub fn apply(&mut self) -> Result<usize, DocumentError> {
         let received = std::mem::take(&mut self.received);
         let count = received.len();
@@ -155,6 +161,9 @@ impl Document {
         if count > 0 {
             let hashes: Vec<ChangeHash> = received.iter().map(Change::hash).collect();
             match catch_unwind(AssertUnwindSafe(|| self.doc.apply_changes(received))) {
+                Ok(Err(error @ AutomergeError::DuplicateSeqNumber(..))) => {
+                    return Err(DocumentError::Contradicts(error));
+                }
                 Ok(applied) => applied?,
                 Err(_) => {
                     self.save_from(hashes.into_iter().collect());
@@ -256,6 +265,20 @@ impl Document {
             Err(RequestError::NotAsked) => Ok(()),
             given => Ok(given?),
         }
+    }
+
+    /// Gives this copy up for the server's: after [`DocumentError::Contradicts`], or a push that is refused because the
+    /// document began otherwise (`genesis_conflict`) or another edits by the same name (`actor_forked`). The document
+    /// gets another stream, and this member goes on as a fresh actor; once the server's copy is there,
+    /// [`Self::rewrite`] makes again what this member edited.
+    ///
+    /// # Errors
+    /// What [`Client::close`] and [`Client::open`] say.
+    pub fn start_over(&mut self, client: &mut Client, options: OpenOptions) -> Result<(), RequestError> {
+        let given = client.close(self.stream)?;
+        self.stream = client.open(OpenOptions { cursor: None, ..options })?;
+        self.begin_reset(NOT_OPENED, &given);
+        Ok(())
     }
 
     /// Throws the copy away, because the document began anew. This member goes on as a fresh actor.
@@ -387,6 +410,7 @@ impl Document {
             })
             .collect();
         let lacking = lacking(&changes, server);
+
         client.reconcile(self.stream, &clock, &lacking, tag)
     }
 }

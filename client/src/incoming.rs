@@ -273,6 +273,7 @@ impl Stream {
         self.snapshot = None;
         let (cursor, count) = (owned_cursor(&body.cursor), body.lengths.len() as u64);
         let duplicates = self.progress.changes(body.after_seq.to_native(), cursor, count)?;
+        self.outbox.passed(self.progress.seq());
         on(Event::Changes { stream: id, changes: Changes { body, tail: frame.tail() }, duplicates });
         Ok(())
     }
@@ -303,6 +304,7 @@ impl Stream {
             return Ok(());
         }
         self.progress.snapshot(cursor);
+        self.outbox.passed(self.progress.seq());
         if let Some(whole) = self.snapshot.take() {
             on(Event::Snapshot { stream: id, cursor, bytes: whole.bytes });
         }
@@ -313,8 +315,14 @@ impl Stream {
         let body = frame.body::<kinds::Ack>()?;
         let (after_seq, cursor) = (body.after_seq.to_native(), owned_cursor(&body.cursor));
         self.progress.ack(after_seq, cursor)?;
-        let push = self.outbox.acked(body.push.to_native());
-        let push = push.ok_or(ClientError::Violation("an ack for a push that is not in flight"))?;
+        let is_ahead = cursor.seq > after_seq && cursor.seq > self.progress.seq();
+        let acked = self.outbox.acked(body.push.to_native(), is_ahead.then_some(cursor.seq));
+        let (push, is_news) =
+            acked.ok_or(ClientError::Violation("an ack for a push that is not in flight"))?;
+        self.outbox.passed(self.progress.seq());
+        if !is_news {
+            return Ok(());
+        }
         on(Event::Acked { stream: id, push, added: cursor.seq.saturating_sub(after_seq) });
         Ok(())
     }

@@ -63,6 +63,8 @@ pub struct InFlight {
 struct Entry {
     push: Push,
     generation: u32,
+    /// Its ack was told before: it is sent once more to be certain.
+    is_told: bool,
 }
 
 /// The outbox. The first `sent` entries are in flight, each under the generation that it names.
@@ -70,6 +72,9 @@ struct Entry {
 pub struct Outbox {
     entries: VecDeque<Entry>,
     sent: usize,
+    /// Pushes that are acked, each with its last position, which the member has not come to: if the connection ends
+    /// before it does, an older copy of the log, put back meanwhile, might lack them without anybody's noticing.
+    ahead: VecDeque<(u64, Push)>,
     in_flight: InFlight,
     bytes: usize,
     generation: u32,
@@ -85,6 +90,7 @@ impl Default for Outbox {
         Self {
             entries: VecDeque::new(),
             sent: 0,
+            ahead: VecDeque::new(),
             in_flight: InFlight::default(),
             bytes: 0,
             generation: 1,
@@ -99,7 +105,7 @@ impl Default for Outbox {
 impl Outbox {
     /// Whether a push of so many bytes has room.
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.entries.len() < OUTBOX_PUSHES_MAX && self.bytes + bytes <= OUTBOX_BYTES_MAX
+        self.entries.len() + self.ahead.len() < OUTBOX_PUSHES_MAX && self.bytes + bytes <= OUTBOX_BYTES_MAX
     }
 
     /// Adds a push behind all others and returns its number. The caller has checked that there is room.
@@ -107,13 +113,18 @@ impl Outbox {
         self.last_number += 1;
         self.bytes += bytes.len();
         let push = Push { number: self.last_number, tag, lengths, bytes };
-        self.entries.push_back(Entry { push, generation: 0 });
+        self.entries.push_back(Entry { push, generation: 0, is_told: false });
         self.last_number
     }
 
     /// Pushes that are not acked, the first to be sent first.
     pub fn unacked(&self) -> impl Iterator<Item = &Push> {
         self.entries.iter().map(|entry| &entry.push)
+    }
+
+    /// What a program that goes on later has to send: those, behind what is acked ahead of its cursor.
+    pub fn to_be_saved(&self) -> impl Iterator<Item = &Push> {
+        self.ahead.iter().map(|(_, push)| push).chain(self.unacked())
     }
 
     /// How many pushes are not acked.
@@ -172,16 +183,30 @@ impl Outbox {
         Some((body, &push.bytes))
     }
 
-    /// A push is on disk. `None` if it is not in flight.
-    pub fn acked(&mut self, number: u64) -> Option<Push> {
+    /// A push is on disk, and its last position `ahead` of what the member has come to, if it is. Gives the push,
+    /// and whether its ack is the first; `None` if it is not in flight.
+    pub fn acked(&mut self, number: u64, ahead: Option<u64>) -> Option<(Push, bool)> {
         let index = self.sent_index(number)?;
-        let entry = self.entries.remove(index)?;
+        let Entry { push, is_told, .. } = self.entries.remove(index)?;
         self.sent -= 1;
         self.in_flight.pushes -= 1;
-        self.in_flight.bytes -= entry.push.bytes.len();
-        self.bytes -= entry.push.bytes.len();
+        self.in_flight.bytes -= push.bytes.len();
+        match ahead {
+            Some(seq) => self.ahead.push_back((seq, push.clone())),
+            None => self.bytes -= push.bytes.len(),
+        }
         self.release();
-        Some(entry.push)
+        Some((push, !is_told))
+    }
+
+    /// The member has come to this position: what is acked up to it is part of what it resumes from.
+    pub fn passed(&mut self, seq: u64) {
+        while let Some((_, push)) = self.ahead.pop_front_if(|(ahead, _)| *ahead <= seq) {
+            self.bytes -= push.bytes.len();
+        }
+        if self.ahead.is_empty() {
+            self.ahead = VecDeque::new();
+        }
     }
 
     /// A push was not taken.
@@ -209,9 +234,13 @@ impl Outbox {
         if self.blocked.is_some() { Refusal::Blocks } else { Refusal::Resends }
     }
 
-    /// The connection is gone, or the stream is opened anew: everything unacked is sent again.
+    /// The connection is gone, or the stream is opened anew: everything unacked is sent again, and what was acked
+    /// ahead of what the member had come to.
     pub fn rewind(&mut self) {
         self.take_back(0);
+        while let Some((_, push)) = self.ahead.pop_back() {
+            self.entries.push_front(Entry { push, generation: 0, is_told: true });
+        }
         self.generation = self.generation.saturating_add(1);
         self.not_before_ms = 0;
         self.settle = false;
@@ -243,10 +272,10 @@ impl Outbox {
     /// Ends a block by giving back the refused push and all behind it, which may be built upon it.
     pub fn give_back(&mut self) -> Vec<Push> {
         self.blocked = None;
-        let given: Vec<Push> = self.entries.drain(self.sent..).map(|entry| entry.push).collect();
-        self.bytes -= given.iter().map(|push| push.bytes.len()).sum::<usize>();
+        let given: Vec<Entry> = self.entries.drain(self.sent..).collect();
+        self.bytes -= given.iter().map(|entry| entry.push.bytes.len()).sum::<usize>();
         self.release();
-        given
+        given.into_iter().filter(|entry| !entry.is_told).map(|entry| entry.push).collect()
     }
 
     fn sent_index(&self, number: u64) -> Option<usize> {
@@ -294,8 +323,8 @@ mod tests {
         assert_eq!(outbox.in_flight(), InFlight { pushes: 1, bytes: 3 });
         assert_eq!(send_all(&mut outbox), [(2, 2), (3, 2), (4, 2)]);
         assert_eq!(outbox.refused(3, 1, Some(ErrorCode::Overloaded), 0), Refusal::Stale);
-        assert_eq!(outbox.acked(1).map(|push| push.tag), Some(0));
-        assert_eq!(outbox.acked(1), None);
+        assert_eq!(outbox.acked(1, None).map(|(push, is_news)| (push.tag, is_news)), Some((0, true)));
+        assert_eq!(outbox.acked(1, None), None);
         assert_eq!(outbox.len(), 3);
     }
 
@@ -353,7 +382,7 @@ mod tests {
         send_all(&mut outbox);
         assert_eq!(outbox.refused(2, 1, Some(ErrorCode::MissingDependencies), 0), Refusal::Resends);
         assert_eq!(outbox.send(0), None, "the first push is not answered yet");
-        outbox.acked(1);
+        outbox.acked(1, None);
         assert_eq!(send_all(&mut outbox), [(2, 2)]);
         assert_eq!(outbox.refused(2, 2, Some(ErrorCode::MissingDependencies), 0), Refusal::Blocks);
         outbox.supply(9, vec![(vec![1], vec![7]), (vec![1], vec![8])]);
@@ -372,5 +401,51 @@ mod tests {
         assert!(outbox.has_room(1));
         outbox.add(0, vec![], vec![]);
         assert!(!outbox.has_room(1));
+    }
+
+    #[test]
+    fn what_is_acked_ahead_of_the_member_is_sent_again_if_the_connection_ends() {
+        let mut outbox = filled(3);
+        send_all(&mut outbox);
+        // Others' changes stand before these two, and have not come.
+        for (number, seq) in [(1, 5), (2, 7)] {
+            assert_eq!(outbox.acked(number, Some(seq)).map(|(_, is_news)| is_news), Some(true));
+        }
+        assert_eq!((outbox.len(), outbox.bytes, outbox.to_be_saved().count()), (1, 9, 3));
+        outbox.passed(4);
+        assert_eq!(outbox.bytes, 9);
+        outbox.passed(5);
+        assert_eq!(
+            (outbox.bytes, outbox.to_be_saved().count()),
+            (6, 2),
+            "one is part of what it resumes from"
+        );
+        outbox.rewind();
+        let again: Vec<u64> = send_all(&mut outbox).into_iter().map(|(number, _)| number).collect();
+        assert_eq!(again, [2, 3]);
+        assert_eq!(outbox.acked(2, None).map(|(_, is_news)| is_news), Some(false), "it was told before");
+        assert_eq!(outbox.acked(3, None).map(|(_, is_news)| is_news), Some(true));
+        assert_eq!((outbox.bytes, outbox.in_flight()), (0, InFlight::default()));
+    }
+
+    #[test]
+    fn who_gives_up_gets_back_what_was_never_acked() {
+        let mut outbox = filled(2);
+        send_all(&mut outbox);
+        outbox.acked(1, Some(9)).unwrap();
+        outbox.rewind();
+        let given: Vec<u64> = outbox.give_back().iter().map(|push| push.number).collect();
+        assert_eq!((given, outbox.bytes, outbox.is_empty()), (vec![2], 0, true));
+    }
+
+    #[test]
+    fn what_is_acked_ahead_takes_room() {
+        let mut outbox = Outbox::default();
+        outbox.add(0, vec![1], vec![0; OUTBOX_BYTES_MAX - 1]);
+        send_all(&mut outbox);
+        outbox.acked(1, Some(2)).unwrap();
+        assert!(outbox.has_room(1) && !outbox.has_room(2));
+        outbox.passed(2);
+        assert!(outbox.has_room(OUTBOX_BYTES_MAX));
     }
 }

@@ -203,7 +203,7 @@ impl Client {
     /// There is no such stream.
     pub fn save(&self, id: StreamId, owner: &str) -> Result<Saved, RequestError> {
         let stream = self.core.stream(id).ok_or(RequestError::NotOpen)?;
-        let pushes = stream.outbox.unacked().cloned().collect();
+        let pushes = stream.outbox.to_be_saved().cloned().collect();
         Ok(Saved {
             owner: owner.to_owned(),
             document: stream.document.as_ref().to_owned(),

@@ -91,7 +91,7 @@ fn each_refusal_has_its_code_and_leaves_nothing_behind() {
         (
             "operations far too late",
             altered(&theirs, |c| c.start_op = (1 << 30).try_into().unwrap()),
-            ErrorCode::StartOpWrong,
+            ErrorCode::MissingDependencies,
         ),
         ("an actor nobody knows", unknown_actor, ErrorCode::UnknownActor),
         ("genesis actor goes on", empty(&GENESIS_ACTOR, 1, 4, &[last]), ErrorCode::ActorForked),

@@ -84,3 +84,28 @@ fn a_change_without_operations_leaves_no_gap_before_it() {
     let tight = empty(&actor(1), 2, 2, &[hash(&first)]);
     assert_eq!(host.acked(peer(1), 2, &[tight]).positions, [7]);
 }
+
+/// As after an older copy of the log was put back. The simulator found it (seeds 87770 and 94158).
+#[test]
+fn an_edit_on_an_old_version_waits_for_what_its_author_had_seen() {
+    let mut host = Host::default();
+    host.join(1);
+    let mut ada = Writer::new(1);
+    let first = ada.puts(3);
+    let old = ada.doc.get_heads();
+    let mut ben = Writer::new(2);
+    ben.apply(&first);
+    let seen = ben.puts(4);
+    ada.apply(&seen);
+    ada.doc.isolate(&old);
+    ada.doc.put(ROOT, "old", true).unwrap();
+    ada.doc.commit();
+    ada.doc.integrate();
+    let late = ada.doc.get_last_local_change().unwrap().raw_bytes().to_vec();
+    host.acked(peer(1), 1, &first);
+    let (code, refused, _) = host.refusal(peer(1), 2, std::slice::from_ref(&late));
+    assert_eq!(code, ErrorCode::MissingDependencies, "its author can push what is between");
+    assert_eq!(refused.clock.len(), 1, "and is told what there is");
+    let all: Vec<Vec<u8>> = seen.into_iter().chain([late]).collect();
+    assert_eq!(host.acked(peer(1), 3, &all).positions, [4, 5, 6, 7, 8]);
+}

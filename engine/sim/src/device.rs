@@ -3,7 +3,8 @@
 
 use automerge::ActorId;
 use etherply_client::{
-    Answer, Client, Document, Event, OpenOptions, Saved, StreamId, StreamState, Transport,
+    Answer, Client, Document, DocumentError, Event, ExchangeError, OpenOptions, Saved, StreamId, StreamState,
+    Transport,
 };
 use etherply_engine::change::{ChangeLimits, parse_header};
 use etherply_engine::ids::DocumentId;
@@ -35,8 +36,6 @@ struct Copy {
     id: DocumentId,
     rights: Rights,
     document: Document,
-    /// Edits that were given up with a copy, to be made anew.
-    edits_to_redo: usize,
     is_deleted: bool,
     /// The server said no, and the client does not ask again by itself.
     is_refused: bool,
@@ -74,11 +73,13 @@ impl Device {
     }
 
     /// Writes down what has to survive.
-    fn save(&mut self) -> Result<(), String> {
+    fn save(&mut self, restored: bool) -> Result<(), String> {
         let mut files = Vec::new();
         for copy in self.documents.iter_mut().filter(|copy| !copy.is_deleted) {
-            let saved = copy.document.save(&mut self.client, OWNER, 1).map_err(|error| error.to_string())?;
-            files.push(saved.encode().map_err(|error| error.to_string())?);
+            let saved = copy.document.save(&mut self.client, OWNER, 1);
+            if let Some(saved) = copy.taken(&mut self.client, saved, restored)? {
+                files.push(saved.encode().map_err(|error| error.to_string())?);
+            }
         }
         self.files = files;
         Ok(())
@@ -116,13 +117,12 @@ impl Device {
         let line = |copy: &Copy| {
             let stream = copy.document.stream();
             format!(
-                "(a device) {}: {:?} at {:?} of {}, {} unacked, {} to redo{}{}",
+                "(a device) {}: {:?} at {:?} of {}, {} unacked{}{}",
                 copy.id,
                 self.client.state(stream),
                 self.client.cursor(stream).map(|cursor| cursor.seq),
                 disk.records(&copy.id).len(),
                 self.client.unacked(stream).count(),
-                copy.edits_to_redo,
                 if copy.is_deleted { ", deleted" } else { "" },
                 if copy.document.is_resetting() { ", beginning anew" } else { "" },
             )
@@ -154,7 +154,7 @@ impl Device {
 
 impl Copy {
     fn new(id: DocumentId, rights: Rights, document: Document) -> Self {
-        Self { id, rights, document, edits_to_redo: 0, is_deleted: false, is_refused: false }
+        Self { id, rights, document, is_deleted: false, is_refused: false }
     }
 
     fn may_write(&self) -> bool {
@@ -168,7 +168,6 @@ impl Copy {
         client.state(stream) == Some(StreamState::Open)
             && seen == durable
             && client.unacked(stream).next().is_none()
-            && self.edits_to_redo == 0
             && !self.document.is_resetting()
     }
 
@@ -181,14 +180,29 @@ impl Copy {
         self.document.push(client, now_us).map(drop).map_err(|error| error.to_string())
     }
 
-    /// Gives the copy up, with its edits, which are made anew by a fresh actor.
-    fn start_over(&mut self, client: &mut Client, rng: &mut Rng) -> Result<(), String> {
-        let given = client.close(self.document.stream()).map_err(|error| error.to_string())?;
-        self.edits_to_redo += given.iter().map(|push| push.lengths.len()).sum::<usize>();
-        let stream = client.open(options(&self.id, self.rights)).map_err(|error| error.to_string())?;
-        self.document = Document::new(stream, ActorId::from(&rng.name()[..]));
+    /// Gives the copy up; its edits are made anew by a fresh actor.
+    fn start_over(&mut self, client: &mut Client) -> Result<(), String> {
         self.is_refused = false;
-        Ok(())
+
+        let options = options(&self.id, self.rights);
+        self.document.start_over(client, options).map_err(|error| format!("{}: {error}", self.id))
+    }
+
+    /// What came of taking something in. Once an older log was put back, it may contradict the copy, which goes.
+    fn taken<T>(
+        &mut self,
+        client: &mut Client,
+        result: Result<T, ExchangeError>,
+        restored: bool,
+    ) -> Result<Option<T>, String> {
+        match result {
+            Ok(taken) => Ok(Some(taken)),
+            Err(ExchangeError::Document(DocumentError::Contradicts(_))) if restored => {
+                self.start_over(client)?;
+                Ok(None)
+            }
+            Err(error) => Err(format!("{}: {error}", self.id)),
+        }
     }
 }
 
@@ -208,7 +222,7 @@ impl World {
 
     /// A device's next deed.
     pub(crate) fn act_device(&mut self, number: usize) -> Result<(), String> {
-        let (now_us, healing) = (self.now_us, self.healing);
+        let (now_us, healing, restored) = (self.now_us, self.healing, self.restored);
         let is_linked = self.members.get(number).is_some_and(|member| member.link.is_some());
         if !is_linked && (healing || self.rng.chance(40)) {
             self.connect(number);
@@ -227,10 +241,6 @@ impl World {
         let Device { client, documents, .. } = &mut **device;
         client.tick(now_us / 1_000);
         for copy in documents.iter_mut().filter(|copy| !copy.is_deleted) {
-            if copy.edits_to_redo > 0 && !copy.document.is_resetting() {
-                copy.edit(client, rng, now_us)?;
-                copy.edits_to_redo -= 1;
-            }
             if copy.is_refused && client.state(copy.document.stream()) == Some(StreamState::Closed) {
                 copy.is_refused = client.reopen(copy.document.stream(), None).is_err();
             }
@@ -244,11 +254,11 @@ impl World {
                         self.count("device edits");
                     }
                 }
-                9 | 10 => device.save()?,
+                9 | 10 => device.save(restored)?,
                 11 if has_files && !documents.iter().any(|copy| copy.document.is_resetting()) => {
                     if rng.chance(60) {
                         // It ends in order.
-                        device.save()?;
+                        device.save(restored)?;
                     } else if !self.config.clones {
                         return Ok(());
                     }
@@ -286,7 +296,7 @@ impl World {
         number: usize,
         mut bytes: Vec<u8>,
     ) -> Result<(), String> {
-        let now_ms = self.now_us / 1_000;
+        let (now_ms, healing, restored) = (self.now_us / 1_000, self.healing, self.restored);
         self.trace.note(self.now_us, "to device", &bytes);
         let Some(member) = self.members.get_mut(number).filter(|member| member.link == Some(link)) else {
             return Ok(());
@@ -306,12 +316,15 @@ impl World {
         let Device { client, documents, .. } = &mut **device;
         for copy in documents.iter_mut() {
             if copy.document.is_resetting() {
-                let rewritten = copy.document.rewrite(client).map_err(|error| error.to_string())?;
-                if rewritten.is_some() && copy.may_write() {
+                let rewritten = copy.document.rewrite(client).map_err(ExchangeError::from);
+
+                let is_here = copy.taken(client, rewritten, restored)?.flatten().is_some();
+                if is_here && copy.may_write() {
                     copy.document.push(client, now_ms).map_err(|error| error.to_string())?;
                 }
-            } else if rng.chance(APPLIES_PERCENT) {
-                copy.document.apply().map_err(|error| format!("{}: {error}", copy.id))?;
+            } else if healing || rng.chance(APPLIES_PERCENT) {
+                let applied = copy.document.apply().map_err(ExchangeError::from);
+                copy.taken(client, applied, restored)?;
             }
         }
         self.device_sends(number)
@@ -319,7 +332,6 @@ impl World {
 
     fn device_told(&mut self, number: usize, told: Told) -> Result<(), String> {
         let (restored, quarantined) = (self.restored, self.quarantined);
-        let rng = &mut self.rng;
         let Some(device) = self.members.get_mut(number).and_then(|member| member.device.as_mut()) else {
             return Ok(());
         };
@@ -338,17 +350,18 @@ impl World {
             }
             Told::Answer(at, answer) => {
                 if matches!(answer, Answer::Supply(_)) && quarantined && !restored {
-                    documents[at].start_over(client, rng)?;
+                    documents[at].start_over(client)?;
                     return Ok(());
                 }
-                documents[at].document.answer(client, answer, 2).map_err(|error| error.to_string())?;
+                let answered = documents[at].document.answer(client, answer, 2);
+                documents[at].taken(client, answered, restored)?;
             }
             Told::Refused(stream, code, message) => {
                 let Some(at) = of(documents, stream) else { return Ok(()) };
                 if !restored && !quarantined {
                     return Err(format!("{}: a push was refused: {code}: {message}", documents[at].id));
                 }
-                documents[at].start_over(client, rng)?;
+                documents[at].start_over(client)?;
                 self.count("device began again");
             }
             Told::Ended(stream, code, message) => {
@@ -356,7 +369,7 @@ impl World {
                 match ErrorCode::from_number(code) {
                     Some(ErrorCode::DocumentDeleted) => documents[at].is_deleted = true,
                     Some(ErrorCode::DocumentDamaged) => documents[at].is_refused = true,
-                    Some(ErrorCode::ActorForked) if restored => documents[at].start_over(client, rng)?,
+                    Some(ErrorCode::ActorForked) if restored => documents[at].start_over(client)?,
                     _ => return Err(format!("{}: ended with {code}: {message}", documents[at].id)),
                 }
             }

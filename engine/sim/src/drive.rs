@@ -208,7 +208,7 @@ impl World {
             Message::Renew { peer, handle, request, grant } => {
                 shard.step(Input::Renew { peer, handle, request, grant: grant.clone() }, now, out);
                 if is_taken(out, peer, handle) {
-                    self.check.ends.renewed(peer.id, handle, &grant);
+                    self.check.ends.renewed(peer.id, handle, &grant, self.now_us);
                 }
             }
             Message::Revoke { revocation, from } => {

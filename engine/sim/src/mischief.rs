@@ -20,7 +20,7 @@ pub fn push(doc: &mut AutoCommit, rng: &mut Rng) -> (Vec<Edit>, ErrorCode) {
             stranger.set_actor(ActorId::from(&rng.name()[..]));
             (vec![put(&mut stranger, 2)], ErrorCode::MissingDependencies)
         }
-        3 => (vec![with_start_op(&first, 1_000_000)], ErrorCode::StartOpWrong),
+        3 => (vec![with_start_op(&first, 1_000_000)], ErrorCode::MissingDependencies),
         4 => {
             let mut bad = first.clone();
             let at = 4 + rng.index(4);
@@ -29,7 +29,8 @@ pub fn push(doc: &mut AutoCommit, rng: &mut Rng) -> (Vec<Edit>, ErrorCode) {
         }
         5 => {
             // One good change before a bad one: neither may stay.
-            let second = put(&mut stranger, 2);
+            stranger.empty_change(CommitOptions::default().with_time(0));
+            let second = Edit::of(&stranger.get_last_local_change().expect("it was made"));
             (vec![first, with_start_op(&second, 1_000_000)], ErrorCode::StartOpWrong)
         }
         6 => {

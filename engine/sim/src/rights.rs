@@ -35,6 +35,9 @@ struct Held {
     is_told: bool,
     /// A grant before this one ended in the turn that renewed it: of that as well it has to be told.
     is_owed: bool,
+    /// The end of the grant before this one, by which the member's core goes until it hears of this one, and since
+    /// when it is on its way there.
+    before: Option<(u64, u64)>,
     /// Pushes that came without the right to them.
     barred: BTreeSet<u64>,
 }
@@ -75,8 +78,9 @@ impl Ends {
     }
 
     /// A stream has a new grant.
-    pub fn renewed(&mut self, link: u64, handle: u32, grant: &Grant) {
+    pub fn renewed(&mut self, link: u64, handle: u32, grant: &Grant, now_us: u64) {
         if let Some(held) = self.held.get_mut(&(link, handle)) {
+            held.before = held.ended_us.is_none().then_some((held.expires_ms, now_us));
             held.token = Arc::clone(&grant.identity.token);
             held.is_owed = held.ended_us.is_some() && !held.is_told;
             (held.expires_ms, held.ended_us, held.is_told) = (grant.expires_ms, None, false);
@@ -110,6 +114,7 @@ impl Ends {
             ended_us: None,
             is_told: false,
             is_owed: false,
+            before: None,
             barred: BTreeSet::new(),
         })
     }
@@ -180,7 +185,12 @@ impl Ends {
                     | Kind::BroadcastGap
             )
         );
-        if is_content && held.expires_ms != 0 && wall_ms >= held.expires_ms {
+        let is_over = |expires_ms: u64| expires_ms != 0 && wall_ms >= expires_ms;
+        // A new grant may end sooner than the one before it, and before its member's core hears of it.
+        let goes_by_before = held
+            .before
+            .is_some_and(|(expires_ms, renewed_us)| now_us <= renewed_us + late_us && !is_over(expires_ms));
+        if is_content && is_over(held.expires_ms) && !goes_by_before {
             return Err(format!("{kind:?} for a member whose time is over"));
         }
         if is_content && held.ended_us.is_some_and(|ended_us| now_us > ended_us + late_us) {

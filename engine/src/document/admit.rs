@@ -398,12 +398,21 @@ impl Document {
         let lowest = deps_max_op.max(own_max_op) + 1;
         // A change without operations that leaves a gap before it cannot be loaded again.
         let highest = if change.ops() == 0 { lowest } else { self.max_op + 1 };
-        if change.start_op < lowest || change.start_op > highest {
+        if change.start_op < lowest || (change.start_op > highest && change.ops() == 0) {
             let message = format!(
                 "the change's operations begin at {}, but its dependencies allow {lowest} to {highest}",
                 change.start_op
             );
             return Err(Stop::refuse(ErrorCode::StartOpWrong, message));
+        }
+        // An honest author had seen changes that are not here (any more): it depends on none of them, and pushes them
+        // when it is told so.
+        if change.start_op > highest {
+            let message = format!(
+                "the change's operations begin at {}, but those of the document end at {}: push those between first",
+                change.start_op, self.max_op
+            );
+            return Err(Stop::refuse(ErrorCode::MissingDependencies, message));
         }
         if change.max_op() > OP_COUNTER_MAX {
             let message = format!("a document may count {OP_COUNTER_MAX} operations: begin a new one");

@@ -13,7 +13,7 @@ use crate::access::knows_log;
 use crate::document::{Admitted, Document};
 use crate::feed::FeedEvent;
 use crate::ids::DocumentId;
-use crate::log::Append;
+use crate::log::{Append, FIRST_EPOCH};
 use crate::outgoing::Outgoing;
 use crate::peer::{Peer, StreamNumber};
 use crate::segment::Segment;
@@ -209,6 +209,10 @@ impl Shard {
             tail.push(Arc::clone(&segment));
         }
         effects.push(Effect::Observe(Observation::Stored {
+            peer,
+            handle,
+            is_first: admitted.after_seq == 0 && admitted.cursor.epoch == FIRST_EPOCH,
+            last_seq: admitted.cursor.seq,
             changes: u32::try_from(admitted.fresh.len()).unwrap_or(u32::MAX),
             bytes: bytes as u64,
             received_us: segment.received_us,

@@ -37,6 +37,10 @@ pub enum Observation {
     },
     /// A push was refused.
     Refused {
+        /// Whose.
+        peer: Peer,
+        /// The document.
+        handle: u32,
         /// Why.
         code: ErrorCode,
     },
@@ -44,6 +48,14 @@ pub enum Observation {
     Panicked,
     /// A push became durable.
     Stored {
+        /// Whose.
+        peer: Peer,
+        /// The document.
+        handle: u32,
+        /// Whether these are the first changes that the document ever had.
+        is_first: bool,
+        /// The position of the last one.
+        last_seq: u64,
         /// New changes in it.
         changes: u32,
         /// Their bytes.

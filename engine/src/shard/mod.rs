@@ -26,10 +26,12 @@ pub use memory::{Budget, SHARD_CACHE_BYTES_MAX};
 pub use verify::Unverified;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use etherply_wire::ErrorCode;
 use etherply_wire::kinds::{Close, Error};
 
+use crate::access::Identity;
 use crate::change::ChangeLimits;
 use crate::document::DOCUMENT_BYTES_MAX;
 use crate::faults::Faults;
@@ -142,6 +144,17 @@ impl Shard {
     /// The shard that a handle belongs to.
     pub fn home_of(handle: u32, shards: u16) -> u16 {
         u16::try_from(handle % u32::from(shards.max(1))).unwrap_or(0)
+    }
+
+    /// The document of a handle, if it is in memory.
+    pub fn document_of(&self, handle: u32) -> Option<&DocumentId> {
+        self.hosted.get(&handle).map(|hosted| &hosted.id)
+    }
+
+    /// Who has a document open by a connection: its session, and whose it is.
+    pub fn member_of(&self, handle: u32, peer: Peer) -> Option<(SessionId, &Arc<Identity>)> {
+        let stream = self.hosted.get(&handle)?.streams.get(&peer)?;
+        Some((stream.session, &stream.access.identity))
     }
 
     /// Documents in memory.

@@ -275,7 +275,7 @@ impl Shard {
         if let Some(stream) = hosted.streams.get_mut(&peer) {
             stream.refused_generation = Some(push.generation);
         }
-        effects.push(Effect::Observe(Observation::Refused { code: refusal.code }));
+        effects.push(Effect::Observe(Observation::Refused { peer, handle, code: refusal.code }));
         planted!(RefusalBeforeSync, {
             effects.push(Effect::Settle { peer, bytes: pushed.bytes });
             effects.push(Effect::Reply { peer, handle, frame });
@@ -292,7 +292,8 @@ impl Shard {
         let Listener { peer, handle, .. } = pushed.listener;
         effects.push(Effect::Settle { peer, bytes: pushed.bytes });
         self.in_hand = None;
-        effects.push(Effect::Observe(Observation::Refused { code: ErrorCode::StorageUnavailable }));
+        let code = ErrorCode::StorageUnavailable;
+        effects.push(Effect::Observe(Observation::Refused { peer, handle, code }));
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         if !hosted.listens(&pushed.listener) {
             return;
