@@ -159,7 +159,12 @@ impl KeySet {
         self.add(id, Algorithm::Hs256, DecodingKey::from_secret(&secret))
     }
 
-    fn add(&mut self, id: &str, algorithm: Algorithm, decoding: DecodingKey) -> Result<Algorithm, KeyError> {
+    pub(crate) fn add(
+        &mut self,
+        id: &str,
+        algorithm: Algorithm,
+        decoding: DecodingKey,
+    ) -> Result<Algorithm, KeyError> {
         check_id(id)?;
         if self.0.iter().any(|key| key.id == id) {
             return Err(KeyError::Twice { id: id.to_owned() });
@@ -178,6 +183,18 @@ impl KeySet {
             (None, [only]) => Some(only),
             (None, _) => None,
         }
+    }
+
+    /// The keys of both. What has an id of these keys' is not taken of the others.
+    ///
+    /// # Errors
+    /// [`KeyError::TooMany`]
+    pub fn with(&self, others: &Self) -> Result<Self, KeyError> {
+        let mut all = self.clone();
+        for key in others.0.iter().filter(|key| self.named(Some(&key.id)).is_none()) {
+            all.add(&key.id, key.algorithm, key.decoding.clone())?;
+        }
+        Ok(all)
     }
 
     /// How many there are.
@@ -203,7 +220,7 @@ pub(crate) fn check_id(id: &str) -> Result<(), KeyError> {
 
 /// Whether a public key's bytes, taken out of its PEM, are a key that tokens can be verified with. Whoever reads the
 /// PEM looks at its frame only, and whoever verifies at the first token.
-fn check_public(algorithm: Algorithm, key: &[u8]) -> Result<(), KeyError> {
+pub(crate) fn check_public(algorithm: Algorithm, key: &[u8]) -> Result<(), KeyError> {
     let is_key = match algorithm {
         Algorithm::EdDsa => <[u8; 32]>::try_from(key)
             .is_ok_and(|key| VerifyingKey::from_bytes(&key).is_ok_and(|key| !key.is_weak())),

@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! keys      keys that tokens are verified with
+//! jwks      the same as issuers publish them
 //! claims    what a token says
 //! verify    whether to believe it; verified ones are remembered
 //! sign      making tokens
@@ -18,6 +19,7 @@
 mod cache;
 mod claims;
 mod generate;
+mod jwks;
 mod keys;
 mod sign;
 mod verify;
@@ -25,6 +27,7 @@ mod verify;
 pub use cache::{TOKENS_CACHED_BYTES_MAX, TOKENS_CACHED_MAX};
 pub use claims::{Audience, Claims, GRANTS_MAX, Grants, Unusable, Verified};
 pub use generate::{GenerateError, Generated, generate};
+pub use jwks::{JWKS_BYTES_MAX, JWKS_KEYS_MAX, Jwks, JwksError, PassedOver};
 pub use keys::{
     Algorithm, KEY_ID_BYTES_MAX, KEYS_MAX, KeyError, KeySet, RSA_BITS_MAX, RSA_BITS_MIN, SECRET_BYTES_MIN,
 };

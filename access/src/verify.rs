@@ -133,6 +133,12 @@ impl Verifier {
         Self { keys, expected, cache: Cache::default() }
     }
 
+    /// Goes on with other keys. Tokens that were believed are forgotten: their keys may be gone.
+    pub fn set_keys(&mut self, keys: Arc<KeySet>) {
+        self.keys = keys;
+        self.cache = Cache::default();
+    }
+
     /// Verifies a token as of now, in milliseconds since 1970.
     ///
     /// # Errors

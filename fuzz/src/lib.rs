@@ -6,6 +6,7 @@
 pub mod alter;
 pub mod change;
 pub mod frame;
+pub mod jwks;
 pub mod pattern;
 pub mod proxy;
 pub mod reconcile;

@@ -17,7 +17,7 @@ use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use etherply_engine::ids::DocumentId;
 use etherply_engine::log::Deleted;
@@ -35,6 +35,8 @@ use crate::storage::Reader;
 
 /// Where the control plane deletes documents.
 pub const DELETE_PATH: &str = "/delete";
+/// Where the control plane tells what happens.
+pub const EVENTS_PATH: &str = "/v1/events";
 /// Where the control plane revokes grants.
 pub const REVOKE_PATH: &str = "/revoke";
 /// Longest request to revoke.
@@ -79,6 +81,7 @@ impl Administration {
 /// The requests.
 pub(crate) fn router() -> Router<Observed> {
     Router::new()
+        .route(EVENTS_PATH, get(read_events))
         .route(backup::file::CONTROL_PATH, post(take_backup))
         .route(REVOKE_PATH, post(revoke).layer(DefaultBodyLimit::max(REVOKE_BYTES_MAX)))
         .route(DELETE_PATH, post(delete).layer(DefaultBodyLimit::max(DOCUMENT_ID_BYTES_MAX)))
@@ -103,6 +106,23 @@ pub(crate) async fn check_operator(
     };
     observed.metrics.rejected.with_label_values(&["control_operator"]).inc();
     (StatusCode::FORBIDDEN, refusal).into_response()
+}
+
+/// Tells what happens from now on, an object of JSON a line, until the reader goes.
+async fn read_events(State(observed): State<Observed>, headers: HeaderMap) -> Response {
+    const KEY: &str = "EtherPly: events say who works on which document, so this asks for the key in the server's \
+        data directory, as `Authorization: Bearer KEY`.\n";
+    if !observed.administration.is_operator(&headers) {
+        observed.metrics.rejected.with_label_values(&["control_operator"]).inc();
+        return (StatusCode::UNAUTHORIZED, KEY).into_response();
+    }
+    match observed.events.read() {
+        Ok(lines) => {
+            ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines.into_stream()))
+                .into_response()
+        }
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("EtherPly: {error}\n")).into_response(),
+    }
 }
 
 /// Deletes the document whose name is the body.
@@ -182,7 +202,7 @@ async fn take_backup(State(observed): State<Observed>, headers: HeaderMap) -> Re
         in its data directory: `etherply backup --control URL --operator-key DIR/operator.key`.\n";
     const BUSY: &str = "EtherPly: a backup is being taken already: try again when it is done.\n";
     let administration = Arc::clone(&observed.administration);
-    if !administration.access.keys.is_empty() && !administration.is_operator(&headers) {
+    if administration.access.keys.asks() && !administration.is_operator(&headers) {
         observed.metrics.rejected.with_label_values(&["control_operator"]).inc();
         return (StatusCode::UNAUTHORIZED, KEY).into_response();
     }

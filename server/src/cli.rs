@@ -10,6 +10,8 @@ use ipnet::IpNet;
 use etherply_access::TOKEN_LIFETIME_S;
 use etherply_engine::document::DOCUMENT_BYTES_MAX;
 
+use crate::access::remote::KEYS_REFRESH_S;
+use crate::access::url::KeysUrl;
 use crate::allowlist::{HostRule, OriginRule};
 use crate::commands::backup::{BackupArgs, RestoreArgs};
 use crate::commands::config::ConfigArgs;
@@ -101,6 +103,13 @@ pub struct ServeArgs {
     /// asked for
     #[arg(long, env = "ETHERPLY_KEYS", value_name = "PATH")]
     pub keys: Option<PathBuf>,
+    /// URL of a JWK Set with keys of tokens: https://, or http:// on this machine; with --keys, keys of both count
+    #[arg(long, env = "ETHERPLY_KEYS_URL", value_name = "URL")]
+    pub keys_url: Option<KeysUrl>,
+    /// Seconds from one fetch of these keys to the next; a token with a key that is not known has them fetched earlier
+    #[arg(long, env = "ETHERPLY_KEYS_REFRESH", default_value_t = KEYS_REFRESH_S, value_name = "S",
+        value_parser = number::parser::<u32>("keys-refresh"))]
+    pub keys_refresh: u32,
     /// Who makes tokens (iss)
     #[arg(long, env = "ETHERPLY_TOKEN_ISSUER", default_value = "etherply", value_name = "NAME")]
     pub token_issuer: String,

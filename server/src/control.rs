@@ -21,9 +21,12 @@ use axum::routing::get;
 use axum::serve::ListenerExt as _;
 use tokio::sync::oneshot;
 
+use crate::access::live::Keys;
+use crate::access::remote;
 use crate::administration::{self, Administration};
 use crate::allowlist::Allowlist;
 use crate::control_listener::ControlListener;
+use crate::events::Events;
 use crate::metrics::Metrics;
 use crate::storage::StorageStats;
 use crate::tls::{RELOAD_EVERY_S, Tls};
@@ -39,6 +42,10 @@ pub struct Observed {
     pub is_serving: Arc<AtomicBool>,
     /// By which names this server may be called.
     pub allowlist: Arc<Allowlist>,
+    /// What happens.
+    pub events: Arc<Events>,
+    /// Keys of tokens.
+    pub keys: Arc<Keys>,
     /// What operators may do.
     pub administration: Arc<Administration>,
 }
@@ -66,6 +73,11 @@ impl Control {
             crate::priority::lower();
             let served = runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
+                tokio::spawn(remote::keep_fetching(
+                    Arc::clone(&observed.keys),
+                    Arc::clone(&observed.metrics),
+                ));
+                tokio::spawn(Arc::clone(&observed.events).keep_telling());
                 if let Some((tls, _)) = tls.clone() {
                     tokio::spawn(look_for_certificates(tls));
                 }
@@ -77,6 +89,8 @@ impl Control {
                     _ = stopped => Ok(()),
                 }
             });
+            // A name that is still being looked up must not hold the stop up.
+            runtime.shutdown_background();
             if let Err(error) = served {
                 tracing::error!("the control plane has ended: {error}");
             }
@@ -153,12 +167,15 @@ async fn check_host(State(observed): State<Observed>, request: Request, next: Ne
 async fn index() -> &'static str {
     "EtherPly control plane.\n/health   the process runs\n/ready    it takes connections and writes\n\
      /metrics  Prometheus metrics\n\
-     For `etherply` commands on this machine: POST /backup  /delete\n"
+     For `etherply` commands on this machine: POST /backup  /delete  GET /v1/events\n"
 }
 
 async fn ready(State(observed): State<Observed>) -> (StatusCode, &'static str) {
     if !observed.is_serving.load(Ordering::Acquire) {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting or stopping\n");
+    }
+    if observed.keys.are_awaited() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no keys could be fetched yet (--keys-url): see the log\n");
     }
     if observed.storage.failed.load(Ordering::Acquire) > 0 {
         let reason =

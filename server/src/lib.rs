@@ -16,6 +16,7 @@
 //! allowlist     which pages may connect, and by which names the server is called
 //! tls           the server's certificate
 //! priority      which threads go first
+//! events        what happens, for whoever wants to know
 //! control       health and metrics over HTTP
 //! control_listener   where it takes connections, with TLS or without
 //! administration   what operators do by the control plane
@@ -36,6 +37,7 @@ pub mod commands;
 pub mod control;
 mod control_listener;
 pub mod data_plane;
+pub mod events;
 pub mod export;
 pub mod history;
 pub mod materialise;

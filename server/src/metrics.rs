@@ -43,6 +43,16 @@ pub struct Metrics {
     pub refused: IntCounterVec,
     /// Tokens refused, and opens without one where one is asked for, by how.
     pub tokens_refused: IntCounterVec,
+    /// Fetches of keys from a URL, by how they ended.
+    pub keys_fetches: IntCounterVec,
+    /// When keys were fetched last, in seconds since 1970.
+    pub keys_fetched: IntGauge,
+    /// Events handed to readers, by kind.
+    pub events: IntCounterVec,
+    /// Events that there was no room for.
+    pub events_dropped: IntCounter,
+    /// Who reads events.
+    pub event_readers: IntGauge,
     /// Documents opened, by the way a member is brought up to date.
     pub opened: IntCounterVec,
     /// Backups of the running server, by how they ended.
@@ -154,6 +164,14 @@ impl Metrics {
                 "Opens and renewals refused for their token",
                 "how",
             )?,
+            keys_fetches: labelled("keys_fetches_total", "Fetches of keys from a URL", "outcome")?,
+            keys_fetched: gauge(
+                "keys_fetched_timestamp_seconds",
+                "When keys were fetched from a URL last, in seconds since 1970",
+            )?,
+            events: labelled("events_total", "Events handed to readers", "kind")?,
+            events_dropped: counter("events_dropped_total", "Events that there was no room for")?,
+            event_readers: gauge("event_readers", "Connections that read events")?,
             opened: labelled("opens_total", "Documents opened by members", "resume")?,
             backups: labelled("backups_total", "Backups of the running server", "outcome")?,
             snapshots: labelled("snapshots_total", "Snapshots of documents", "outcome")?,
@@ -272,6 +290,8 @@ mod tests {
             &metrics.panics,
             &metrics.refused,
             &metrics.tokens_refused,
+            &metrics.keys_fetches,
+            &metrics.events,
             &metrics.opened,
             &metrics.backups,
             &metrics.snapshots,

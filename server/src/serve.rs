@@ -15,6 +15,7 @@ use etherply_engine::placement::shard_of;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::access::live::Keys;
 use crate::access::revocations::Revocations;
 use crate::access::{self, Access};
 use crate::administration::Administration;
@@ -23,6 +24,7 @@ use crate::cli::ServeArgs;
 use crate::control::{Control, Observed};
 use crate::data_plane::limits::STOP_TIMEOUT;
 use crate::data_plane::{self, Acceptor, CoreSetup, Listener, Mailbox, Mailboxes, Message, StopStage, run};
+use crate::events::Events;
 use crate::materialise::due::{LAG_RECORDS_MAX, Room};
 use crate::materialise::inspector::Quarantining;
 use crate::materialise::verify::{Admission, Verifier, VerifierThreads};
@@ -75,7 +77,7 @@ pub fn serve(args: &ServeArgs) -> Result<(), Problem> {
     let tls = credentials.tls.clone();
     if tls.is_some() {
         signals.add_signal(SIGHUP).map_err(Problem::system("wait for signals"))?;
-    } else if args.keys.is_some() && !args.listen.ip().is_loopback() {
+    } else if (args.keys.is_some() || args.keys_url.is_some()) && !args.listen.ip().is_loopback() {
         tracing::warn!(
             "no TLS (--tls-cert): whoever is on the way reads documents and tokens, unless a proxy or a tunnel in \
              front of this server speaks TLS"
@@ -126,7 +128,7 @@ pub fn check(args: &ServeArgs) -> Result<Credentials, Problem> {
         Some(path) => access::keys::read(path)?,
         None => KeySet::default(),
     };
-    preflight::check_exposure(args.listen, args.insecure || !keys.is_empty())?;
+    preflight::check_exposure(args.listen, args.insecure || args.keys_url.is_some() || !keys.is_empty())?;
     preflight::check_exposure(args.control, args.insecure)?;
     Ok(Credentials { keys, tls })
 }
@@ -191,6 +193,7 @@ fn start(args: &ServeArgs, Credentials { keys, tls }: Credentials) -> Result<(Ru
     let metrics = Metrics::new(Some(Arc::clone(&stats)))
         .map_err(|error| Problem::System { what: "register the metrics", reason: io::Error::other(error) })?;
     let metrics = Arc::new(metrics);
+    let events = Events::new(&metrics);
     let access = open_access(args, keys)?;
     let allowlist = Arc::new(Allowlist::new(args.allow_host.clone(), args.allow_origin.clone()));
     let is_serving = Arc::new(AtomicBool::new(false));
@@ -200,6 +203,8 @@ fn start(args: &ServeArgs, Credentials { keys, tls }: Credentials) -> Result<(Ru
         storage: stats,
         is_serving: Arc::clone(&is_serving),
         allowlist: Arc::clone(&allowlist),
+        events: Arc::clone(&events),
+        keys: Arc::clone(&access.keys),
         administration: Arc::new(Administration::new(
             operators_reader,
             Arc::clone(&mailboxes),
@@ -218,7 +223,7 @@ fn start(args: &ServeArgs, Credentials { keys, tls }: Credentials) -> Result<(Ru
         settings,
         &storage_reader,
         storage.committer.clone(),
-        Quarantine::new(&args.data),
+        Quarantine::new(&args.data).telling(&events),
         &metrics,
         home_teller(&mailboxes),
     )
@@ -249,6 +254,7 @@ fn start(args: &ServeArgs, Credentials { keys, tls }: Credentials) -> Result<(Ru
             hello_timeout_s: args.hello_timeout,
             frame_timeout_s: args.frame_timeout,
             token_timeout_s: args.token_timeout,
+            events: Arc::clone(&events),
             throttle: Arc::clone(&throttle),
             allowlist: Arc::clone(&allowlist),
             access: access.clone(),
@@ -277,7 +283,7 @@ fn start(args: &ServeArgs, Credentials { keys, tls }: Credentials) -> Result<(Ru
         cores,
         connections_max,
         realtime,
-        asks_for_tokens: !access.keys.is_empty(),
+        asks_for_tokens: access.keys.asks(),
         speaks_tls,
     };
     let running = Running {
@@ -407,7 +413,9 @@ fn open_access(args: &ServeArgs, keys: KeySet) -> Result<Access, Problem> {
     for (id, algorithm) in keys.iter() {
         tracing::info!(id, %algorithm, "tokens are taken that were made with this key");
     }
-    if keys.is_empty() {
+    let refresh = Duration::from_secs(u64::from(args.keys_refresh));
+    let keys = Keys::new(keys, args.keys_url.clone(), refresh);
+    if !keys.asks() {
         tracing::warn!("no tokens are asked for (--keys): whoever reaches this server may do everything");
     }
     Ok(Access { keys: Arc::new(keys), expected, revocations: Arc::new(revocations) })
@@ -463,7 +471,7 @@ fn announce(args: &ServeArgs, facts: &Facts) {
             websocket = if *speaks_tls { "wss" } else { "ws" },
             data = data.display(),
             access = if *asks_for_tokens {
-                "by tokens (--keys)"
+                "by tokens"
             } else if listen.ip().is_loopback() {
                 "open to every program on this machine, to nobody else: no tokens are asked for"
             } else {

@@ -102,6 +102,8 @@ error_codes! {
     RightsInvalid = 214, "rights_invalid", fatal, 4214;
     /// The document began anew without changes that broke it: open it again, and take it from its beginning.
     DocumentReset = 215, "document_reset", retry, 4215;
+    /// The server does not have the key of this token yet, and fetches keys: try again in a moment.
+    KeysUnavailable = 216, "keys_unavailable", retry, 4216;
 
     /// The push has no change, or more than one push may have.
     PushInvalid = 300, "push_invalid", fatal, 4300;

@@ -5,27 +5,36 @@
 //!
 //! ```text
 //! keys         keys from files
+//! remote       keys from a URL, kept up to date
+//! fetch        one request for them
+//! url          where they may come from
+//! live         the keys that count now
 //! revocations  what was revoked, durable
 //! ```
 
+pub mod fetch;
 pub mod keys;
+pub mod live;
+pub mod remote;
 pub mod revocations;
+pub mod url;
 
 use std::sync::Arc;
 
-use etherply_access::{Expected, KeySet, Refused, Verifier};
+use etherply_access::{Expected, Reason, Refused, Verifier};
 use etherply_engine::access::{FORBIDDEN, Grant};
 use etherply_engine::ids::DocumentId;
 use etherply_wire::{ErrorCode, Rights};
 
 use crate::clock::now_ms;
+use live::Keys;
 use revocations::Revocations;
 
 /// What the cores' gates are made of.
 #[derive(Debug, Clone)]
 pub struct Access {
     /// Keys of tokens; without any, no tokens are asked for.
-    pub keys: Arc<KeySet>,
+    pub keys: Arc<Keys>,
     /// What tokens have to say of themselves.
     pub expected: Expected,
     /// What was revoked.
@@ -36,6 +45,9 @@ pub struct Access {
 #[derive(Debug)]
 pub struct Gate {
     verifier: Option<Verifier>,
+    keys: Arc<Keys>,
+    /// Which keys the verifier has.
+    version: u64,
     revocations: Arc<Revocations>,
 }
 
@@ -71,6 +83,12 @@ const REVOKED: Denied = Denied {
     message: "the token was revoked: ask for another one",
     counted: Some("revoked"),
 };
+// Not for good: the key that it names may be in the set that is fetched next.
+const KEYS_UNAVAILABLE: Denied = Denied {
+    code: ErrorCode::KeysUnavailable,
+    message: "the server does not have the key of this token yet, and fetches keys: try again in a moment",
+    counted: Some("unknown_key"),
+};
 const OTHER_SUBJECT: Denied = Denied {
     code: ErrorCode::TokenInvalid,
     message: "a connection belongs to one subject, and this token is another's: use a connection of its own",
@@ -87,8 +105,10 @@ impl Gate {
     /// A core's own.
     pub fn new(access: &Access) -> Self {
         let Access { keys, expected, revocations } = access.clone();
-        let verifier = (!keys.is_empty()).then(|| Verifier::new(keys, expected));
-        Self { verifier, revocations }
+        // Before the keys: those of a later version are taken again at worst.
+        let version = keys.version();
+        let verifier = keys.asks().then(|| Verifier::new(keys.current(), expected));
+        Self { verifier, keys, version, revocations }
     }
 
     /// Whether it asks for tokens at all.
@@ -111,8 +131,14 @@ impl Gate {
     ) -> Result<Grant, Denied> {
         let Some(verifier) = &mut self.verifier else { return Ok(Grant::anonymous()) };
         let token = token.ok_or(REQUIRED)?;
+        let version = self.keys.version();
+        if version != self.version {
+            self.version = version;
+            verifier.set_keys(self.keys.current());
+        }
         let verified = verifier.verify(token, now_ms).map_err(|refused| match refused {
             Refused::Expired => EXPIRED,
+            Refused::Invalid(Reason::Key) if self.keys.may_come() => KEYS_UNAVAILABLE,
             Refused::Invalid(reason) => {
                 tracing::debug!("a token is refused: {reason}");
                 INVALID

@@ -1,6 +1,7 @@
 //! One connection: transport, session, what waits to be sent.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::task::Waker;
@@ -18,6 +19,7 @@ use super::due::Due;
 use super::limits::{CONTROL_BYTES_MAX, CONTROL_OVERHEAD_BYTES, FRAME_BYTES_PER_S_MIN};
 use super::pace::Pace;
 use super::tls::Security;
+use crate::events::Who;
 
 /// What a connection speaks.
 #[derive(Debug)]
@@ -70,6 +72,12 @@ pub(super) struct Connection {
     pub(super) transport: Transport,
     pub(super) stage: Stage,
     pub(super) session: SessionId,
+    /// Where it comes from.
+    pub(super) address: IpAddr,
+    /// It has said hello.
+    pub(super) has_greeted: bool,
+    /// The error that it ended with.
+    pub(super) ended: Option<ErrorCode>,
     /// Whose it is, since its first token.
     pub(super) subject: Option<Arc<str>>,
     /// Tokens of it that were refused.
@@ -140,6 +148,9 @@ impl Connection {
             transport: Transport::Unknown,
             stage: Stage::Greeting,
             session,
+            address: Ipv4Addr::UNSPECIFIED.into(),
+            has_greeted: false,
+            ended: None,
             subject: None,
             tokens_refused: 0,
             control: VecDeque::new(),
@@ -170,6 +181,11 @@ impl Connection {
             waker: None,
             moving: None,
         }
+    }
+
+    /// Whose it is, for events.
+    pub(super) fn who(&self) -> Who {
+        Who { connection: self.session, subject: self.subject.clone() }
     }
 
     pub(super) fn stream(&self, handle: u32) -> Option<OpenStream> {

@@ -42,6 +42,7 @@ use super::{effects, flush, handover, receive};
 use crate::access::{Access, Gate};
 use crate::allowlist::Allowlist;
 use crate::clock;
+use crate::events::{Event, Events, Updates};
 use crate::materialise::Rebuilds;
 use crate::materialise::memory::CutMemory;
 use crate::materialise::verify::{Verifier, VerifierThreads};
@@ -83,6 +84,8 @@ pub struct CoreSetup {
     pub frame_timeout_s: u32,
     /// Time for a token, where tokens are asked for.
     pub token_timeout_s: u32,
+    /// What happens, for whoever wants to know.
+    pub events: Arc<Events>,
     /// What clients may take of the server.
     pub throttle: Arc<Throttle>,
     /// Which pages may connect, and by which names.
@@ -149,6 +152,8 @@ pub(super) struct State {
     pub(super) stopping: Option<StopStage>,
     /// Bytes of frames that have arrived in part.
     pub(super) partial_bytes: usize,
+    /// Changes that are not told of yet.
+    pub(super) updates: Updates,
     /// Where tokens are asked for.
     pub(super) gate: Gate,
     flusher: Option<Waker>,
@@ -193,6 +198,7 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         settled: Vec::new(),
         stopping: None,
         partial_bytes: 0,
+        updates: Updates::default(),
         gate: Gate::new(&setup.access),
         flusher: None,
         is_flush_due: false,
@@ -343,8 +349,9 @@ impl Core {
         let stream = Stream::new(socket);
         let (core, descriptor) = (state.setup.core, stream.descriptor());
         let security = if state.setup.tls.is_some() { Security::Expected } else { Security::Plain };
-        let Admission { ticket, retry_after_ms, has_proxy_header } = admission;
+        let Admission { address, ticket, retry_after_ms, has_proxy_header } = admission;
         let id = state.connections.insert(|id| Connection {
+            address,
             pace: Pace::new(ticket),
             retry_after_ms,
             proxy_header: has_proxy_header.then(Vec::new),
@@ -394,6 +401,8 @@ impl Core {
             state.step(Input::Tick, now);
             state.end_overdue();
             effects::retry_storage(&mut state);
+            let State { updates, setup, .. } = &mut *state;
+            updates.tell(&setup.events);
             let documents = i64::try_from(state.shard.documents()).unwrap_or(i64::MAX);
             state.setup.metrics.pending.set(i64::from(state.setup.throttle.pending()));
             let core = state.setup.core.to_string();
@@ -554,6 +563,10 @@ impl State {
         if let Some((home, _)) = &connection.moving {
             handover::stay(self, *home);
         }
+        if connection.has_greeted {
+            let code = connection.ended.map(ErrorCode::name);
+            self.setup.events.tell(|| Event::Disconnected { who: connection.who(), code });
+        }
         self.count_off();
         if connection.is_blocked {
             self.setup.metrics.blocked.dec();
@@ -664,6 +677,7 @@ impl State {
         }
         self.setup.metrics.failed.with_label_values(&[code.name()]).inc();
         tracing::debug!(code = code.name(), peer = id, "connection ends: {message}");
+        connection.ended = Some(code);
         connection.fail(code, kind, message, now_s + DRAIN_TIMEOUT_S);
         connection.wake();
         self.mark_dirty(id);

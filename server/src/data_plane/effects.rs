@@ -20,6 +20,7 @@ use super::core::State;
 use super::due::{Due, DueQueues};
 use super::mailbox::Message;
 use super::slab::Slab;
+use crate::events::{Event, Who};
 use crate::materialise::cut::Cut;
 use crate::storage::cover::{Cover, CoverError};
 use crate::storage::snapshot::SnapshotRead;
@@ -466,7 +467,10 @@ pub(super) fn retry_storage(state: &mut State) {
     }
 }
 
-fn observe(state: &State, observation: Observation) {
+fn observe(state: &mut State, observation: Observation) {
+    if state.setup.events.is_heard() {
+        tell(state, observation);
+    }
     let metrics = &state.setup.metrics;
     match observation {
         Observation::Opened { resume } => {
@@ -480,10 +484,34 @@ fn observe(state: &State, observation: Observation) {
             metrics.opened.with_label_values(&[how]).inc();
         }
         Observation::Panicked => metrics.panics.with_label_values(&["document"]).inc(),
-        Observation::Refused { code } => metrics.refused.with_label_values(&[code.name()]).inc(),
+        Observation::Refused { code, .. } => metrics.refused.with_label_values(&[code.name()]).inc(),
         Observation::Stored { changes, bytes, .. } => {
             metrics.operations.inc_by(u64::from(changes));
             metrics.pushed_bytes.inc_by(bytes);
         }
+    }
+}
+
+/// Tells whoever reads events. Who it was is known as long as they have the document open.
+fn tell(state: &mut State, observation: Observation) {
+    let State { shard, updates, setup, .. } = state;
+    let who = |handle, peer| {
+        let (connection, identity) = shard.member_of(handle, peer)?;
+        let subject = Some(&identity.subject).filter(|subject| !subject.is_empty()).cloned();
+        Some(Who { connection, subject })
+    };
+    match observation {
+        Observation::Refused { peer, handle, code } => setup.events.tell(|| Event::Refused {
+            document: shard.document_of(handle).cloned(),
+            who: who(handle, peer),
+            code: code.name(),
+        }),
+        Observation::Stored { peer, handle, is_first, last_seq, changes, .. } => {
+            if let Some(document) = shard.document_of(handle).filter(|_| is_first) {
+                setup.events.tell(|| Event::Created { document: document.clone(), who: who(handle, peer) });
+            }
+            updates.note(&setup.events, handle, changes, last_seq, || shard.document_of(handle).cloned());
+        }
+        Observation::Opened { .. } | Observation::Panicked => {}
     }
 }

@@ -35,7 +35,8 @@ pub(super) fn poll_header(
                 let taken = state.setup.throttle.admit(address, now_us);
                 let Some(connection) = state.connections.get_mut(id) else { return Poll::Ready(false) };
                 return match taken {
-                    Ok(Admission { ticket, retry_after_ms, .. }) => {
+                    Ok(Admission { address, ticket, retry_after_ms, .. }) => {
+                        connection.address = address;
                         connection.pace = Pace::new(ticket);
                         connection.retry_after_ms = retry_after_ms;
                         Poll::Ready(true)

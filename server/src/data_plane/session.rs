@@ -20,6 +20,7 @@ use super::core::State;
 use super::limits::{DRAIN_TIMEOUT_S, TOKENS_REFUSED_MAX};
 use super::{handover, pace};
 use crate::access::Denied;
+use crate::events::Event;
 use crate::throttle::limits::RETRY_JITTER_MS;
 
 /// What this server calls itself.
@@ -129,6 +130,9 @@ fn hello(state: &mut State, peer: Peer, now: Now, frame: &Frame<'_>) -> Result<(
     let announced = limits::announced(u64::from(state.setup.idle_timeout_s) * 1_000);
     let Some(connection) = state.connections.get_mut(peer.id) else { return Ok(()) };
     connection.stage = Stage::Ready;
+    connection.has_greeted = true;
+    let address = connection.address;
+    state.setup.events.tell(|| Event::Connected { who: connection.who(), address });
     if let Some(ticket) = &mut connection.pace.ticket {
         ticket.greeted();
     }
@@ -239,6 +243,14 @@ fn ask_for_grant(
     let asked = gate.grant(token, &mut connection.subject, document, wanted, now.wall_ms);
     if let Some(subject) = &connection.subject {
         connection.pace.belongs_to(subject, now.mono_us);
+    }
+    if let Err(Denied { code, .. }) = &asked {
+        let who = || Some(connection.who());
+        setup.events.tell(|| Event::Refused {
+            document: Some(document.clone()),
+            who: who(),
+            code: code.name(),
+        });
     }
     if let Err(Denied { code, counted: Some(counted), message }) = &asked {
         setup.metrics.tokens_refused.with_label_values(&[counted]).inc();

@@ -239,6 +239,7 @@ impl Inspector {
         self.store(&new, &culprits)?;
         self.metrics.quarantined_documents.inc();
         self.metrics.quarantined_changes.inc_by(kept.changes_count);
+        self.quarantine.tell(document, kept.changes_count);
         tracing::warn!(
             "{document} has begun anew in epoch {epoch}, without {} changes of {} bytes",
             kept.changes_count,

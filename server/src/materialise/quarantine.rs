@@ -7,12 +7,15 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use etherply_engine::change::{ChangeHash, ChangeLimits, parse_header};
 use etherply_engine::ids::DocumentId;
 use etherply_engine::record::Record;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
+
+use crate::events::{Event, Events};
 
 /// Directory within the data directory.
 pub const DIRECTORY: &str = "quarantine";
@@ -69,6 +72,8 @@ pub struct ExcludedChange {
 #[derive(Debug, Clone)]
 pub struct Quarantine {
     directory: PathBuf,
+    /// Where documents that began anew are told of, in a running server.
+    events: Option<Arc<Events>>,
 }
 
 /// What is kept.
@@ -98,7 +103,19 @@ pub struct Excluding {
 impl Quarantine {
     /// That of the data directory at `path`. Nothing is read or made yet.
     pub fn new(path: &Path) -> Self {
-        Self { directory: path.join(DIRECTORY) }
+        Self { directory: path.join(DIRECTORY), events: None }
+    }
+
+    /// Tells whoever reads events.
+    pub fn telling(self, events: &Arc<Events>) -> Self {
+        Self { events: Some(Arc::clone(events)), ..self }
+    }
+
+    /// A document has begun anew without so many changes.
+    pub(super) fn tell(&self, document: &DocumentId, changes: u64) {
+        if let Some(events) = &self.events {
+            events.tell(|| Event::Quarantined { document: document.clone(), changes });
+        }
     }
 
     /// Begins to write down what is taken out of a document.

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use etherply_access::TOKEN_LIFETIME_S_MAX;
 use etherply_engine::document::{DOCUMENT_BYTES_MAX, DOCUMENT_BYTES_MIN};
 
+use crate::access::remote::{KEYS_REFRESH_S_MAX, KEYS_REFRESH_S_MIN};
 use crate::data_plane::limits::{
     ARRIVAL_TIMEOUT_S_MAX, ARRIVAL_TIMEOUT_S_MIN, IDLE_TIMEOUT_S_MAX, IDLE_TIMEOUT_S_MIN,
     TOKEN_TIMEOUT_S_MAX, TOKEN_TIMEOUT_S_MIN,
@@ -35,6 +36,7 @@ const fn number(key: &'static str, min: u64, max: u64) -> Number {
 /// All of them.
 pub const NUMBERS: &[Number] = &[
     number("cores", 1, CORES_MAX),
+    number("keys-refresh", KEYS_REFRESH_S_MIN as u64, KEYS_REFRESH_S_MAX as u64),
     number("token-lifetime", 1, TOKEN_LIFETIME_S_MAX),
     number("materialisers", 0, MATERIALISERS_MAX as u64),
     number("materialised-bytes", MATERIALISED_BYTES_MIN, MATERIALISED_BYTES_MAX),

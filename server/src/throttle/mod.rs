@@ -49,8 +49,10 @@ pub struct Allowed {
 }
 
 /// How a new connection is taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Admission {
+    /// Where it comes from.
+    pub address: IpAddr,
     /// Its place; nothing applies to one without.
     pub ticket: Option<Box<Ticket>>,
     /// It is only told to come back in so many milliseconds.
@@ -123,21 +125,21 @@ impl Throttle {
     /// There are too many; why, as metrics name it.
     pub fn admit(self: &Arc<Self>, address: IpAddr, now_us: u64) -> Result<Admission, &'static str> {
         if self.is_trusted(address) {
-            return Ok(Admission::default());
+            return Ok(Admission { address, ticket: None, retry_after_ms: None, has_proxy_header: false });
         }
         let allowed = &self.allowed;
         let key = household(address);
         let mut tables = self.tables();
-        let address = tables.address(key, now_us);
-        if address.connections >= allowed.connections_per_address {
+        let place = tables.address(key, now_us);
+        if place.connections >= allowed.connections_per_address {
             return Err("address_connections");
         }
         let pending = |count: u32| (count < allowed.pending).then_some(count + 1);
         if self.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pending).is_err() {
             return Err("pending");
         }
-        address.connections += 1;
-        let meter = Arc::clone(&address.meter);
+        place.connections += 1;
+        let meter = Arc::clone(&place.meter);
         drop(tables);
         let ticket = Box::new(Ticket {
             throttle: Arc::clone(self),
@@ -152,7 +154,7 @@ impl Throttle {
             let place_us = self.places.place(allowed.accept, RETRY_S_MAX * 1_000_000, now_us);
             u32::try_from(wait_us.max(place_us).div_ceil(1_000)).unwrap_or(u32::MAX)
         });
-        Ok(Admission { ticket: Some(ticket), retry_after_ms, has_proxy_header: false })
+        Ok(Admission { address, ticket: Some(ticket), retry_after_ms, has_proxy_header: false })
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use etherply_client::Tls;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 
 use super::{Server, command};
 
@@ -53,6 +53,25 @@ impl Certificates {
     /// Trusts this root, and a server of this name.
     pub fn trusted(&self, name: &str) -> Tls {
         Tls::trusting(self.root.pem().as_bytes(), name).unwrap()
+    }
+
+    pub fn root_pem(&self) -> String {
+        self.root.pem()
+    }
+
+    /// What a server that is not EtherPly speaks TLS with.
+    pub fn server_config(&self) -> ServerConfig {
+        let (certificate, key) = self.files();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_file(certificate).unwrap()],
+                PrivateKeyDer::from_pem_file(key).unwrap(),
+            )
+            .unwrap()
     }
 
     pub fn start(&self, data: &Path) -> Server {
