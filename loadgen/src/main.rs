@@ -13,6 +13,7 @@ mod ledger;
 mod live;
 mod net;
 mod outcome;
+mod peers;
 mod plan;
 mod plot;
 mod power;
@@ -89,6 +90,7 @@ fn run(scenario: Scenario) -> Result<bool> {
             finish(&scenario::floor::floor(args, &live)?, &common, &live, false)
         }
         Scenario::Trace(args) => finish(&scenario::trace::trace(&args, &live)?, &args.common, &live, false),
+        Scenario::Compare(args) => peers::contest::compare(&args, &live),
         Scenario::Results { dir } => {
             let runs = outcome::write_table(&dir)?;
             println!("{runs} runs listed in {}", dir.join("README.md").display());

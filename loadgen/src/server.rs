@@ -59,11 +59,16 @@ pub struct Server {
     pub ready_after: Duration,
 }
 
-impl Server {
-    /// Starts a program and waits until it says that it listens, and, where it has a control plane, that it
-    /// is ready.
-    pub fn start(program: &Program) -> Result<Self> {
-        let started = Instant::now();
+/// A process that was just started.
+struct Started {
+    child: Child,
+    /// Its first line.
+    told: mpsc::Receiver<std::io::Result<String>>,
+    last_words: mpsc::Receiver<String>,
+}
+
+impl Started {
+    fn begin(program: &Program) -> Result<Self> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&program.log)?;
         let mut child = Command::new(&program.binary)
             .args(&program.arguments)
@@ -89,6 +94,16 @@ impl Server {
             drop(std::io::copy(&mut lines, &mut std::io::sink()));
             drop(tell_rest.send(rest));
         });
+        Ok(Self { child, told, last_words })
+    }
+}
+
+impl Server {
+    /// Starts a program and waits until it says that it listens, and, where it has a control plane, that it
+    /// is ready.
+    pub fn start(program: &Program) -> Result<Self> {
+        let started = Instant::now();
+        let Started { mut child, told, last_words } = Started::begin(program)?;
         let line = told.recv_timeout(START_TIMEOUT);
         let ready = line.ok().and_then(Result::ok).and_then(|line| serde_json::from_str::<Ready>(&line).ok());
         let Some(Ready { listen, control, realtime }) = ready else {
@@ -100,6 +115,25 @@ impl Server {
         if control.is_some() {
             server.wait_ready(started)?;
         }
+        Ok(server)
+    }
+
+    /// Starts a program that says nothing of itself, and waits until somebody listens at the address.
+    pub fn start_at(program: &Program, listen: SocketAddr) -> Result<Self> {
+        let started = Instant::now();
+        let Started { child, last_words, .. } = Started::begin(program)?;
+        let mut server =
+            Self { child, last_words, listen, control: None, realtime: None, ready_after: Duration::ZERO };
+        while TcpStream::connect_timeout(&listen, HTTP_TIMEOUT).is_err() {
+            if let Some(status) = server.child.try_wait()? {
+                bail!("{} ended at once with {status}:\n{}", name_of(&program.binary), tail_of(&program.log));
+            }
+            if started.elapsed() > START_TIMEOUT {
+                bail!("{} does not listen:\n{}", name_of(&program.binary), tail_of(&program.log));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server.ready_after = started.elapsed();
         Ok(server)
     }
 
@@ -158,9 +192,9 @@ impl Server {
         Metrics(self.get("/metrics").map(|(_, body)| body).unwrap_or_default())
     }
 
-    /// CPU time so far, in seconds.
+    /// CPU time so far, of all its threads and of the processes that it started, in seconds.
     pub fn cpu_s(&self) -> f64 {
-        procfs::cpu_s(self.pid()).unwrap_or(0.0)
+        procfs::family_cpu_s(self.pid()).unwrap_or(0.0)
     }
 
     /// Waits until the server's background work has caught up: its materialisers say so, or else it is quiet.

@@ -33,6 +33,10 @@ pub struct Stats {
     pub since_moment: Histogram<u64>,
     /// Reasons of connections and documents that failed; the first few.
     pub failures: Vec<String>,
+    /// Changes of those received that came without their value, which a later one had taken the place of.
+    pub covered: u64,
+    /// Messages of a peer's server that its protocol, or this run, does not have.
+    pub unexpected: u64,
 }
 
 /// Most reasons that are kept: the first tell enough.
@@ -51,6 +55,8 @@ impl Stats {
             reconnected: histogram()?,
             since_moment: histogram()?,
             failures: Vec::new(),
+            covered: 0,
+            unexpected: 0,
         })
     }
 
@@ -71,6 +77,8 @@ impl Stats {
         self.first_byte.add(&other.first_byte)?;
         self.reconnected.add(&other.reconnected)?;
         self.since_moment.add(&other.since_moment)?;
+        self.covered += other.covered;
+        self.unexpected += other.unexpected;
         other.failures.iter().for_each(|reason| self.fail(reason.clone()));
         Ok(())
     }

@@ -55,7 +55,7 @@ pub fn npm_packages(root: &Path, folder: &str) -> anyhow::Result<()> {
 }
 
 /// Runs `install` unless it was run with the same `pins`, which `stamp` keeps.
-fn once(pins: &Path, stamp: &Path, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub fn once(pins: &Path, stamp: &Path, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let wanted = fs::read(pins).with_context(|| format!("cannot read {}", pins.display()))?;
     if fs::read(stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());

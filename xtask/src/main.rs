@@ -2,6 +2,7 @@
 
 mod admission;
 mod chaos;
+mod compare;
 mod cost;
 mod coverage;
 mod damage;
@@ -102,6 +103,18 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measures other servers and EtherPly by turns under the same load, and keeps it in results/compare. Installs
+    /// them first: Debian's packages, npm's and a Rust program, the last two into target/tools. Takes hours. What
+    /// comes behind is passed on to `etherply-loadgen compare`; `--help` says more.
+    #[command(disable_help_flag = true)]
+    Compare {
+        /// Only whether everything works: 20 connections, 3 s, what is installed; installs nothing.
+        #[arg(long)]
+        sample: bool,
+        /// What `etherply-loadgen compare` takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Checks the style that no compiler checks.
     Tidy,
     /// Writes the golden vectors, wire/vectors, anew.
@@ -146,6 +159,7 @@ fn main() -> ExitCode {
         Verb::Cost { out } => cost::run(&root, &out).map(|()| true),
         Verb::Damage => damage::run(&root).map(|()| true),
         Verb::Coverage { arguments } => coverage::run(&root, &arguments).map(|()| true),
+        Verb::Compare { sample, arguments } => compare::run(&root, sample, &arguments).map(|()| true),
         Verb::Tidy => tidy::run(&root).map(|()| true),
         Verb::Vectors => vectors::write(&root).map(|()| true),
     };

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod compare;
 mod scenarios;
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::compare::CompareArgs;
 pub use self::scenarios::{
     BesideArgs, CutChoice, DeafArgs, FanoutArgs, JoinArgs, PresenceArgs, SoakArgs, StormArgs,
 };
@@ -52,6 +54,8 @@ pub enum Scenario {
     Floor(EditsArgs),
     /// Replays recorded editing sessions, keystroke by keystroke
     Trace(TraceArgs),
+    /// Other servers and EtherPly by turns under the same schedule: where each one's limit is, and what it costs
+    Compare(CompareArgs),
     /// Writes results/README.md from the runs recorded there
     Results {
         /// The folder with the recorded runs
