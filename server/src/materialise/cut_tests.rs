@@ -106,6 +106,29 @@ fn a_snapshot_takes_the_place_of_the_records_that_it_covers() {
     }
 }
 
+#[test]
+fn what_a_later_snapshot_covers_while_a_log_is_read_is_found_in_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, records) = with_pushers(3_000);
+    let mut log = store(directory.path(), &records);
+    let first = cut(&mut log, &records[999]).unwrap();
+    cover(&mut log);
+    let mut reading = WholeLog::new(document(), FIRST_EPOCH);
+    let mut read = reading.next(log.reader(), u64::MAX, 10_000).unwrap();
+    assert!(reading.seq() < first.log_after_seq, "it is in the middle of what it took apart");
+    let second = cut(&mut log, &records[2_799]).unwrap();
+    cover(&mut log);
+    assert!(second.log_after_seq > first.cursor.seq);
+    loop {
+        let page = reading.next(log.reader(), u64::MAX, 10_000).unwrap();
+        if page.is_empty() {
+            break;
+        }
+        read.extend(page);
+    }
+    assert_eq!(read, records);
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

@@ -26,7 +26,8 @@ pub struct WholeLog {
     epoch: u64,
     seq: u64,
     chain: ChainHash,
-    /// The snapshot's changes, once one of them was needed; those that were handed out are gone.
+    /// The changes of the snapshot that was read last, once one of them was needed; those that were handed out since
+    /// are gone.
     unpacked: Option<HashMap<ChangeHash, Bytes>>,
 }
 
@@ -55,17 +56,12 @@ impl WholeLog {
     ) -> Result<Vec<Record>, LogError> {
         let end = reader.head(&self.document)?.filter(|head| head.epoch == self.epoch);
         let through_seq = through_seq.min(end.map_or(0, |head| head.last_seq));
-        // Records of the size that a page of index rows has are many more bytes: the log's own reads bound those.
-        let first = reader.rows(&self.document, self.epoch, self.seq, through_seq.min(self.seq + 1), 1)?;
-        let records = match first.first() {
-            None if self.seq < through_seq => {
-                return Err(self.damaged(self.seq + 1, "the log ends before the document does".to_owned()));
-            }
-            None => Vec::new(),
-            Some(LogRow::Record(_)) => {
-                reader.read(&self.document, self.epoch, self.seq, through_seq, bytes_max)?
-            }
-            Some(LogRow::Covered(_)) => self.unpack(reader, through_seq, bytes_max)?,
+        if self.seq >= through_seq {
+            return Ok(Vec::new());
+        }
+        let records = match reader.read(&self.document, self.epoch, self.seq, through_seq, bytes_max) {
+            Err(LogError::Covered { .. }) => self.unpack(reader, through_seq, bytes_max)?,
+            read => read?,
         };
         for record in &records {
             if chain_next(&self.chain, record.seq, &record.hash) != record.chain {
@@ -84,9 +80,13 @@ impl WholeLog {
         bytes_max: usize,
     ) -> Result<Vec<Record>, LogError> {
         let rows = reader.rows(&self.document, self.epoch, self.seq, through_seq, INDEX_ROWS_MAX)?;
-        let mut unpacked = match self.unpacked.take() {
-            Some(unpacked) => unpacked,
-            None => self.read_snapshot(reader)?,
+        // Rows first: the snapshot that is read then has all that they say is covered.
+        let (mut unpacked, mut is_old) = match self.unpacked.take() {
+            Some(unpacked) => (unpacked, true),
+            None => match self.read_snapshot(reader)? {
+                Some(unpacked) => (unpacked, false),
+                None => return Ok(Vec::new()),
+            },
         };
         let (mut records, mut chain, mut bytes) = (Vec::new(), self.chain, 0);
         for row in rows {
@@ -95,7 +95,14 @@ impl WholeLog {
             if bytes > bytes_max && !records.is_empty() {
                 break;
             }
-            let record = self.record(unpacked.remove(&row.hash), row, &chain)?;
+            let mut change = unpacked.remove(&row.hash);
+            if change.is_none() && is_old {
+                // A later snapshot than that which was taken apart has covered more meanwhile.
+                let Some(newer) = self.read_snapshot(reader)? else { break };
+                (unpacked, is_old) = (newer, false);
+                change = unpacked.remove(&row.hash);
+            }
+            let record = self.record(change, row, &chain)?;
             chain = record.chain;
             records.push(record);
         }
@@ -103,12 +110,16 @@ impl WholeLog {
         Ok(records)
     }
 
-    fn read_snapshot(&self, reader: &Reader) -> Result<HashMap<ChangeHash, Bytes>, LogError> {
+    /// The changes of the snapshot that the document has now; `None` if it began anew meanwhile.
+    fn read_snapshot(&self, reader: &Reader) -> Result<Option<HashMap<ChangeHash, Bytes>>, LogError> {
         let damaged = |what| self.damaged(self.seq + 1, what);
         let Some((anchor, bytes)) = reader.snapshot(&self.document, self.epoch)? else {
+            if reader.head(&self.document)?.is_none_or(|head| head.epoch != self.epoch) {
+                return Ok(None);
+            }
             return Err(damaged("what ties it to its snapshot is missing".to_owned()));
         };
-        unpack(&self.document, anchor.anchor.snapshot.cursor, &bytes).map_err(damaged)
+        unpack(&self.document, anchor.anchor.snapshot.cursor, &bytes).map(Some).map_err(damaged)
     }
 
     fn record(&self, change: Option<Bytes>, row: IndexRow, before: &ChainHash) -> Result<Record, LogError> {

@@ -320,7 +320,8 @@ impl Reader {
             // Between the look at the row and the one at the file, another one may have taken its place.
             Err(error) => match self.anchor_row(document, epoch)? {
                 Some(newer) if newer != anchor => self.checked_anchor(document, epoch),
-                _ => Err(error.of(document)),
+                Some(_) => Err(error.of(document)),
+                None => Ok(None),
             },
         }
     }
@@ -339,7 +340,8 @@ impl Reader {
             Ok(bytes) => Ok(Some((anchor, bytes))),
             Err(error) => match self.anchor_row(document, epoch)? {
                 Some(newer) if newer != anchor => self.snapshot(document, epoch),
-                _ => Err(error),
+                Some(_) => Err(error),
+                None => Ok(None),
             },
         }
     }
