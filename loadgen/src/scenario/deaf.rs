@@ -34,6 +34,9 @@ const CONTROL_BYTES_MAX: u64 = 256 * 1024;
 const FRAME_OVERHEAD_BYTES: u64 = 1024;
 /// By how much the server's memory may grow meanwhile for what is written: a memtable.
 const LOG_BYTES: u64 = 16 * 1024 * 1024;
+/// What documents take that the server builds in the background is as much as Automerge makes it, a multiple of their
+/// bytes where values are large; it has a limit of its own, and members that never read do not change it.
+const NO_DOCUMENTS_IN_MEMORY: [&str; 2] = ["--materialisers", "0"];
 /// Of each phase, the share in which nothing is counted: connections come about, and their sockets fill up.
 const SETTLE_SHARE: f64 = 0.4;
 /// How many of them wake up at the end, at least, if there are as many.
@@ -49,7 +52,7 @@ pub fn deaf(args: &DeafArgs, live: &Live) -> Result<Report> {
     if args.deaf == 0 || !args.deaf.is_multiple_of(args.documents) {
         bail!("--deaf members are spread evenly over --documents: take a multiple of {}", args.documents);
     }
-    let mut host = Host::start(&args.common, live)?;
+    let mut host = Host::start_with(&args.common, live, &NO_DOCUMENTS_IN_MEMORY)?;
     let plan = plan_of(args, &host, phases);
     raise_descriptors(plan.connections().saturating_add(args.deaf))?;
 

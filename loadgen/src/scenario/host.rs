@@ -39,15 +39,24 @@ impl Host {
 
     /// The server that the command line names, or a new one.
     pub fn start(common: &Common, live: &Live) -> Result<Self> {
+        Self::start_with(common, live, &[])
+    }
+
+    /// See [`Host::start`]; a new one has these arguments besides.
+    pub fn start_with(common: &Common, live: &Live, arguments: &[&str]) -> Result<Self> {
         let workspace = Workspace::new(common)?;
         if let Some(url) = &common.url {
             let (target, transport) = parse_url(url, common.ca.as_deref())?;
             return Ok(Self { workspace, target, transport, program: None, server: None });
         }
-        let program = server_program(common, &workspace, any_port())?;
+        let program = |listen| -> Result<Program> {
+            let mut program = server_program(common, &workspace, listen)?;
+            program.arguments.extend(arguments.iter().copied().map(str::to_owned));
+            Ok(program)
+        };
         live.stage("starting the server");
-        let server = Server::start(&program)?;
-        let again = server_program(common, &workspace, server.listen)?;
+        let server = Server::start(&program(any_port())?)?;
+        let again = program(server.listen)?;
         let target = workspace.target(server.listen)?;
         Ok(Self {
             workspace,

@@ -86,21 +86,28 @@ impl Turns<'_> {
         Ok(fleet)
     }
 
-    /// Waits until so many microseconds after the start. The server's most resident memory meanwhile.
+    /// Waits until so many microseconds after the start. The server's most resident memory meanwhile, but for what
+    /// it takes to cut snapshots, or if it cuts all the time, the least.
     fn watch(&self, what: &str, until_us: u64) -> Option<u64> {
         let until = self.start + Duration::from_micros(until_us);
-        let (mut peak, mut next) = (None, Instant::now());
+        let (mut peak, mut least, mut next) = (None, None, Instant::now());
         let limit = until.saturating_duration_since(next);
         self.live.wait(what, &self.crowd.fleet.gauges, limit, || {
             let now = Instant::now();
             if now >= next {
                 next = now + SAMPLE_EVERY;
                 let rss = self.server.and_then(|server| procfs::rss_bytes(server.pid()).ok());
-                peak = peak.into_iter().chain(rss).max();
+                least = least.into_iter().chain(rss).min();
+                peak = peak.into_iter().chain(rss.filter(|_| self.cuts_nothing())).max();
             }
             now >= until
         });
-        peak
+        peak.or(least)
+    }
+
+    /// Whether the server says that no snapshot is due, nor being cut.
+    fn cuts_nothing(&self) -> bool {
+        self.server.is_some_and(|server| server.metrics().get("etherply_snapshots_due") == Some(0.0))
     }
 
     /// Connections of which the server says that they take no more.
