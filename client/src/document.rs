@@ -36,7 +36,7 @@ pub enum DocumentError {
     /// The server has another change than this copy under one actor's number: its log was put back to an older copy, or
     /// deleted, and went on otherwise, or this member's actor is somebody else's too. [`Document::start_over`].
     #[error("the server's history contradicts this copy ({0}): start over with the server's")]
-    Contradicts(AutomergeError),
+    Contradicts(Box<AutomergeError>),
 }
 
 /// Why a document could not be saved or restored, or could not take in or give what it should.
@@ -162,7 +162,7 @@ impl Document {
             let hashes: Vec<ChangeHash> = received.iter().map(Change::hash).collect();
             match catch_unwind(AssertUnwindSafe(|| self.doc.apply_changes(received))) {
                 Ok(Err(error @ AutomergeError::DuplicateSeqNumber(..))) => {
-                    return Err(DocumentError::Contradicts(error));
+                    return Err(DocumentError::Contradicts(Box::new(error)));
                 }
                 Ok(applied) => applied?,
                 Err(_) => {
