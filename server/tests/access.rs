@@ -3,9 +3,10 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
+use common::place::{Place, complained, etherply, said};
 use common::{Member, Server, Told, command};
 use etherply_client::{OpenOptions, StreamId};
 use etherply_wire::{ErrorCode, Rights};
@@ -16,59 +17,6 @@ const FORBIDDEN: u16 = ErrorCode::Forbidden as u16;
 const EXPIRED: u16 = ErrorCode::TokenExpired as u16;
 const REVOKED: u16 = ErrorCode::TokenRevoked as u16;
 const WRITES: Rights = Rights::READ.with(Rights::WRITE);
-
-fn etherply(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_etherply")).args(args).output().unwrap()
-}
-
-fn said(output: Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn complained(output: Output) -> String {
-    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    String::from_utf8(output.stderr).unwrap()
-}
-
-/// A folder with a data directory and keys.
-struct Place {
-    root: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let place = Self { root: tempfile::tempdir().unwrap() };
-        said(etherply(&["keys", "generate", "--out", place.keys().to_str().unwrap()]));
-        place
-    }
-
-    fn data(&self) -> PathBuf {
-        self.root.path().join("data")
-    }
-
-    fn keys(&self) -> PathBuf {
-        self.root.path().join("keys")
-    }
-
-    fn start(&self) -> Server {
-        Server::spawn(command(&self.data()).arg("--keys").arg(self.keys()))
-    }
-
-    fn token(&self, subject: &str, ttl: &str, grants: &[&str]) -> String {
-        let key = self.keys().join("main.private.pem");
-        let mut args = vec!["token", "--key", key.to_str().unwrap(), "--subject", subject, "--ttl", ttl];
-        args.extend(grants);
-        said(etherply(&args)).trim().to_owned()
-    }
-
-    fn revoke(&self, server: &Server, what: &[&str]) -> Output {
-        let (control, data) = (format!("http://{}", server.control), self.data());
-        let mut args = vec!["revoke", "--control", &control, "--data", data.to_str().unwrap()];
-        args.extend(what);
-        etherply(&args)
-    }
-}
 
 /// Opens a document by a token; what came of it.
 fn open(member: &mut Member, name: &str, rights: Rights, token: Option<&str>) -> (StreamId, Told) {

@@ -8,8 +8,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use etherply_wire::ErrorCode;
 use etherply_wire::kinds::Close;
+use etherply_wire::{ErrorCode, Kind};
 
 use super::batch::Batch;
 use super::effect::{Effect, Observation};
@@ -113,7 +113,15 @@ impl Shard {
         for request in old.waiting.into_values() {
             effects.push(Effect::OpenRefused { peer: request.peer });
             let (peer, number) = (request.peer, request.request);
-            refuse_request(peer, 0, number, ending.code, PANIC_RETRY_MS, ending.message, effects);
+            refuse_request(
+                peer,
+                0,
+                (Kind::Open, number),
+                ending.code,
+                PANIC_RETRY_MS,
+                ending.message,
+                effects,
+            );
         }
         for (peer, stream) in old.streams {
             self.expiries.forget(peer, handle, &stream.access);
@@ -189,7 +197,7 @@ impl Shard {
                 } else {
                     effects.push(Effect::OpenRefused { peer });
                     let (code, message) = (ending.code, ending.message);
-                    refuse_request(peer, 0, request, code, PANIC_RETRY_MS, message, effects);
+                    refuse_request(peer, 0, (Kind::Open, request), code, PANIC_RETRY_MS, message, effects);
                 }
             }
             Some(InHand::Close { .. }) | None => {}

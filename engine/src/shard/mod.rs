@@ -28,8 +28,8 @@ pub use verify::Unverified;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use etherply_wire::ErrorCode;
 use etherply_wire::kinds::{Close, Error};
+use etherply_wire::{ErrorCode, Kind};
 
 use crate::access::Identity;
 use crate::change::ChangeLimits;
@@ -391,16 +391,17 @@ impl Shard {
     }
 }
 
-/// Answers a request with an error, which does not end anything.
+/// Answers a frame of a kind, and its request, if it has a number, with an error, which does not end anything.
 fn refuse_request(
     peer: Peer,
     handle: u32,
-    request: u32,
+    (kind, request): (Kind, u32),
     code: ErrorCode,
     retry_after_ms: u32,
     message: &str,
     effects: &mut Vec<Effect>,
 ) {
-    let error = Error { request, code: code as u16, kind: 0, retry_after_ms, message: message.to_owned() };
+    let error =
+        Error { request, code: code as u16, kind: kind as u16, retry_after_ms, message: message.to_owned() };
     effects.push(Effect::Reply { peer, handle, frame: Outgoing::new(handle, &error, &[]) });
 }

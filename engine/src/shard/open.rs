@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use etherply_wire::kinds::{ClockEntry, Cursor, Opened, Reconcile, resume};
 use etherply_wire::limits::RECONCILE_ENTRIES_MAX;
-use etherply_wire::{ErrorCode, Rights};
+use etherply_wire::{ErrorCode, Kind, Rights};
 
 use super::batch::{Entry, Listener};
 use super::contain::InHand;
@@ -66,7 +66,7 @@ impl Shard {
             return false;
         };
         effects.push(Effect::OpenRefused { peer: request.peer });
-        refuse_request(request.peer, 0, request.request, code, 0, message, effects);
+        refuse_request(request.peer, 0, (Kind::Open, request.request), code, 0, message, effects);
         true
     }
 
@@ -75,7 +75,7 @@ impl Shard {
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };
         let Some(request) = hosted.waiting.remove(&peer) else { return };
         effects.push(Effect::OpenRefused { peer });
-        refuse_request(peer, 0, request.request, ErrorCode::TokenRevoked, 0, REVOKED, effects);
+        refuse_request(peer, 0, (Kind::Open, request.request), ErrorCode::TokenRevoked, 0, REVOKED, effects);
         self.not_opened(handle, peer);
     }
 
@@ -100,7 +100,7 @@ impl Shard {
             refuse_request(
                 request.peer,
                 handle,
-                request.request,
+                (Kind::Open, request.request),
                 ErrorCode::AlreadyOpen,
                 0,
                 message,
@@ -111,7 +111,15 @@ impl Shard {
         if hosted.waiting.len() >= OPENS_WAITING_MAX {
             let message = "too many members open this document at once: try again shortly";
             effects.push(Effect::OpenRefused { peer: request.peer });
-            refuse_request(request.peer, 0, request.request, ErrorCode::Overloaded, 1_000, message, effects);
+            refuse_request(
+                request.peer,
+                0,
+                (Kind::Open, request.request),
+                ErrorCode::Overloaded,
+                1_000,
+                message,
+                effects,
+            );
             return;
         }
         self.peers.entry(request.peer).or_default().insert(handle);
@@ -236,7 +244,7 @@ impl Shard {
         let (code, retry_after_ms) = refusal(error);
         let (peer, number) = (request.peer, request.request);
         effects.push(Effect::OpenRefused { peer });
-        refuse_request(peer, 0, number, code, retry_after_ms, &error.to_string(), effects);
+        refuse_request(peer, 0, (Kind::Open, number), code, retry_after_ms, &error.to_string(), effects);
     }
 
     fn attach(&mut self, handle: u32, request: OpenRequest, standing: Standing, effects: &mut Vec<Effect>) {

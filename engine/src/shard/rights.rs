@@ -9,7 +9,7 @@ use std::mem::{replace, take};
 use std::sync::Arc;
 
 use etherply_wire::kinds::RightsChanged;
-use etherply_wire::{ErrorCode, Rights};
+use etherply_wire::{ErrorCode, Kind, Rights};
 
 use super::batch::Listener;
 use super::effect::Effect;
@@ -137,7 +137,7 @@ impl Shard {
             None
         };
         if let Some((code, message)) = refusal {
-            refuse_request(peer, handle, request, code, 0, message, effects);
+            refuse_request(peer, handle, (Kind::Renew, request), code, 0, message, effects);
             return;
         }
         let before = replace(&mut stream.access, Access::new(wanted, grant));

@@ -8,7 +8,7 @@ use etherply_wire::limits::{
     BROADCAST_BYTES_MAX, BROADCAST_TOPIC_BYTES_MAX, PRESENCE_BYTES_MAX, PRESENCE_MEMBERS_MAX,
     PRESENCE_TTL_MS_MAX, PRESENCE_TTL_MS_MIN,
 };
-use etherply_wire::{ErrorCode, Rights};
+use etherply_wire::{ErrorCode, Kind, Rights};
 
 use super::effect::Effect;
 use super::{Shard, refuse_request};
@@ -60,7 +60,7 @@ impl Shard {
             None
         };
         if let Some((code, retry_after_ms, message)) = wrong {
-            refuse_request(peer, handle, 0, code, retry_after_ms, &message, effects);
+            refuse_request(peer, handle, (Kind::PresenceSet, 0), code, retry_after_ms, &message, effects);
             return;
         }
         let ttl_ms = ttl_ms.clamp(PRESENCE_TTL_MS_MIN, PRESENCE_TTL_MS_MAX);
@@ -126,14 +126,22 @@ impl Shard {
     ) {
         let Some((member, lack)) = self.social_session(peer, handle) else { return };
         if let Some((code, message)) = lack {
-            refuse_request(peer, handle, 0, code, 0, message, effects);
+            refuse_request(peer, handle, (Kind::BroadcastSend, 0), code, 0, message, effects);
             return;
         }
         if payload.len() > BROADCAST_BYTES_MAX || topic.len() > BROADCAST_TOPIC_BYTES_MAX {
             let message = format!(
                 "a broadcast may have {BROADCAST_BYTES_MAX} bytes and a topic of {BROADCAST_TOPIC_BYTES_MAX}"
             );
-            refuse_request(peer, handle, 0, ErrorCode::BroadcastTooLarge, 0, &message, effects);
+            refuse_request(
+                peer,
+                handle,
+                (Kind::BroadcastSend, 0),
+                ErrorCode::BroadcastTooLarge,
+                0,
+                &message,
+                effects,
+            );
             return;
         }
         let Some(hosted) = self.hosted.get_mut(&handle) else { return };

@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod exchange;
+pub mod place;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
