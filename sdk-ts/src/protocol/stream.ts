@@ -262,7 +262,7 @@ export class Stream {
   private changes(body: BodyOf<"changes">, tail: Uint8Array): void {
     if (this.state === "reconciling") throw violation("changes before this side's clock");
     const changes = split(tail, body.lengths);
-    if (changes === undefined) throw violation("changes whose lengths are not those of their bytes");
+    if (changes === undefined) throw violation("changes of other lengths than their bytes");
     // If a snapshot was on its way, the server could not go on with it, and sends the log instead.
     this.assembly = undefined;
     this.progress.changes(body.afterSeq, owned(body.cursor), changes.length);
@@ -272,7 +272,7 @@ export class Stream {
 
   private snapshot(body: BodyOf<"snapshot">, piece: Uint8Array): void {
     if (body.totalBytes > BigInt(SNAPSHOT_BYTES_MAX) || piece.length > SNAPSHOT_CHUNK_BYTES_MAX) {
-      throw violation("a snapshot that is larger than this side takes");
+      throw violation("a snapshot that is too large");
     }
     const total = Number(body.totalBytes);
     // A newer snapshot takes the place of one that was under way.
@@ -285,7 +285,7 @@ export class Stream {
       assembly.total === total &&
       BigInt(assembly.have) === body.offset &&
       assembly.have + piece.length <= total;
-    if (!fits) throw violation("pieces of a snapshot that do not fit together");
+    if (!fits) throw violation("pieces of a snapshot that do not fit");
     assembly.pieces.push(piece);
     assembly.have += piece.length;
     if (assembly.have < total) return;

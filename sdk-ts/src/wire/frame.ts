@@ -77,38 +77,38 @@ export function encodeFrame<K extends KindName>(
  * Throws a {@link FrameError}. Nothing is copied but texts.
  */
 export function decodeFrame(bytes: Uint8Array): Frame | undefined {
-  if (bytes.length < HEADER_BYTES) throw malformed(`${bytes.length} bytes are less than a frame's header`);
+  if (bytes.length < HEADER_BYTES) throw malformed("a frame without a header");
   if (bytes.length > FRAME_BYTES_MAX) {
-    throw new FrameError("frame_too_large", `a frame has ${bytes.length} bytes, at most ${FRAME_BYTES_MAX} are allowed`);
+    throw new FrameError("frame_too_large", `a frame of ${bytes.length} bytes`);
   }
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const length = view.getUint32(0, true);
-  if (length !== bytes.length) throw malformed(`a frame's length says ${length} bytes, but ${bytes.length} are there`);
+  if (length !== bytes.length) throw malformed(`a frame of ${bytes.length} bytes says ${length}`);
   const protocol = view.getUint8(4);
   if (protocol !== PROTOCOL) {
-    const text = `a frame is of protocol version ${protocol}, this side speaks ${PROTOCOL}`;
+    const text = `a frame of protocol version ${protocol}`;
     throw new FrameError("unsupported_protocol", text);
   }
   const flags = view.getUint8(5);
-  if ((flags & ~FLAG_SKIPPABLE) !== 0) throw malformed(`a frame has unknown flags ${flags}`);
+  if ((flags & ~FLAG_SKIPPABLE) !== 0) throw malformed(`a frame of unknown flags ${flags}`);
   const number = view.getUint16(6, true);
   const kind = kindOf(number);
   if (kind === undefined) {
     if ((flags & FLAG_SKIPPABLE) !== 0) return undefined;
-    throw new FrameError("unknown_kind", `a frame's kind ${number} is not known`);
+    throw new FrameError("unknown_kind", `a frame of unknown kind ${number}`);
   }
   const archiveBytes = view.getUint32(12, true);
   const end = HEADER_BYTES + archiveBytes;
   const { hasTail, layout } = KINDS[kind];
   if (end > length || (end < length && !hasTail)) {
-    throw malformed(`a frame's archive of ${archiveBytes} bytes does not fit its ${length}`);
+    throw malformed(`a frame of ${length} bytes has an archive of ${archiveBytes}`);
   }
   const stream = view.getUint32(8, true);
   const tail = end < length ? bytes.subarray(end) : EMPTY;
   try {
     return { kind, stream, body: unarchive(layout as Layout<unknown>, bytes.subarray(HEADER_BYTES, end)), tail } as Frame;
   } catch (error) {
-    if (error instanceof LayoutError) throw malformed(`a frame of kind ${number} cannot be read: ${error.message}`);
+    if (error instanceof LayoutError) throw malformed(`a frame of kind ${number}: ${error.message}`);
     throw error;
   }
 }
