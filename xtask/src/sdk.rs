@@ -16,6 +16,7 @@ const NEEDS: &[Need] = &[
     Need { program: "node", package: "nodejs", why: "runs the SDK" },
     Need { program: "npm", package: "npm", why: "installs what it is built with" },
     Need { program: "chromium", package: "chromium", why: "is the browser of its end-to-end test" },
+    Need { program: "openssl", package: "openssl", why: "makes the certificate of its test over TLS" },
 ];
 
 /// Checks types, builds the package, checks what would be published, and runs every test.

@@ -8,8 +8,10 @@ interface Note {
 
 const query = new URLSearchParams(location.search);
 const patient = { baseMs: 3_600_000, capMs: 3_600_000 };
+const token = query.get("token");
 const client = createClient({
   url: query.get("server") ?? "",
+  ...(token === null ? {} : { auth: () => token }),
   ...(query.has("memory") ? {} : { store: indexedDbStore({ subject: query.get("subject") ?? "" }) }),
   backoff: query.has("patient") ? patient : { baseMs: 50, capMs: 200 },
 });

@@ -7,8 +7,8 @@ import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { build } from "esbuild";
-import { chromium } from "playwright-core";
 import type { Browser, Page } from "playwright-core";
+import { launch } from "./chromium.js";
 import { SDK, unpack } from "./pack.js";
 
 const HTML = `<!doctype html><meta charset="utf-8"><textarea disabled></textarea><output></output><script type="module" src="/page.js"></script>`;
@@ -37,7 +37,8 @@ export class Site {
     private readonly pages: Server,
   ) {}
 
-  static async start(directory: string): Promise<Site> {
+  /** Bundles and serves the pages below `directory`, and starts a browser with these flags besides. */
+  static async start(directory: string, ...args: readonly string[]): Promise<Site> {
     const site = await bundle(directory);
     const pages = createServer((request, response) => {
       const path = join(site, new URL(request.url ?? "/", "http://page").pathname);
@@ -47,10 +48,7 @@ export class Site {
     });
     pages.listen(0, "127.0.0.1");
     await once(pages, "listening");
-    const browser = await chromium.launch({
-      executablePath: process.env["CHROMIUM"] ?? "/usr/bin/chromium",
-      args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"],
-    });
+    const browser = await launch(...args);
     return new Site(browser, pages);
   }
 

@@ -32,7 +32,7 @@ export class TestServer {
   constructor(private readonly args: readonly string[] = []) {}
 
   get url(): string {
-    return `ws://127.0.0.1:${this.port}`;
+    return this.args.includes("--tls-cert") ? `wss://localhost:${this.port}` : `ws://127.0.0.1:${this.port}`;
   }
 
   /** Starts it, again at the port where it was before. */
@@ -57,7 +57,8 @@ export class TestServer {
   /** What it counts under this name. */
   async metric(name: string): Promise<number> {
     const text = await (await fetch(`http://${this.control}/metrics`)).text();
-    const line = text.split("\n").find((each) => each.startsWith(`${name} `) || each.startsWith(`${name}{`));
+    const begins = name.includes("{") ? [`${name} `] : [`${name} `, `${name}{`];
+    const line = text.split("\n").find((each) => begins.some((begin) => each.startsWith(begin)));
     if (line === undefined) throw new Error(`the server does not count ${name}`);
     return Number(line.split(" ").at(-1));
   }
