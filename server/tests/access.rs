@@ -196,6 +196,53 @@ fn a_revocation_ends_live_streams_and_outlives_a_restart() {
     opened(&mut again, "rooms/1", WRITES, &new);
 }
 
+/// `ETHERPLY_REVOCATIONS` of them, and how long each took: from when the operator's command was started until the member
+/// was told, on streams that write.
+#[test]
+fn each_revocation_ends_the_streams_that_it_is_about_and_no_other() {
+    let revocations = std::env::var("ETHERPLY_REVOCATIONS").map_or(9, |count| count.parse().unwrap());
+    let place = Place::new();
+    let server = place.start();
+    let mut bystander = Member::connect(&server, false, 1);
+    let stays =
+        opened(&mut bystander, "halls/1", WRITES, &place.token("cleo", "1h", &["--write", "halls/*"]));
+    let mut took_us: Vec<u128> = (0..revocations)
+        .map(|number: u32| {
+            let (subject, document) = (format!("ada-{number}"), format!("rooms/{number}"));
+            let token = place.token(&subject, "1h", &["--write", "rooms/*"]);
+            let mut ada = Member::connect(&server, number % 2 == 0, 2 + u8::try_from(number % 250).unwrap());
+            let stream = opened(&mut ada, &document, WRITES, &token);
+            ada.put_durably(stream, "k", "v");
+            let claims = said(etherply(&["token", "inspect", &token]));
+            let id =
+                claims.lines().find_map(|line| line.trim().strip_prefix("\"jti\": \"")?.split('"').next());
+            let what = match number % 3 {
+                0 => ["--subject", &subject],
+                1 => ["--token", id.unwrap()],
+                _ => ["--documents", &document],
+            };
+            let began = std::time::Instant::now();
+            said(place.revoke(&server, &what));
+            assert_eq!(rights_changed(&mut ada), (Rights::NONE, REVOKED), "{what:?}");
+            let took_us = began.elapsed().as_micros();
+            ada.put(stream, "k", "refused");
+            let told = ada.until(|told| matches!(told, Told::Refused { .. } | Told::Acked { .. }));
+            assert!(matches!(told, Told::Refused { code: REVOKED, .. }), "{told:?}");
+            bystander.put_durably(stays, "k", &number.to_string());
+            took_us
+        })
+        .collect();
+    took_us.sort_unstable();
+    let ms = |at: usize| took_us[at] as f64 / 1_000.0;
+    let (p50, p99, last) = (took_us.len() / 2, took_us.len() * 99 / 100, took_us.len() - 1);
+    println!(
+        "{revocations} revocations: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
+        ms(p50),
+        ms(p99),
+        ms(last)
+    );
+}
+
 #[test]
 fn a_revocation_needs_the_key_of_the_data_directory_and_has_to_be_one() {
     let place = Place::new();
