@@ -210,7 +210,8 @@ fn each_revocation_ends_the_streams_that_it_is_about_and_no_other() {
         .map(|number: u32| {
             let (subject, document) = (format!("ada-{number}"), format!("rooms/{number}"));
             let token = place.token(&subject, "1h", &["--write", "rooms/*"]);
-            let mut ada = Member::connect(&server, number.is_multiple_of(2), 2 + u8::try_from(number % 250).unwrap());
+            let mut ada =
+                Member::connect(&server, number.is_multiple_of(2), 2 + u8::try_from(number % 250).unwrap());
             let stream = opened(&mut ada, &document, WRITES, &token);
             ada.put_durably(stream, "k", "v");
             let claims = said(etherply(&["token", "inspect", &token]));
