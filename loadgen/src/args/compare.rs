@@ -13,7 +13,7 @@ pub struct CompareArgs {
     /// Servers, measured by turns
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES", default_values_t = [
         Peer::Etherply, Peer::EtherplyTcp, Peer::YSweet, Peer::YWebsocket, Peer::Hocuspocus,
-        Peer::AutomergeRepo, Peer::MqttQos0, Peer::MqttQos1, Peer::Nats,
+        Peer::AutomergeRepo, Peer::MqttQos0, Peer::MqttQos1, Peer::Nats, Peer::Floor,
     ])]
     pub peers: Vec<Peer>,
     /// How often each one's limit is searched

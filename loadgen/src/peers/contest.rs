@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::args::{Common, CompareArgs, EditsArgs};
 use crate::live::Live;
+use crate::net::floor::FloorSession;
 use crate::net::sync::SyncSession;
 use crate::outcome::{Frame, report_frame};
 use crate::peers::automerge_repo::AutomergeRepo;
@@ -198,6 +199,7 @@ fn measure(peer: Peer, plan: Plan, server: &Server, live: &Live) -> Result<Measu
         Peer::MqttQos0 => run::<PeerSession<Mqtt<0>>>(plan, server, live),
         Peer::MqttQos1 => run::<PeerSession<Mqtt<1>>>(plan, server, live),
         Peer::Nats => run::<PeerSession<Nats>>(plan, server, live),
+        Peer::Floor => run::<FloorSession>(plan, server, live),
     }
 }
 
@@ -222,7 +224,10 @@ fn judge(peer: Peer, report: &Report, scheduled: u64) -> Vec<Claim> {
 }
 
 fn edits_args(args: &CompareArgs, peer: Peer, rate: u64) -> (EditsArgs, Common) {
-    let transport = if peer == Peer::EtherplyTcp { TransportChoice::Tcp } else { TransportChoice::Ws };
+    let transport = match peer {
+        Peer::EtherplyTcp | Peer::Floor => TransportChoice::Tcp,
+        _ => TransportChoice::Ws,
+    };
     let common = Common {
         url: None,
         tls: false,

@@ -15,7 +15,7 @@ mod mqtt;
 mod nats;
 mod plot;
 mod search;
-mod servers;
+pub mod servers;
 mod session;
 mod table;
 #[cfg(test)]
@@ -48,6 +48,8 @@ pub enum Peer {
     MqttQos1,
     /// NATS core.
     Nats,
+    /// The bare relay of [`crate::relay`]: the yardstick, not a server to use.
+    Floor,
 }
 
 impl Peer {
@@ -63,6 +65,7 @@ impl Peer {
             Self::MqttQos0 => "mqtt-qos0",
             Self::MqttQos1 => "mqtt-qos1",
             Self::Nats => "nats",
+            Self::Floor => "floor",
         }
     }
 
@@ -73,14 +76,19 @@ impl Peer {
             Self::EtherplyTcp => "Automerge change, TCP",
             Self::YSweet | Self::YWebsocket | Self::Hocuspocus => "Yjs update, WebSocket",
             Self::AutomergeRepo => "Automerge sync message, WebSocket",
-            Self::MqttQos0 | Self::MqttQos1 | Self::Nats => "opaque bytes, TCP: no merge",
+            Self::MqttQos0 | Self::MqttQos1 | Self::Nats | Self::Floor => "opaque bytes, TCP: no merge",
         }
     }
 
     /// Whether it answers each edit.
     pub fn acks(self) -> bool {
         match self {
-            Self::Etherply | Self::EtherplyTcp | Self::YSweet | Self::Hocuspocus | Self::MqttQos1 => true,
+            Self::Etherply
+            | Self::EtherplyTcp
+            | Self::YSweet
+            | Self::Hocuspocus
+            | Self::MqttQos1
+            | Self::Floor => true,
             Self::YWebsocket | Self::AutomergeRepo | Self::MqttQos0 | Self::Nats => false,
         }
     }
@@ -96,6 +104,7 @@ impl Peer {
             Self::MqttQos0 => "none, no acks",
             Self::MqttQos1 => "none: memory alone; its acks say that the broker has it",
             Self::Nats => "none, no acks",
+            Self::Floor => "none: it reads and sends, and keeps nothing",
         }
     }
 
@@ -120,6 +129,9 @@ impl Peer {
             }
             Self::Nats => {
                 "defaults (64K connections, `write_deadline` 10 s), no JetStream, no logging of traffic; `echo: false`, `verbose: false`"
+            }
+            Self::Floor => {
+                "one thread, one epoll, one `send` a member: what the kernel's sockets cost by themselves"
             }
         }
     }

@@ -31,7 +31,7 @@ impl Tools {
     fn files(&self, peer: Peer) -> Option<(PathBuf, Option<PathBuf>)> {
         let script = |path: &str| Some((self.node(), Some(self.module(path))));
         match peer {
-            Peer::Etherply | Peer::EtherplyTcp => None,
+            Peer::Etherply | Peer::EtherplyTcp | Peer::Floor => None,
             Peer::YSweet => Some((self.0.join("bin/y-sweet"), None)),
             Peer::YWebsocket => script("@y/websocket-server/src/server.js"),
             Peer::Hocuspocus => Some((self.node(), Some(self.0.join("peers/hocuspocus.mjs")))),
@@ -81,6 +81,7 @@ impl Tools {
                 Ok(said.lines().next().unwrap_or("mosquitto").to_owned())
             }
             Peer::Nats => says("--version"),
+            Peer::Floor => Ok(concat!("etherply-loadgen ", env!("CARGO_PKG_VERSION")).to_owned()),
         }
     }
 
@@ -89,6 +90,9 @@ impl Tools {
         if matches!(peer, Peer::Etherply | Peer::EtherplyTcp) {
             let program = server_program(common, workspace, any_port())?;
             return Server::start(&pinned(program, cpus)?);
+        }
+        if peer == Peer::Floor {
+            return Server::start(&pinned(relay(1, workspace)?, cpus)?);
         }
         let address = free_port()?;
         let (binary, script) = self.files(peer).context("a peer has a program")?;
@@ -123,11 +127,22 @@ impl Tools {
             Peer::Nats => {
                 arguments.extend(["--addr".into(), address.ip().to_string(), "--port".into(), port])
             }
-            Peer::Etherply | Peer::EtherplyTcp | Peer::YWebsocket | Peer::Hocuspocus => {}
+            Peer::Etherply | Peer::EtherplyTcp | Peer::YWebsocket | Peer::Hocuspocus | Peer::Floor => {}
         }
         let program = Program { binary, arguments, log: workspace.path("server.log"), environment };
         Server::start_at(&pinned(program, cpus)?, address)
     }
+}
+
+/// The bare relay, with so many threads.
+pub fn relay(threads: usize, workspace: &Workspace) -> Result<Program> {
+    let arguments = ["floor-relay", "--listen", &any_port().to_string(), "--threads", &threads.to_string()];
+    Ok(Program {
+        binary: std::env::current_exe()?,
+        arguments: arguments.map(str::to_owned).into(),
+        log: workspace.path("relay.log"),
+        environment: Vec::new(),
+    })
 }
 
 /// The settings that `Peer::settings` explains.

@@ -27,7 +27,7 @@ pub fn claim(peer: Peer, members: &[MemberOutcome]) -> Option<Claim> {
     let examine: fn(&MemberOutcome, &[u8]) -> Result<()> = match peer {
         Peer::Etherply | Peer::EtherplyTcp => by_automerge,
         Peer::YSweet | Peer::YWebsocket | Peer::Hocuspocus => by_yjs,
-        Peer::AutomergeRepo | Peer::MqttQos0 | Peer::MqttQos1 | Peer::Nats => return None,
+        Peer::AutomergeRepo | Peer::MqttQos0 | Peer::MqttQos1 | Peer::Nats | Peer::Floor => return None,
     };
     let samples = members.iter().filter_map(|member| Some((member, member.sample.as_deref()?)));
     let (mut built, mut wrong) = (0, Vec::new());

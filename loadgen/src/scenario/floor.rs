@@ -5,14 +5,15 @@ use anyhow::{Context, Result, bail};
 use crate::args::EditsArgs;
 use crate::live::Live;
 use crate::net::floor::FloorSession;
+use crate::peers::servers::relay;
 use crate::plan::TransportChoice;
 use crate::report::{Claim, Report, Verdict};
 use crate::scenario::edits::{plan_of, settings_of};
 use crate::scenario::run::run;
-use crate::scenario::setup::{Workspace, any_port, loopback, raise_descriptors};
+use crate::scenario::setup::{Workspace, loopback, raise_descriptors};
 use crate::scenario::tally::Tally;
 use crate::schedule::Schedule;
-use crate::server::{Program, Server};
+use crate::server::Server;
 
 /// Runs `floor`.
 pub fn floor(args: EditsArgs, live: &Live) -> Result<Report> {
@@ -22,14 +23,7 @@ pub fn floor(args: EditsArgs, live: &Live) -> Result<Report> {
     let workspace = Workspace::new(&args.common)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.common.server_cores.unwrap_or(cores);
-    let arguments = ["floor-relay", "--listen", &any_port().to_string(), "--threads", &threads.to_string()];
-    let program = Program {
-        binary: std::env::current_exe()?,
-        arguments: arguments.map(str::to_owned).into(),
-        log: workspace.path("relay.log"),
-        environment: Vec::new(),
-    };
-    let relay = Server::start(&program)?;
+    let relay = Server::start(&relay(threads, &workspace)?)?;
     let plan = plan_of(&args, loopback(relay.listen), TransportChoice::Tcp)?;
     raise_descriptors(plan.connections())?;
     let mut measured = run::<FloorSession>(plan.clone(), Some(&relay), live)?;

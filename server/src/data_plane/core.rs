@@ -145,7 +145,8 @@ pub(super) struct State {
     pub(super) sealed: Vec<u8>,
     /// What TLS opened of what was read.
     pub(super) opened: Vec<u8>,
-    pub(super) pieces: Vec<bytes::Bytes>,
+    /// What some connections get, while it is gathered and sent.
+    pub(super) round: flush::Round,
     pub(super) lengths: Vec<u32>,
     /// Effects of a step that only count: see [`effects::carry_out`].
     pub(super) settled: Vec<Effect>,
@@ -193,7 +194,7 @@ pub async fn run(setup: CoreSetup, messages: flume::Receiver<Message>) {
         out: Vec::new(),
         sealed: Vec::new(),
         opened: Vec::new(),
-        pieces: Vec::new(),
+        round: flush::Round::default(),
         lengths: Vec::new(),
         settled: Vec::new(),
         stopping: None,

@@ -25,6 +25,8 @@ pub const BULK_MEMBERS_MIN: usize = 64;
 pub const BULK_SENDS_PER_TURN_MAX: usize = 16;
 /// Connections that are sent to before anything is read again.
 pub const SENDS_PER_TURN_MAX: usize = 512;
+/// Connections for which is gathered before the first of them is sent to.
+pub const ROUND_SENDS: usize = 64;
 /// What an answer counts beside its bytes while it waits.
 pub const CONTROL_OVERHEAD_BYTES: usize = 128;
 /// What a request counts beside its payload.

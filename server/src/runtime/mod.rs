@@ -19,7 +19,7 @@ use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shar
 /// is enough, and it fits a memlock limit of 8 MiB on many cores.
 const IO_MEMORY_BYTES: usize = 64 * 1024;
 /// Entries of an executor's ring.
-const RING_DEPTH: usize = 1024;
+const RING_DEPTH: usize = 4096;
 /// After how long an executor leaves runnable tasks to look at its ring. It is a net only: what arrives at a
 /// socket, and a wake from another thread, end the tasks' turn at once, because they complete in the ring that
 /// glommio looks at between tasks, and a queue whose latency matters is always woken through it.

@@ -30,6 +30,13 @@ use super::tombstone::Tombstones;
 pub const COMMIT_RECORDS_MAX: usize = 4_096;
 /// Most bytes of changes that go into one commit, unless a single job has more.
 pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How much longer than a commit took the thread then rests, so that what comes meanwhile shares the next one: it
+/// rests where at least [`COMMIT_REST_JOBS_MIN`] jobs are to be expected, and otherwise nobody waits.
+pub const COMMIT_REST_TURNS: u32 = 4;
+/// The longest rest, in microseconds.
+pub const COMMIT_REST_US_MAX: u64 = 1_000;
+/// Jobs that have to be expected within a rest, by how fast they came of late.
+pub const COMMIT_REST_JOBS_MIN: u32 = 2;
 /// Most jobs that wait for a commit.
 pub const COMMIT_QUEUE_JOBS_MAX: usize = 4_096;
 /// Most bytes of changes that wait for a commit; one job may always wait.
@@ -306,7 +313,8 @@ pub fn spawn_committer<L: Log + Epochs + StorePiece + Tombstones + Reopen + Send
     let committer = Committer { queue, stats: Arc::clone(&stats), gate: Arc::clone(&listeners.gate) };
     let thread = std::thread::Builder::new().name("commit".to_owned()).spawn(move || {
         on_start();
-        CommitThread { log, stats, listeners, era: 0, reopening: None, wait_ms: REOPEN_WAIT_MS }.run(&jobs);
+        let (rest, wait_ms) = (Rest::new(Instant::now()), REOPEN_WAIT_MS);
+        CommitThread { log, stats, listeners, era: 0, reopening: None, wait_ms, rest }.run(&jobs);
     })?;
     Ok((committer, StorageThread(thread)))
 }
@@ -320,6 +328,33 @@ struct CommitThread<L> {
     /// When it is tried next to open the log again, if it takes no writes.
     reopening: Option<Instant>,
     wait_ms: u64,
+    rest: Rest,
+}
+
+/// When the next commit may begin.
+#[derive(Debug)]
+struct Rest {
+    until: Instant,
+    /// When the last commit was done.
+    done: Instant,
+    /// Time from one job to the next, smoothed.
+    gap: Duration,
+}
+
+impl Rest {
+    fn new(now: Instant) -> Self {
+        Self { until: now, done: now, gap: Duration::from_micros(COMMIT_REST_US_MAX) }
+    }
+
+    /// A commit of so many jobs took from `begun` to `done`.
+    fn after(&mut self, begun: Instant, done: Instant, jobs: u32) {
+        let rest = ((done - begun) * COMMIT_REST_TURNS).min(Duration::from_micros(COMMIT_REST_US_MAX));
+        // A long silence says as little as a short one that commits may come slowly again.
+        let gap = (done - self.done).min(Duration::from_micros(2 * COMMIT_REST_US_MAX)) / jobs.max(1);
+        self.gap = (self.gap * 7 + gap) / 8;
+        self.done = done;
+        self.until = if self.gap * COMMIT_REST_JOBS_MIN <= rest { done + rest } else { done };
+    }
 }
 
 /// Jobs that are committed together.
@@ -357,7 +392,10 @@ impl<L: Log + Epochs + StorePiece + Tombstones + Reopen> CommitThread<L> {
                 None => self.wait(jobs),
             };
             match first {
-                Ok(work) => left_over = self.gather(work, jobs, &mut group),
+                Ok(work) => {
+                    self.rest();
+                    left_over = self.gather(work, jobs, &mut group);
+                }
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -387,6 +425,14 @@ impl<L: Log + Epochs + StorePiece + Tombstones + Reopen> CommitThread<L> {
             return Err(RecvTimeoutError::Timeout);
         }
         jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
+    }
+
+    /// Lets more come for the commit that is about to begin. Whoever sends does not wake the thread meanwhile.
+    fn rest(&self) {
+        let left = self.rest.until.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            std::thread::sleep(left);
+        }
     }
 
     /// Takes what waits, up to a commit's limits; what does not fit comes back.
@@ -441,7 +487,10 @@ impl<L: Log + Epochs + StorePiece + Tombstones + Reopen> CommitThread<L> {
         if group.replies.is_empty() {
             return;
         }
+        let begun = Instant::now();
         let outcome = self.write(|log| log.commit(&group.appends));
+        let jobs = u32::try_from(group.replies.len()).unwrap_or(u32::MAX);
+        self.rest.after(begun, Instant::now(), jobs);
         if outcome.is_ok() {
             (self.listeners.durable)(&group.appends);
             add(&self.stats.jobs, group.replies.len() as u64);
