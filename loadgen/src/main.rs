@@ -1,6 +1,6 @@
 //! EtherPly's load generator: scenarios that a server has to stand, with reports that can be repeated.
 //!
-//! An ordinary thread drives each scenario. Connections live on glommio executors (`net/`), one thread each;
+//! An ordinary thread drives each scenario. Connections live on executors (`net/`), one thread each;
 //! `plan` and `schedule` say beforehand who does what and when; `follow` and `writer` make and follow genuine
 //! changes without documents; `verify` builds the documents at the end.
 

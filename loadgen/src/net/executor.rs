@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use etherply_client::Backoff;
 use etherply_client::change::ChangeHash;
-use glommio::sync::Semaphore;
-use glommio::timer::Timer;
-use glommio::{
-    Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle, executor, spawn_local_into,
-};
+use tokio::sync::Semaphore;
+use tokio::task::{LocalSet, coop, spawn_local};
+use tokio::time::sleep;
 
+use crate::net::alarm::Alarm;
 use crate::net::fleet::{Command, Controls, Order};
 use crate::net::session::{MemberOutcome, Outcome, Session};
 use crate::net::slot::{Cut, Detached, Slot};
@@ -29,18 +28,11 @@ const LOAD_NICE: i32 = 5;
 /// (`--realtime all`): they stand for clients elsewhere, who note at once that a delivery has come, and do not
 /// first wait for a thousand readers of the load.
 const WATCH_PRIORITY: i32 = 3;
-/// Entries of the ring. The kernel looks for each timer that glommio cancels in a hash table of waiting
-/// sockets whose size follows from this, with at most 256 chains: with 1,024 entries and 5,000 sockets, a fifth
-/// of the generator's CPU time went into walking them.
-const RING_DEPTH: usize = 4_096;
-/// After how long an executor leaves runnable tasks to look at its ring; long, because glommio 0.9 goes to sleep
-/// over runnable tasks if this time is over before the first of them runs (as the server's `runtime` says).
-const PREEMPT_AFTER: Duration = Duration::from_millis(100);
 /// Bytes that are read at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
 /// Connections of one executor that are being made at the same time: a storm, but one that a listener with an
 /// ordinary backlog survives without dropped SYNs, each of which costs a second.
-const CONNECTING_MAX: u64 = 256;
+const CONNECTING_MAX: usize = 256;
 /// Attempts in a row after which a client counts as failed. The waits between them grow to half a minute.
 const ATTEMPTS_MAX: u32 = 10;
 /// The same before the server has ever welcomed it: it may not be there at all.
@@ -66,7 +58,6 @@ pub struct Ctx {
     /// When edits begin, in microseconds from `base`.
     start_us: Cell<u64>,
     acked: RefCell<Vec<(u32, ChangeHash)>>,
-    queue: TaskQueueHandle,
 }
 
 impl Ctx {
@@ -137,16 +128,10 @@ pub fn run<S: Session>(
     orders: flume::Receiver<Order>,
 ) -> Result<()> {
     let base = controls.base;
-    let builder = LocalExecutorBuilder::new(Placement::Unbound)
-        .name("load")
-        .io_memory(64 << 10)
-        .ring_depth(RING_DEPTH)
-        .preempt_timer(PREEMPT_AFTER);
-    let local = builder.make().map_err(|error| anyhow::anyhow!("io_uring cannot be used: {error}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let seed = plan.run.wrapping_add(index as u64 + 1);
     take_place(plan.rhythm);
-    local.run(async move {
-        let latency = Latency::Matters(PREEMPT_AFTER);
+    let run = async move {
         let ctx = Rc::new(Ctx {
             plan,
             gauges,
@@ -160,31 +145,28 @@ pub fn run<S: Session>(
             base,
             start_us: Cell::new(0),
             acked: RefCell::new(Vec::new()),
-            queue: executor().create_task_queue(Shares::default(), latency, "connections"),
         });
-        let main = ctx.clone();
-        spawn_local_into(async move { obey::<S>(&main, index, orders).await }, ctx.queue)
-            .map_err(|error| anyhow::anyhow!("the executor has no such queue: {error}"))?
-            .await
-    })
+        obey::<S>(&ctx, index, orders).await
+    };
+    LocalSet::new().block_on(&runtime, run)
 }
 
 async fn obey<S: Session>(ctx: &Rc<Ctx>, index: usize, orders: flume::Receiver<Order>) -> Result<()> {
     let connections = ctx.plan.of_executor(index);
     let slots: Rc<Vec<_>> = Rc::new(connections.map(|number| Slot::new(S::new(ctx, number))).collect());
-    spawn(ctx, tick(ctx.clone(), slots.clone()));
+    spawn_local(tick(ctx.clone(), slots.clone()));
     while let Ok(Order { command, done }) = orders.recv_async().await {
         match command {
             Command::Connect => connect_all(ctx, &slots).await,
             Command::Open => {
                 for slot in slots.iter() {
                     act(ctx, slot, |session| session.open(ctx));
-                    executor().yield_if_needed().await;
+                    coop::consume_budget().await;
                 }
             }
             Command::Run { start_us } => {
                 ctx.start_us.set(start_us);
-                spawn(ctx, schedule(ctx.clone(), slots.clone(), index));
+                spawn_local(schedule(ctx.clone(), slots.clone(), index));
             }
             Command::Pipeline { on } => {
                 ctx.makes.set(on);
@@ -197,7 +179,7 @@ async fn obey<S: Session>(ctx: &Rc<Ctx>, index: usize, orders: flume::Receiver<O
                 ctx.churn.set(ctx.churn.get() + 1);
                 if per_s > 0.0 {
                     let every = Duration::from_secs_f64(ctx.plan.executors as f64 / per_s);
-                    spawn(ctx, churn(ctx.clone(), slots.clone(), index, every));
+                    spawn_local(churn(ctx.clone(), slots.clone(), index, every));
                 }
             }
             Command::Wake { one_in } => {
@@ -256,7 +238,7 @@ async fn churn<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>, index: usi
     let (order, begun) = (ctx.churn.get(), Instant::now());
     let mut random = Random::new(ctx.plan.shape.seed ^ (index as u64 + 1) << 32);
     for turn in 1u32.. {
-        Timer::new((every * turn).saturating_sub(begun.elapsed())).await;
+        sleep((every * turn).saturating_sub(begun.elapsed())).await;
         if ctx.churn.get() != order || ctx.controls.is_over() {
             return;
         }
@@ -268,13 +250,6 @@ async fn churn<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>, index: usi
     }
 }
 
-fn spawn(ctx: &Rc<Ctx>, task: impl Future<Output = ()> + 'static) {
-    match spawn_local_into(task, ctx.queue) {
-        Ok(task) => drop(task.detach()),
-        Err(error) => ctx.fail(&error),
-    }
-}
-
 fn act<S: Session>(ctx: &Ctx, slot: &Slot<S>, act: impl FnOnce(&mut S) -> Result<()>) {
     if let Err(error) = slot.act(ctx, act) {
         ctx.fail(&error);
@@ -282,11 +257,11 @@ fn act<S: Session>(ctx: &Ctx, slot: &Slot<S>, act: impl FnOnce(&mut S) -> Result
 }
 
 async fn connect_all<S: Session>(ctx: &Rc<Ctx>, slots: &[Rc<Slot<S>>]) {
-    let permits = Rc::new(Semaphore::new(CONNECTING_MAX));
+    let permits = Arc::new(Semaphore::new(CONNECTING_MAX));
     for slot in slots {
-        let Ok(permit) = permits.acquire_static_permit(1).await else { return };
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         let (task_ctx, slot) = (ctx.clone(), slot.clone());
-        spawn(ctx, async move { serve(&task_ctx, &slot, Some(permit)).await });
+        spawn_local(async move { serve(&task_ctx, &slot, Some(permit)).await });
     }
 }
 
@@ -296,7 +271,7 @@ async fn serve<S: Session, P>(ctx: &Rc<Ctx>, slot: &Rc<Slot<S>>, mut permit: Opt
     let (mut backoff, mut attempt, mut attempts_max) = (Backoff::default(), 0, FIRST_ATTEMPTS_MAX);
     loop {
         while ctx.controls.is_held() && !ctx.controls.is_over() {
-            Timer::new(Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(5)).await;
         }
         let mut was_ready = false;
         let ended = match slot.attach(ctx.plan.target.address, ctx) {
@@ -342,12 +317,16 @@ async fn serve<S: Session, P>(ctx: &Rc<Ctx>, slot: &Rc<Slot<S>>, mut permit: Opt
         if !was_ready {
             count(&ctx.gauges.retried);
         }
-        Timer::new(Duration::from_millis(wait_ms)).await;
+        sleep(Duration::from_millis(wait_ms)).await;
     }
 }
 
 /// Makes this executor's part of the schedule's edits when they are due.
 async fn schedule<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>, executor_index: usize) {
+    let alarm = match Alarm::new() {
+        Ok(alarm) => alarm,
+        Err(error) => return ctx.fail(&error),
+    };
     let done = Schedule::new(ctx.plan.shape).filter(|edit| ctx.plan.rhythm.does(edit.due_us));
     for (number, edit) in (0u32..).zip(done) {
         let (document, member) =
@@ -363,7 +342,9 @@ async fn schedule<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>, executo
             if wait_us == 0 {
                 break;
             }
-            Timer::new(Duration::from_micros(wait_us)).await;
+            if let Err(error) = alarm.after(Duration::from_micros(wait_us)).await {
+                return ctx.fail(&error);
+            }
         }
         let Some(slot) = slots.get(place) else { continue };
         if let Err(error) = slot.act(&ctx, |session| session.edit(edit.due_us, &ctx)) {
@@ -371,7 +352,7 @@ async fn schedule<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>, executo
         }
         if S::CONNECTS_WHEN_DUE {
             let (task_ctx, slot) = (ctx.clone(), slot.clone());
-            spawn(&ctx, async move { serve::<S, ()>(&task_ctx, &slot, None).await });
+            spawn_local(async move { serve::<S, ()>(&task_ctx, &slot, None).await });
         }
         if edit.due_us >= ctx.plan.warmup_us {
             let lag_us = ctx.run_us().saturating_sub(edit.due_us);
@@ -379,7 +360,7 @@ async fn schedule<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>, executo
                 ctx.fail(&error);
             }
         }
-        executor().yield_if_needed().await;
+        coop::consume_budget().await;
     }
     count(&ctx.controls.schedules_done);
 }
@@ -394,7 +375,7 @@ impl Ctx {
 /// Once a second: keep-alive, and an end to attempts that take too long.
 async fn tick<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>) {
     while !ctx.controls.is_over() {
-        Timer::new(Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(1)).await;
         for slot in slots.iter() {
             slot.check_timeout(&ctx, ATTEMPT_MS);
             let ticked = slot.act(&ctx, |session| {
@@ -404,7 +385,7 @@ async fn tick<S: Session>(ctx: Rc<Ctx>, slots: Rc<Vec<Rc<Slot<S>>>>) {
             if let Err(error) = ticked {
                 ctx.fail(&error);
             }
-            executor().yield_if_needed().await;
+            coop::consume_budget().await;
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Connections on glommio: sockets, the tasks that serve them, the executors. What is said over them is a
+//! Connections: sockets, the tasks that serve them, the executors. What is said over them is a
 //! [`Session`]'s to know.
 
+pub mod alarm;
 pub mod deaf;
 pub mod executor;
 pub mod fleet;

@@ -4,16 +4,15 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use anyhow::{Result, bail};
 use etherply_client::Next;
-use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use crate::net::executor::Ctx;
 use crate::net::session::Session;
@@ -87,13 +86,10 @@ impl<S: Session> Slot<S> {
         let mut inner = self.inner.borrow_mut();
         let cut = inner.cut.take();
         if let (Some(stream), Some(how)) = (inner.stream.take(), cut) {
-            // Closing alone takes effect once the ring lets go of the socket, tenths of a second later.
-            // SAFETY: the descriptor is the stream's, which lives until the end of this block.
-            let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
             // Neither can fail but for a connection that has ended by itself.
             match how {
-                Cut::Close => drop(SockRef::from(&socket).shutdown(std::net::Shutdown::Both)),
-                Cut::Reset => drop(rustix::net::connect_unspec(socket)),
+                Cut::Close => drop(SockRef::from(&stream).shutdown(std::net::Shutdown::Both)),
+                Cut::Reset => drop(rustix::net::connect_unspec(&stream)),
             }
         }
         inner.unsent = Vec::new();
@@ -116,12 +112,15 @@ impl<S: Session> Slot<S> {
                 break;
             }
             let Some(stream) = inner.stream.as_mut() else { return Poll::Ready(Ok(())) };
-            let bytes = match Pin::new(stream).poll_read(cx, &mut scratch) {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            let bytes = match Pin::new(stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(anyhow::anyhow!("the server hung up"))),
-                Poll::Ready(Ok(bytes)) => bytes,
+                Poll::Ready(Ok(())) => buffer.filled().len(),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
             };
+            if bytes == 0 {
+                return Poll::Ready(Err(anyhow::anyhow!("the server hung up")));
+            }
             let received = scratch.get_mut(..bytes).unwrap_or_default();
             if let Err(error) = inner.session.receive(received, ctx) {
                 // The last answer, if there is one. Whether the server still takes it changes nothing.
@@ -218,17 +217,16 @@ impl<S: Session> Inner<S> {
         out.clear();
         self.session.output(&mut out, ctx);
         let mut sent = 0;
-        let mut nobody = Context::from_waker(Waker::noop());
         while let Some(rest) = out.get(sent..).filter(|rest| !rest.is_empty()) {
-            let Some(stream) = self.stream.as_mut() else { break };
-            match Pin::new(stream).poll_write(&mut nobody, rest) {
-                Poll::Ready(Ok(bytes)) => sent += bytes,
-                Poll::Ready(Err(error)) => return Err(error.into()),
-                Poll::Pending => {
+            let Some(stream) = self.stream.as_ref() else { break };
+            match stream.try_write(rest) {
+                Ok(bytes) => sent += bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.unsent.extend_from_slice(rest);
                     self.wake();
                     break;
                 }
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
@@ -261,6 +259,5 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
         _ => {}
     }
-    // SAFETY: the descriptor was just taken out of its owner, so the stream is its only one.
-    Ok(unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) })
+    TcpStream::from_std(socket.into())
 }

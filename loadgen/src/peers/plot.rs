@@ -12,8 +12,10 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 160.0;
 const TOP: f64 = 50.0;
 const BOTTOM: f64 = 60.0;
-const COLOURS: [&str; 10] =
-    ["#1f6feb", "#54aeff", "#bf3989", "#cf222e", "#9a6700", "#8250df", "#2da44e", "#116329", "#57606a", "#afb8c1"];
+const COLOURS: [&str; 10] = [
+    "#1f6feb", "#54aeff", "#bf3989", "#cf222e", "#9a6700", "#8250df", "#2da44e", "#116329", "#57606a",
+    "#afb8c1",
+];
 /// What is drawn of a server that is far beyond its limit.
 const CEILING_US: u64 = 10_000_000;
 
