@@ -26,7 +26,7 @@ const COMMIT: i32 = 2;
 /// the shortest (since Linux 6.12; before, this has no effect).
 const SLICE_NS: u64 = 100_000;
 /// What gives way to the executors, but is waited for.
-const LOWER_NICE: i32 = 10;
+const LOWER_NICE: i32 = 15;
 
 /// What of this the system grants, tried on a thread that ends at once. An ordinary user needs a limit for it
 /// (`ulimit -r 2`, `LimitRTPRIO=2`) or CAP_SYS_NICE.
