@@ -18,7 +18,7 @@ pub const LAG_RECORDS_MAX: u64 = 200_000;
 /// Documents that may wait for a materialiser before commits are held back.
 pub const LAG_DOCUMENTS_MAX: usize = 100_000;
 /// How long a document waits for more changes to come, which then cost little more than the first.
-pub const GATHER: Duration = Duration::from_millis(250);
+pub const GATHER: Duration = Duration::from_secs(1);
 /// How long a document without a replica waits for more changes, while memory has room for no other replica: all of
 /// it has to be built for the first of them.
 pub const GATHER_COLD: Duration = Duration::from_secs(10);
