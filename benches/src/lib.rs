@@ -1,4 +1,7 @@
-//! What the benchmarks have in common: real changes, made by Automerge.
+//! What the benchmarks have in common: real changes, made by Automerge, and a document with members.
+
+pub mod author;
+pub mod room;
 
 use automerge::transaction::Transactable as _;
 use automerge::{AutoCommit, ObjType, ROOT};

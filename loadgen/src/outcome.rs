@@ -87,19 +87,16 @@ fn date_of(days: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
-/// Writes the table of all runs recorded in a folder.
+/// Writes the table of all runs recorded in a folder, and a line for each into `history.ndjson`, for programs.
 pub fn write_table(folder: &Path) -> Result<usize> {
     let mut runs = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))? {
-        let path = entry?.path();
-        if let Ok(bytes) = std::fs::read(path.join("report.json")) {
-            let report: serde_json::Value = serde_json::from_slice(&bytes)
-                .with_context(|| format!("{} holds a report that cannot be read", path.display()))?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            runs.push((name, report));
+    for path in entries(folder)? {
+        if path.join("report.json").exists() {
+            runs.push((name_of(&path), read(&path.join("report.json"))?));
         }
     }
     runs.sort_by(|(a, _), (b, _)| b.cmp(a));
+    write_history(folder, &runs)?;
     let mut text = String::from(
         "# Recorded runs\n\n\
          Written by `etherply-loadgen results` from the `report.json` of each folder: do not edit. Each folder\n\
@@ -113,6 +110,66 @@ pub fn write_table(folder: &Path) -> Result<usize> {
     }
     std::fs::write(folder.join("README.md"), text)?;
     Ok(runs.len())
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = std::fs::read_dir(folder).with_context(|| format!("{} cannot be read", folder.display()))?;
+    let paths: std::io::Result<Vec<PathBuf>> = read.map(|entry| Ok(entry?.path())).collect();
+    let mut paths = paths?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn read(path: &Path) -> Result<serde_json::Value> {
+    let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("{} holds a report that cannot be read", path.display()))
+}
+
+/// One line for each run, the oldest first, those of EtherPly in comparisons with others included: what can be compared
+/// from one revision to the next.
+fn write_history(folder: &Path, runs: &[(String, serde_json::Value)]) -> Result<()> {
+    let mut lines: Vec<(String, String)> = runs.iter().map(|(name, report)| line(name, report)).collect();
+    let contests = folder.join("compare");
+    let contests = if contests.is_dir() { entries(&contests)? } else { Vec::new() };
+    for contest in contests {
+        for probe in entries(&contest.join("raw"))? {
+            let name = format!("compare/{}/raw/{}", name_of(&contest), name_of(&probe));
+            let probe = read(&probe)?;
+            let of_peer = probe.get("peer").and_then(|peer| peer.as_str()).unwrap_or_default();
+            if let Some(report) = probe.get("report").filter(|_| of_peer.starts_with("etherply")) {
+                lines.push(line(&name, report));
+            }
+        }
+    }
+    lines.sort();
+    let text: String = lines.into_iter().map(|(_, line)| line + "\n").collect();
+    Ok(std::fs::write(folder.join("history.ndjson"), text)?)
+}
+
+/// What it is sorted by, and the line.
+fn line(run: &str, report: &serde_json::Value) -> (String, String) {
+    let field = |path: &str| report.pointer(path).cloned().unwrap_or_default();
+    let line = serde_json::json!({
+        "date": field("/date"),
+        "run": run,
+        "revision": field("/revision"),
+        "scenario": field("/scenario"),
+        "transport": field("/transport"),
+        "connections": field("/connections/established"),
+        "rate": field("/settings/rate"),
+        "delivery_p50_us": field("/delivery_us/p50"),
+        "delivery_p99_us": field("/delivery_us/p99"),
+        "ack_p99_us": field("/ack_us/p99"),
+        "cpu_us_per_delivery": field("/server/cpu_us_per_delivery"),
+        "idle_bytes_per_connection": field("/server/idle_bytes_per_connection"),
+        "passed": field("/verdict/passed"),
+    });
+    (format!("{} {run}", field("/date").as_str().unwrap_or_default()), line.to_string())
 }
 
 fn row(name: &str, report: &serde_json::Value) -> String {
@@ -174,5 +231,21 @@ mod tests {
         );
         assert!(rows[1].contains("| 1.23 | – | passed |"));
         assert!(folder.path().join("2026-01-01-prove-a/latency.svg").exists());
+
+        let raw = folder.path().join("compare/2026-01-03/raw");
+        std::fs::create_dir_all(&raw).unwrap();
+        for peer in ["etherply", "nats"] {
+            let probe = serde_json::json!({ "peer": peer, "report": report });
+            std::fs::write(raw.join(format!("{peer}-1-1000.json")), probe.to_string()).unwrap();
+        }
+        write_table(folder.path()).unwrap();
+        let history = std::fs::read_to_string(folder.path().join("history.ndjson")).unwrap();
+        let lines: Vec<serde_json::Value> =
+            history.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let runs: Vec<_> = lines.iter().map(|line| line["run"].as_str().unwrap()).collect();
+        let expected =
+            ["2026-01-01-prove-a", "2026-01-02-prove-b", "compare/2026-01-03/raw/etherply-1-1000.json"];
+        assert_eq!(runs, expected);
+        assert_eq!(lines[0]["delivery_p99_us"], 1_234);
     }
 }

@@ -26,7 +26,10 @@ const COMMIT: i32 = 2;
 /// the shortest (since Linux 6.12; before, this has no effect).
 const SLICE_NS: u64 = 100_000;
 /// What gives way to the executors, but is waited for.
-const LOWER_NICE: i32 = 15;
+const LOWER_NICE: i32 = 10;
+/// The database's own threads: once the scheduler has given one the processor, it keeps it to the next tick, 4 ms, so
+/// they are to be given it less often than whom somebody waits for.
+const DATABASE_NICE: i32 = 15;
 
 /// What of this the system grants, tried on a thread that ends at once. An ordinary user needs a limit for it
 /// (`ulimit -r 2`, `LimitRTPRIO=2`) or CAP_SYS_NICE.
@@ -58,7 +61,8 @@ pub fn lower() {
     set_nice(None, LOWER_NICE);
 }
 
-/// As [`lower`], for threads of this process whose names begin so: of a library that starts its own.
+/// The same for threads of this process whose names begin so, further down: of a library that starts its own, for
+/// which nobody waits.
 pub fn lower_named(prefix: &str) {
     // Where the system does not say which there are, they stay as they are.
     for thread in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
@@ -66,7 +70,7 @@ pub fn lower_named(prefix: &str) {
             std::fs::read(thread.path().join("comm")).is_ok_and(|name| name.starts_with(prefix.as_bytes()));
         let id = thread.file_name().to_str().and_then(|id| id.parse().ok()).and_then(Pid::from_raw);
         if let Some(id) = id.filter(|_| is_named) {
-            set_nice(Some(id), LOWER_NICE);
+            set_nice(Some(id), DATABASE_NICE);
         }
     }
 }
@@ -171,7 +175,7 @@ mod tests {
         lower_named("lowered:");
         for (name, id) in started {
             let nice = rustix::process::getpriority_process(Some(id)).unwrap();
-            assert_eq!(nice, if name == "stays" { own } else { own.max(LOWER_NICE) }, "{name}");
+            assert_eq!(nice, if name == "stays" { own } else { own.max(DATABASE_NICE) }, "{name}");
         }
         drop(end);
         threads.into_iter().for_each(|thread| thread.join().unwrap());

@@ -7,6 +7,7 @@ mod cost;
 mod coverage;
 mod damage;
 mod fuzz;
+mod instructions;
 mod interop;
 mod process;
 mod reliability;
@@ -115,6 +116,9 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Counts the instructions of the data path's steps, and compares them with benches/instructions.txt. Takes a
+    /// minute.
+    Instructions,
     /// Checks the style that no compiler checks.
     Tidy,
     /// Writes the golden vectors, wire/vectors, anew.
@@ -160,6 +164,7 @@ fn main() -> ExitCode {
         Verb::Damage => damage::run(&root).map(|()| true),
         Verb::Coverage { arguments } => coverage::run(&root, &arguments).map(|()| true),
         Verb::Compare { sample, arguments } => compare::run(&root, sample, &arguments).map(|()| true),
+        Verb::Instructions => instructions::run(&root).map(|()| true),
         Verb::Tidy => tidy::run(&root).map(|()| true),
         Verb::Vectors => vectors::write(&root).map(|()| true),
     };

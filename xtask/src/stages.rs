@@ -7,7 +7,7 @@
 
 use crate::chaos::Chaos;
 use crate::suite::{Stage, Work};
-use crate::{fuzz, interop, sdk, sim, system, tidy};
+use crate::{fuzz, instructions, interop, sdk, sim, system, tidy};
 
 /// Seconds for which CI runs each fuzz target; a release runs `cargo xtask fuzz --seconds` with far more.
 const FUZZ_SAMPLE_SECONDS: u32 = 10;
@@ -53,6 +53,7 @@ pub const STAGES: &[Stage] = &[
         budget_minutes: 15,
         work: Work::Cargo(&["build", "--release", "--workspace", "--bins"], &[]),
     },
+    Stage { name: "instructions", budget_minutes: 2, work: Work::Task(instructions::check) },
     Stage { name: "sim", budget_minutes: 5, work: Work::Task(sim::sample) },
     Stage { name: "chaos", budget_minutes: 8, work: Work::Task(|root| Chaos::sample().run(root)) },
     Stage { name: "prove", budget_minutes: 2, work: Work::Program(LOADGEN, PROVE_SAMPLE) },

@@ -38,8 +38,9 @@ pub(super) fn flush(state: &mut State) {
     let mut round = std::mem::take(&mut state.round);
     for (due, mut count) in state.due.turn() {
         while count > 0 {
-            count = count.saturating_sub(ROUND_SENDS);
-            flush_round(state, &mut round, due);
+            let now = count.min(ROUND_SENDS);
+            flush_round(state, &mut round, due, now);
+            count -= now;
         }
     }
     state.round = round;
@@ -64,8 +65,8 @@ struct Part {
     has_more: bool,
 }
 
-fn flush_round(state: &mut State, round: &mut Round, due: Due) {
-    for _ in 0..ROUND_SENDS {
+fn flush_round(state: &mut State, round: &mut Round, due: Due, count: usize) {
+    for _ in 0..count {
         let Some(id) = state.due.pop(due) else { break };
         let before = round.pieces.len();
         let mut is_whole = false;

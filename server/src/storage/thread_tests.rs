@@ -417,3 +417,29 @@ fn what_nobody_waits_for_is_given_up_when_nobody_can_ask_any_more() {
     let stops = || Err(LogError::Unavailable { why: "the server stops".to_owned() });
     assert_eq!(told, [("endless", stops()), ("waiting", stops())]);
 }
+
+#[test]
+fn the_commit_thread_rests_where_more_is_to_be_expected_and_never_longer_than_said() {
+    let (us, longest) = (Duration::from_micros, Duration::from_micros(COMMIT_REST_US_MAX));
+    // So many commits, each of `jobs`, that take `took` and begin `every` so often; how long the last one's rest is.
+    let rest_after = |commits: u32, every: Duration, took: Duration, jobs: u32| {
+        let begun = Instant::now();
+        let mut rest = Rest::new(begun);
+        for n in 0..commits {
+            let began = begun + every * n;
+            rest.after(began, began + took, jobs);
+        }
+        rest.until - rest.done
+    };
+    // One job a millisecond, or less often: nobody waits.
+    assert_eq!(rest_after(100, us(1_000), us(200), 1), Duration::ZERO);
+    assert_eq!(rest_after(100, us(50_000), us(200), 1), Duration::ZERO);
+    // Three a millisecond: as many turns as said, or the longest rest.
+    assert_eq!(rest_after(100, us(333), us(200), 1), us(200) * COMMIT_REST_TURNS);
+    assert_eq!(rest_after(100, us(333), us(250), 1), longest);
+    assert_eq!(rest_after(100, us(10_000), us(9_000), 100), longest);
+    // What took almost no time is not worth a rest in which less than two jobs would come.
+    assert_eq!(rest_after(100, us(333), us(100), 1), Duration::ZERO);
+    // The first commit after a silence does not wait for company.
+    assert_eq!(rest_after(1, us(333), us(200), 1), Duration::ZERO);
+}
