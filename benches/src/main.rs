@@ -14,14 +14,18 @@ use etherply_engine::log::{FIRST_EPOCH, Log as _};
 use etherply_engine::outgoing::Outgoing;
 use etherply_wire::kinds::{Changes, Cursor};
 
+/// Changes that are made beforehand, whatever the number of steps: making them is no part of a step.
+const CHANGES: usize = 1_000;
 /// Bytes of the value that a change puts, as in the comparison.
 const VALUE_BYTES: usize = 48;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (case, times) = (arguments.next().unwrap_or_default(), arguments.next());
-    let Some(times) = times.and_then(|times| times.parse().ok()) else {
-        eprintln!("usage: etherply-instructions encode|check|admit|commit|edit-10|edit-100 TIMES");
+    let Some(times) = times.and_then(|times| times.parse().ok()).filter(|times| *times <= CHANGES) else {
+        eprintln!(
+            "usage: etherply-instructions encode|check|admit|commit|edit-10|edit-100 TIMES (up to {CHANGES})"
+        );
         return ExitCode::from(2);
     };
     match case.as_str() {
@@ -61,7 +65,7 @@ fn check(times: usize) {
 fn admit(times: usize) {
     let (limits, resolved) = (ChangeLimits::DEFAULT, Resolved::default());
     let mut document = Document::new(DocumentId::new("bench").unwrap(), FIRST_EPOCH);
-    for change in map_edits(times, VALUE_BYTES).unwrap() {
+    for change in map_edits(CHANGES, VALUE_BYTES).unwrap().into_iter().take(times) {
         let admitted = document.admit(&[change.as_slice()], &limits, &resolved).unwrap();
         document.commit(admitted.cursor);
     }
@@ -80,7 +84,7 @@ fn commit(times: usize) {
 /// An edit of one member that all others get: admission, commit as the engine sees it, ack, deliveries.
 fn edit(members: u64, times: usize) {
     let mut room = Room::new(members, 1);
-    for change in map_edits(times, VALUE_BYTES).unwrap() {
+    for change in map_edits(CHANGES, VALUE_BYTES).unwrap().into_iter().take(times) {
         room.push(&change);
     }
 }
