@@ -32,21 +32,33 @@ pub enum RuntimeProblem {
     },
 }
 
-/// Locked memory that one executor needs: its registered buffers, and its three rings where the kernel still
-/// counts those (it does so before 5.12).
-const MEMLOCK_BYTES_PER_CORE: u64 = 512 * 1024;
+/// Locked memory that one executor needs for its registered buffers.
+const BUFFERS_BYTES_PER_CORE: u64 = 128 * 1024;
+/// The same for its three rings, where the kernel still counts those: before 5.12.
+const RINGS_BYTES_PER_CORE: u64 = 3 * 512 * 1024;
+/// The first kernel that does not.
+const RINGS_UNCOUNTED: (u32, u32) = (5, 12);
 
 /// Looks whether `cores` executors can be started.
 pub fn check(cores: usize) -> Result<(), RuntimeProblem> {
     probe_io_uring().map_err(|error| RuntimeProblem::NoIoUring { reason: error.to_string() })?;
     let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
-    let needed_bytes = MEMLOCK_BYTES_PER_CORE * cores as u64;
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let needed_bytes = memlock_bytes_per_core(&release) * cores as u64;
     match limit {
         Some(limit_bytes) if limit_bytes < needed_bytes && !rustix::process::geteuid().is_root() => {
             Err(RuntimeProblem::Memlock { limit_bytes, needed_bytes, cores })
         }
         _ => Ok(()),
     }
+}
+
+/// What an executor needs on a kernel of this release; of one whose name says nothing, as on an old one.
+fn memlock_bytes_per_core(release: &str) -> u64 {
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let rings = if version < RINGS_UNCOUNTED { RINGS_BYTES_PER_CORE } else { 0 };
+    BUFFERS_BYTES_PER_CORE + rings
 }
 
 /// Sets up a small ring and closes it again.
@@ -63,4 +75,20 @@ fn probe_io_uring() -> io::Result<()> {
     // SAFETY: the descriptor was just made by the kernel and belongs to nobody else.
     drop(unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(ring) });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_are_counted_where_the_kernel_counts_them() {
+        let both = BUFFERS_BYTES_PER_CORE + RINGS_BYTES_PER_CORE;
+        for release in ["5.8.0", "5.11.22-generic", "5.4.0-150", "what"] {
+            assert_eq!(memlock_bytes_per_core(release), both, "{release}");
+        }
+        for release in ["5.12.0", "5.15.0-91-generic", "6.1.0-18-amd64", "6.18", "10.0.1"] {
+            assert_eq!(memlock_bytes_per_core(release), BUFFERS_BYTES_PER_CORE, "{release}");
+        }
+    }
 }

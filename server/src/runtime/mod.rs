@@ -18,7 +18,9 @@ use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shar
 /// Memory that an executor registers with its ring. The data plane does no direct I/O on files, so a little
 /// is enough, and it fits a memlock limit of 8 MiB on many cores.
 const IO_MEMORY_BYTES: usize = 64 * 1024;
-/// Entries of an executor's ring.
+/// Entries of an executor's ring. glommio cancels a timer or two each time it waits, and the kernel looks for them among
+/// the polls of all sockets, in chains whose number follows from this, up to 256: with 1,024 entries and 10,000 sockets
+/// that was a twentieth of the executor's time.
 const RING_DEPTH: usize = 4096;
 /// After how long an executor leaves runnable tasks to look at its ring. It is a net only: what arrives at a
 /// socket, and a wake from another thread, end the tasks' turn at once, because they complete in the ring that

@@ -349,7 +349,7 @@ impl Rest {
     /// A commit of so many jobs took from `begun` to `done`.
     fn after(&mut self, begun: Instant, done: Instant, jobs: u32) {
         let rest = ((done - begun) * COMMIT_REST_TURNS).min(Duration::from_micros(COMMIT_REST_US_MAX));
-        // A long silence says as little as a short one that commits may come slowly again.
+        // However long nothing came, a few commits are to be enough to see that jobs come fast again.
         let gap = (done - self.done).min(Duration::from_micros(2 * COMMIT_REST_US_MAX)) / jobs.max(1);
         self.gap = (self.gap * 7 + gap) / 8;
         self.done = done;
