@@ -19,6 +19,11 @@ pub const LAG_RECORDS_MAX: u64 = 200_000;
 pub const LAG_DOCUMENTS_MAX: usize = 100_000;
 /// How long a document waits for more changes to come, which then cost little more than the first.
 pub const GATHER: Duration = Duration::from_secs(1);
+/// So many changes are worth a turn after [`GATHER`].
+pub const GATHER_RECORDS_MIN: u64 = 16;
+/// How long a document waits that has fewer: what a turn takes, however small, is then paid by all of them. Nobody
+/// waits so when much waits.
+pub const GATHER_FEW: Duration = Duration::from_secs(5);
 /// How long a document without a replica waits for more changes, while memory has room for no other replica: all of
 /// it has to be built for the first of them.
 pub const GATHER_COLD: Duration = Duration::from_secs(10);
@@ -54,6 +59,7 @@ pub struct Due {
     wake: Condvar,
     gate: Arc<Gate>,
     room: Room,
+    gather_few: Duration,
     gather_cold: Duration,
     records_max: u64,
 }
@@ -63,6 +69,7 @@ struct Inner {
     documents: HashMap<DocumentId, Waiting>,
     /// Each document of the table once, in one of these.
     order: VecDeque<DocumentId>,
+    few: VecDeque<DocumentId>,
     cold: VecDeque<DocumentId>,
     /// Documents that somebody else has, who gives them back.
     given_away: HashSet<DocumentId>,
@@ -79,8 +86,8 @@ impl std::fmt::Debug for Due {
 impl Due {
     /// An empty table, for which `records_max` changes may wait before commits are held back.
     pub fn new(gate: Arc<Gate>, room: Room, records_max: u64) -> Self {
-        let (inner, wake, gather_cold) = (Mutex::default(), Condvar::new(), GATHER_COLD);
-        Self { inner, wake, gate, room, gather_cold, records_max }
+        let (inner, wake) = (Mutex::default(), Condvar::new());
+        Self { inner, wake, gate, room, gather_few: GATHER_FEW, gather_cold: GATHER_COLD, records_max }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -169,7 +176,8 @@ impl Due {
             if now < begun + pause {
                 until = begun + pause;
             } else {
-                match inner.pop(now, self.gather_cold, &mut is_cold) {
+                let gather_few = if self.presses(&inner) { GATHER } else { self.gather_few };
+                match inner.pop(now, gather_few, self.gather_cold, &mut is_cold) {
                     Ok(Some((document, waiting))) => return Next::Turn(document, waiting),
                     Ok(None) => {}
                     Err(due_at) => until = until.min(due_at),
@@ -207,7 +215,10 @@ impl Due {
 
     /// Whether so much waits that it should be worked on without pauses.
     pub fn is_pressing(&self) -> bool {
-        let inner = self.lock();
+        self.presses(&self.lock())
+    }
+
+    fn presses(&self, inner: &Inner) -> bool {
         inner.records > self.records_max / 4 || inner.documents.len() > LAG_DOCUMENTS_MAX / 4
     }
 
@@ -232,6 +243,7 @@ impl Inner {
     fn pop(
         &mut self,
         now: Instant,
+        gather_few: Duration,
         gather_cold: Duration,
         is_cold: &mut impl FnMut(&DocumentId, &Waiting) -> bool,
     ) -> Result<Option<(DocumentId, Waiting)>, Instant> {
@@ -247,18 +259,25 @@ impl Inner {
                 self.cold.push_back(document);
                 continue;
             }
+            if waiting.since + gather_few > now && waiting.records < GATHER_RECORDS_MIN {
+                self.few.push_back(document);
+                continue;
+            }
             self.documents.remove(&document);
             return Ok(Some((document, waiting)));
         }
-        if let Some(document) = self.cold.pop_front() {
-            let Some(waiting) = self.documents.get(&document).copied() else { return Ok(None) };
-            if waiting.since + gather_cold <= now {
-                self.documents.remove(&document);
-                return Ok(Some((document, waiting)));
+        for (queue, gather) in [(&mut self.few, gather_few), (&mut self.cold, gather_cold)] {
+            while let Some(document) = queue.pop_front() {
+                let Some(waiting) = self.documents.get(&document).copied() else { continue };
+                if waiting.since + gather <= now {
+                    self.documents.remove(&document);
+                    return Ok(Some((document, waiting)));
+                }
+                let at = waiting.since + gather;
+                due_at = Some(due_at.map_or(at, |before| before.min(at)));
+                queue.push_front(document);
+                break;
             }
-            let cold_at = waiting.since + gather_cold;
-            due_at = Some(due_at.map_or(cold_at, |at| at.min(cold_at)));
-            self.cold.push_front(document);
         }
         due_at.map_or(Ok(None), Err)
     }

@@ -34,7 +34,9 @@ fn table() -> Table {
     let room: Room = Arc::new(move || {
         told.fetch_add(1, Ordering::Relaxed);
     });
-    Table { due: Due::new(Arc::clone(&gate), room, LAG_RECORDS_MAX), gate, rooms }
+    let mut due = Due::new(Arc::clone(&gate), room, LAG_RECORDS_MAX);
+    due.gather_few = GATHER;
+    Table { due, gate, rooms }
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,6 +95,31 @@ fn who_has_to_be_built_waits_longer_and_holds_nobody_up() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn who_has_few_changes_waits_longer_unless_much_waits() {
+    let Table { mut due, .. } = table();
+    due.gather_few = 4 * GATHER;
+    due.told(&append(1, 1..=1));
+    due.told(&append(2, 1..=GATHER_RECORDS_MIN - 1));
+    due.told(&append(3, 1..=GATHER_RECORDS_MIN));
+    let (first, waiting) = next(&due);
+    assert_eq!((first.clone(), waiting.records), (document(3), GATHER_RECORDS_MIN));
+    due.done(first, waiting, GATHER_RECORDS_MIN, false);
+    assert_eq!(due.next(Duration::ZERO, GATHER, |_, _| false), Next::Idle);
+    let (second, waiting) = next(&due);
+    assert_eq!(second, document(1));
+    assert!(waiting.since.elapsed() > 3 * GATHER);
+    due.done(second, waiting, 1, false);
+    assert_eq!(next(&due).0, document(2));
+    // Who waits already does not any longer once much waits.
+    due.told(&append(4, 1..=1));
+    assert_eq!(due.next(Duration::ZERO, GATHER + GATHER / 2, |_, _| false), Next::Idle);
+    due.told(&append(5, 1..=LAG_RECORDS_MAX / 4));
+    let (pressed, waiting) = next(&due);
+    assert_eq!(pressed, document(4));
+    assert!(waiting.since.elapsed() < 3 * GATHER);
 }
 
 #[test]

@@ -23,8 +23,10 @@ use crate::storage::Reader;
 const PAUSE_TURNS: u32 = 4;
 /// The longest pause.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
-/// How often what is measured is told although nothing happens, and what was not verified is.
+/// How often what was not verified is, while nothing else is to be done.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How often what is measured is told while there is work; when there is none, at once.
+const TELL_EVERY: Duration = Duration::from_millis(250);
 /// A replica of at most so many bytes is verified after every turn; a larger one when an eighth of its changes are
 /// new, when nothing else is to be done, and before it is let go.
 const VERIFIED_ALWAYS_BYTES_MAX: u64 = 96 * 1024;
@@ -64,6 +66,7 @@ impl Worker {
     /// Works until the server stops.
     pub(super) fn run(mut self) {
         let mut pause = Duration::ZERO;
+        let mut told_at = Instant::now();
         loop {
             let residents = &self.residents;
             // A quarter of its changes being new makes it worth to build all of it.
@@ -72,12 +75,16 @@ impl Worker {
             };
             let next = self.due.next(pause, PATIENCE.max(pause), is_cold);
             let begun = Instant::now();
+            let is_idle = next == Next::Idle;
             match next {
                 Next::Stop => return,
                 Next::Turn(document, waiting) => self.turn(document, waiting),
                 Next::Idle => self.verify_one(),
             }
-            self.tell();
+            if is_idle || told_at.elapsed() >= TELL_EVERY {
+                self.tell();
+                told_at = Instant::now();
+            }
             pause = if self.due.is_pressing() { Duration::ZERO } else { begun.elapsed() * PAUSE_TURNS };
             pause = pause.min(PAUSE_MAX);
         }
