@@ -347,7 +347,14 @@ impl Core {
             return;
         }
         let now_s = state.now_s();
-        let stream = Stream::new(socket);
+        let stream = match Stream::new(socket) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::error!("a connection cannot be taken: {error}");
+                state.setup.open_connections.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+        };
         let (core, descriptor) = (state.setup.core, stream.descriptor());
         let security = if state.setup.tls.is_some() { Security::Expected } else { Security::Plain };
         let Admission { address, ticket, retry_after_ms, has_proxy_header } = admission;

@@ -107,7 +107,14 @@ pub(super) fn arrive(core: &Rc<Core>, moving: Moving) {
         state.count_off();
         return;
     }
-    let stream = Stream::new(socket);
+    let stream = match Stream::new(socket) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::error!("a connection cannot move here: {error}");
+            state.count_off();
+            return;
+        }
+    };
     let own = state.setup.core;
     let open = connection.moving.take();
     connection.descriptor = stream.descriptor();

@@ -2,26 +2,30 @@
 //! runtime can be replaced.
 
 mod check;
+mod readiness;
 
 pub use check::{RuntimeProblem, check};
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::pin::Pin;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_lite::{AsyncRead, AsyncWrite};
+use glommio::io::BufferedFile;
 use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares};
+use rustix::net::{RecvFlags, SendFlags};
+
+use readiness::{Key, Readiness};
 
 /// Memory that an executor registers with its ring. The data plane does no direct I/O on files, so a little
 /// is enough, and it fits a memlock limit of 8 MiB on many cores.
 const IO_MEMORY_BYTES: usize = 64 * 1024;
-/// Entries of an executor's ring. glommio cancels a timer or two each time it waits, and the kernel looks for them among
-/// the polls of all sockets, in chains whose number follows from this, up to 256: with 1,024 entries and 10,000 sockets
-/// that was a twentieth of the executor's time.
-const RING_DEPTH: usize = 4096;
+/// Entries of each of an executor's rings: for its timers, what other threads wake it by, and the bell of its sockets,
+/// which have a ring of their own.
+const RING_DEPTH: usize = 256;
 /// After how long an executor leaves runnable tasks to look at its ring. It is a net only: what arrives at a
 /// socket, and a wake from another thread, end the tasks' turn at once, because they complete in the ring that
 /// glommio looks at between tasks, and a queue whose latency matters is always woken through it.
@@ -31,6 +35,9 @@ const RING_DEPTH: usize = 4096;
 /// sleep as if there were none, until something else wakes it. With 250 µs that happened every few seconds
 /// under load, for up to a second each.
 const PREEMPT_AFTER: Duration = Duration::from_millis(100);
+
+/// After how long a core looks at its sockets again when the kernel had no memory for that.
+const WATCH_AGAIN: Duration = Duration::from_millis(1);
 
 /// A running executor.
 #[derive(Debug)]
@@ -63,8 +70,19 @@ where
             Latency::Matters(PREEMPT_AFTER),
             "data-plane",
         );
+        let work = async move {
+            match Readiness::new() {
+                Ok(readiness) => {
+                    let readiness = Rc::new(readiness);
+                    READINESS.set(Some(Rc::clone(&readiness)));
+                    spawn(keep_watching(readiness));
+                    start().await;
+                }
+                Err(error) => tracing::error!("a core cannot watch sockets: {error}"),
+            }
+        };
         // An error means that there is no such queue: it was made a line above.
-        if let Ok(task) = glommio::spawn_local_into(async move { start().await }, queue) {
+        if let Ok(task) = glommio::spawn_local_into(work, queue) {
             task.await;
         }
     };
@@ -86,30 +104,75 @@ pub async fn yield_now() {
     futures_lite::future::yield_now().await;
 }
 
+thread_local! {
+    /// The sockets of this core.
+    static READINESS: RefCell<Option<Rc<Readiness>>> = const { RefCell::new(None) };
+}
+
+/// Has this core's tasks woken by their sockets.
+async fn keep_watching(readiness: Rc<Readiness>) {
+    let bell = match readiness.bell().try_clone_to_owned() {
+        // SAFETY: the descriptor is owned, and ownership passes to the file.
+        Ok(bell) => unsafe { BufferedFile::from_raw_fd(bell.into_raw_fd()) },
+        Err(error) => return tracing::error!("sockets cannot be watched: {error}"),
+    };
+    loop {
+        if let Err(error) = readiness.turn() {
+            tracing::warn!("sockets cannot be watched, trying again: {error}");
+            sleep(WATCH_AGAIN).await;
+            continue;
+        }
+        if let Err(error) = bell.read_at(0, size_of::<u64>()).await {
+            tracing::warn!("waiting for sockets failed, trying again: {error}");
+            sleep(WATCH_AGAIN).await;
+        }
+    }
+}
+
 /// A connected socket of this core.
-#[derive(Debug)]
-pub struct Stream(glommio::net::TcpStream);
+pub struct Stream {
+    socket: OwnedFd,
+    readiness: Rc<Readiness>,
+    key: Key,
+}
 
 impl Stream {
     /// Takes a connected socket over; it must be called on the core that will use it.
-    pub fn new(socket: OwnedFd) -> Self {
-        // SAFETY: the descriptor is owned, and ownership passes to the stream.
-        Self(unsafe { glommio::net::TcpStream::from_raw_fd(socket.into_raw_fd()) })
+    ///
+    /// # Errors
+    /// This is no core's thread.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        let readiness = READINESS.with_borrow(Clone::clone);
+        let readiness = readiness.ok_or_else(|| io::Error::other("sockets belong to cores"))?;
+        let key = readiness.watch(socket.as_fd());
+        Ok(Self { socket, readiness, key })
     }
 
     /// The descriptor, for sends that do not wait.
     pub fn descriptor(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.socket.as_raw_fd()
     }
 
     /// Reads what is there, or waits until there is something. The buffer is only used during this call.
     pub fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        let receive = |buffer: &mut [u8]| {
+            let (bytes, _) = rustix::net::recv(&self.socket, buffer, RecvFlags::DONTWAIT)?;
+            Ok(bytes)
+        };
+        self.readiness.poll_read(self.key, context, buffer, receive)
     }
 
     /// Writes what the socket takes, or waits until it takes something.
     pub fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let send = || Ok(rustix::net::send(&self.socket, bytes, flags)?);
+        self.readiness.poll_write(self.key, context, send)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.readiness.unwatch(self.key);
     }
 }
 
