@@ -180,7 +180,8 @@ fn gather(state: &mut State, id: u64, pieces: &mut Vec<bytes::Bytes>) -> bool {
     let Some(connection) = connections.get_mut(id) else { return false };
     let is_websocket = matches!(connection.transport, Transport::WebSocket(_));
     let mut bytes = connection.control_bytes;
-    for control in connection.control.drain(..) {
+    // Its memory goes as well: most connections wait for a long time after their last answer.
+    for control in std::mem::take(&mut connection.control) {
         pieces.push(match control {
             Control::Raw(raw) => raw,
             Control::Frame(frame) if is_websocket => frame.for_websocket(),

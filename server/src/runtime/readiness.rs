@@ -152,9 +152,10 @@ impl Readiness {
         let waits_to_write = slot.waits_to_write;
         *slot = Slot { generation: slot.generation.wrapping_add(1), ..Slot::default() };
         inner.free.push(key.index);
-        inner.push(&opcode::PollRemove::new(key.user_data(false)).build().user_data(NOBODY));
+        // Not by IORING_OP_POLL_REMOVE: that leaves a poll alone that has something to tell at the moment.
+        inner.push(&opcode::AsyncCancel::new(key.user_data(false)).build().user_data(NOBODY));
         if waits_to_write {
-            inner.push(&opcode::PollRemove::new(key.user_data(true)).build().user_data(NOBODY));
+            inner.push(&opcode::AsyncCancel::new(key.user_data(true)).build().user_data(NOBODY));
         }
         self.submit(&mut inner);
     }
@@ -240,9 +241,10 @@ impl Readiness {
         debug_assert!(rung.is_ok(), "its count is far from its end");
     }
 
-    /// What cannot be submitted now is in the next turn.
+    /// What cannot be submitted now is in the next turn, and so is what was taken meanwhile.
     fn submit(&self, inner: &mut Inner) {
-        if inner.ring.submit().is_err() {
+        let is_submitted = inner.ring.submit().is_ok();
+        if !is_submitted || !inner.woken.is_empty() || !inner.unarmed.is_empty() {
             self.ring_bell();
         }
     }
@@ -278,10 +280,12 @@ impl Inner {
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
-        // SAFETY: polls, and what takes them back, point to no memory.
+        // SAFETY: polls, and their cancellation, point to no memory.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
-            // Full: the kernel takes everything that is in it, or has no memory at the moment.
+            // Full. The kernel takes what is in it, unless it has no memory at the moment, or, before Linux 5.19, so
+            // many events that those have to be taken first.
             if self.ring.submit().is_err() {
+                self.take();
                 std::thread::yield_now();
             }
         }

@@ -116,10 +116,30 @@ fn a_socket_that_is_forgotten_closes_and_its_place_knows_nothing_of_it() {
     let next = Watched::new(&readiness);
     assert_eq!((next.key.index, next.key.generation), (key.index, key.generation + 1));
     assert!(next.read(&readiness, &mut [0; 4]).is_pending());
-    readiness.turn().unwrap();
+    answer_bell(&readiness);
     // Ends only once the kernel has let go of it.
     other.read_to_end(&mut Vec::new()).unwrap();
     assert_eq!((count.0.load(Ordering::Relaxed), next.woken()), (0, 0));
+}
+
+#[test]
+fn a_socket_that_is_forgotten_with_something_to_tell_closes_as_well() {
+    let readiness = Readiness::new().unwrap();
+    for is_written_first in [true, false] {
+        let (socket, mut other) = UnixStream::pair().unwrap();
+        if is_written_first {
+            other.write_all(b"before it was watched").unwrap();
+        }
+        let key = readiness.watch(socket.as_fd());
+        if !is_written_first {
+            other.write_all(b"since it is watched").unwrap();
+        }
+        readiness.unwatch(key);
+        drop(socket);
+        answer_bell(&readiness);
+        let error = other.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "what was not read is lost");
+    }
 }
 
 #[test]
